@@ -1,0 +1,1 @@
+"""Clients: drivers of the protocol flows over httpx."""

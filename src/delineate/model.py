@@ -1,0 +1,118 @@
+"""What a model says about itself: what it needs and what it yields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from delineate.errors import SettingsError
+from delineate.segmentation import Structure
+
+AS_SENT = "as-sent"
+"""Orientation of a model that takes the index space of whatever came."""
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInput:
+    """One image a model wants.
+
+    modality : DICOM Modality, empty for any; units : ``stored`` values or ``HU`` (real values).
+    """
+
+    modality: str = ""
+    units: str = "stored"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.units not in ("stored", "HU", "real"):
+            raise SettingsError(f"units {self.units!r} are not known", "Use stored, real or HU.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one task of a model may use.
+
+    memory_mb : limit for the worker while it runs, MiB, 0 for the server's default; gpu : whether it wants one.
+    """
+
+    memory_mb: int = 0
+    gpu: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One registered model; the record is the same for a folder with ``model.toml`` and a container sent over HTTP.
+
+    Parameters
+    ----------
+    name : the ``human_readable_id`` by which tasks ask for it; unique.
+    runner : name in the entry-point group ``delineate.runners``; `parameters` are the runner's own.
+    inputs : the images it wants, in order; a task may not send fewer.
+    orientation : ``as-sent``, or axis codes such as ``LPS`` that the worker converts to and back from.
+    spacing : mm (x, y, z) to resample to, None for the image's own; needs an orientation.
+    one_grid : whether all images must be on one grid.
+    structures : declared structures; empty when their names come with each result.
+    prompts : kinds of prompt it takes (``foreground``, ``background``, ``roi``).
+    time_limit : seconds one task may take.
+    digest : SHA-256 of the model's files, set by the registry.
+    source : ``builtin``, ``folder`` or ``http``.
+    """
+
+    name: str
+    runner: str
+    version: str = "1"
+    description: str = ""
+    inputs: tuple[ModelInput, ...] = (ModelInput(),)
+    orientation: str = AS_SENT
+    spacing: tuple[float, float, float] | None = None
+    one_grid: bool = True
+    structures: tuple[Structure, ...] = ()
+    prompts: tuple[str, ...] = ()
+    resources: Resources = Resources()
+    time_limit: float = 3600.0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    source: str = "folder"
+
+    def __post_init__(self) -> None:
+        if not NAME_PATTERN.fullmatch(self.name):
+            raise SettingsError(f"{self.name!r} is no name for a model", "Use up to 128 letters, digits, spaces and . _ + -")
+        if self.time_limit <= 0:
+            raise SettingsError(f"the time limit of model {self.name} must be positive seconds")
+        if self.spacing is not None and self.orientation == AS_SENT:
+            raise SettingsError(f"model {self.name} declares a spacing without an orientation", 'Add orientation = "LPS".')
+        if not self.inputs:
+            raise SettingsError(f"model {self.name} declares no input")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Model:
+        """The inverse of `to_dict`; also reads the table of a ``model.toml``. Unknown keys are an error."""
+        values = dict(fields)
+        try:
+            if "inputs" in values:
+                values["inputs"] = tuple(ModelInput(**item) for item in values["inputs"])
+            if "structures" in values:
+                values["structures"] = tuple(_structure(item) for item in values["structures"])
+            if "resources" in values:
+                values["resources"] = Resources(**values["resources"])
+            for name in ("spacing", "prompts"):
+                if values.get(name) is not None:
+                    values[name] = tuple(values[name])
+            return cls(**values)
+        except TypeError as error:
+            raise SettingsError(f"the description of model {values.get('name', '?')} is wrong: {error}", "See docs/models.md.") from None
+
+
+def _structure(item: Mapping[str, Any]) -> Structure:
+    fields = dict(item)
+    if fields.get("colour") is not None:
+        fields["colour"] = tuple(fields["colour"])
+    return Structure(**fields)

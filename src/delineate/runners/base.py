@@ -1,0 +1,66 @@
+"""The contract between a worker and whatever runs a model.
+
+A runner is found by name in the entry-point group ``delineate.runners``; the entry point is a
+callable ``create(model, folder) -> Runner``. One runner serves many tasks, one at a time, and
+stays warm between them. It runs in a worker process of its own that may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from delineate.model import Model
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One task as a runner sees it.
+
+    images : the inputs in order, in the orientation, spacing and units the model declares; C-contiguous.
+    input_folder : the same as files: what was sent, byte for byte, for a model that takes it ``as-sent``, else
+        ``tmp_0000.nii.gz`` … rewritten as declared. Read-only by convention.
+    output_folder : empty; a runner that works on files writes its results here.
+    prompts : clicks, boxes, scribbles, as sent.
+    report(fraction, message) : progress for the person who waits; cheap, may be called often.
+    log(text) : kept with the task, shown when it fails. Never write patient data to it.
+    deadline : ``time.monotonic()`` by which the task must be done.
+    task : an opaque name to label containers and folders with (never the uid).
+    """
+
+    images: tuple[Volume, ...]
+    input_folder: Path
+    output_folder: Path
+    prompts: Mapping[str, Any]
+    report: Callable[[float, str], None]
+    log: Callable[[str], None]
+    deadline: float
+    task: str
+
+
+class Runner(Protocol):
+    """Runs one model."""
+
+    def segment(self, job: Job) -> Segmentation | None:
+        """Delineate.
+
+        Returns a segmentation on the grid of ``job.images[0]`` (or on its contour grid), or None when the results
+        are files in ``job.output_folder``: pairs ``NAME.nii.gz`` and ``NAME.json`` (``{"1": "Heart"}``), the
+        ``.json`` optional where the model declares its structures.
+
+        Raises
+        ------
+        ModelError
+            The model failed; its `kind` and message go to the person. Any other exception counts as kind ``model``.
+        """
+
+    def close(self) -> None:
+        """Free what it holds. Called when another model needs the memory and when the worker stops."""
+
+
+RunnerFactory = Callable[[Model, "Path | None"], Runner]
+"""``create(model, folder)``: `folder` holds the model's own files, None where it has none."""

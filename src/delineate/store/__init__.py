@@ -1,0 +1,1 @@
+"""Tasks, models and blobs, kept durably."""

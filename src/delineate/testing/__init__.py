@@ -1,0 +1,1 @@
+"""Public test tools: phantoms, conformance suites, scripted servers."""

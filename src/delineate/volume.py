@@ -1,0 +1,57 @@
+"""Voxels on a grid. Runs on Python 3.7 and newer with numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from delineate.errors import GeometryError
+from delineate.geometry import AxisMap, Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A three-dimensional image.
+
+    Parameters
+    ----------
+    voxels : ndarray, shape (z, y, x)
+        Values as stored; the real value is ``stored * slope + intercept``.
+    geometry : Geometry
+        Where the voxels are; ``geometry.shape == voxels.shape``.
+    slope, intercept : float
+        DICOM Rescale Slope and Intercept, NIfTI scl_slope and scl_inter.
+    modality : str
+        DICOM Modality (``CT``, ``MR``, ``PT``), empty when unknown.
+    units : str
+        Units of the real value (``HU``), empty when unknown.
+    """
+
+    voxels: np.ndarray
+    geometry: Geometry
+    slope: float = 1.0
+    intercept: float = 0.0
+    modality: str = ""
+    units: str = ""
+
+    def __post_init__(self) -> None:
+        if tuple(self.voxels.shape) != self.geometry.shape:
+            raise GeometryError(
+                "an array of shape %s does not fit a grid of shape %s (z, y, x)" % (tuple(self.voxels.shape), self.geometry.shape)
+            )
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether stored and real values differ."""
+        return self.slope != 1.0 or self.intercept != 0.0
+
+    def values(self) -> np.ndarray:
+        """Real values, shape (z, y, x): the stored array itself where nothing is rescaled, else float32."""
+        if not self.is_rescaled:
+            return self.voxels
+        return self.voxels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+    def mapped(self, axes: AxisMap) -> Volume:
+        """The same image with its index axes permuted and flipped; a view."""
+        return replace(self, voxels=axes.apply(self.voxels), geometry=self.geometry.mapped(axes))

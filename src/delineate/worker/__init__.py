@@ -1,0 +1,1 @@
+"""One process that claims tasks and settles them."""

@@ -1,0 +1,53 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both make .venv and need nothing else.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-output
+MODEL ?= lungs-ct
+IMAGE ?=
+
+.PHONY: help demo test check bench peers soak clean
+
+help:
+	@echo "make demo   segment a chest CT (a phantom, or IMAGE=path [MODEL=name]) and look at the result in $(OUT)/"
+	@echo "make test   run the test suite"
+	@echo "make check  style, types, layers, Python 3.7 of the workstation modules"
+	@echo "make bench  measure, side by side with what 'make peers' installed"
+	@echo "make soak   the long suites: kills and memory for many rounds"
+
+$(BIN)/python:
+	@sh scripts/venv.sh $(VENV)
+
+$(VENV)/.installed-all: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.installed-all
+
+demo: $(VENV)/.installed-all
+	@if [ -n "$(IMAGE)" ]; then image="$(IMAGE)"; else image=$(OUT)/chest-phantom.nii.gz; \
+		echo "Making a chest phantom: $$image"; $(BIN)/python -m delineate.testing.phantoms $$image; fi; \
+	$(BIN)/delineate segment "$$image" --model $(MODEL) -o $(OUT)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff . >/dev/null || $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit/test_layout.py
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks
+
+peers: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check SimpleITK nibabel requests zlib-ng
+
+soak: $(VENV)/.installed-dev
+	DELINEATE_SOAK=1 $(BIN)/python -m pytest tests/acceptance -x
+
+clean:
+	rm -rf $(VENV) $(OUT) bench-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

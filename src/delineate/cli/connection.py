@@ -1,0 +1,61 @@
+"""Options of every command that speaks to a server, and the client they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from delineate.client.sync import Client
+from delineate.errors import SettingsError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+_OPTIONS = (
+    click.option("--server", metavar="URL", envvar="DELINEATE_SERVER", help="The server, with its path prefix if it has one."),
+    click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        envvar="DELINEATE_TOKEN_FILE",
+        help="A file with the token on its first line. Or give the token itself as DELINEATE_TOKEN.",
+    ),
+    click.option("--token", envvar="DELINEATE_TOKEN", hidden=True),  # not advertised: a command line is visible to other users
+    click.option(
+        "--ca", "ca_file", type=click.Path(path_type=Path), envvar="DELINEATE_CA", help="PEM file of the server's private authority."
+    ),
+    click.option("--insecure", is_flag=True, help="Do not verify the server's certificate. For tests only."),
+    click.option(
+        "--dialect",
+        type=click.Choice(["seed", "v1", "v2"]),
+        help="The dialect of the protocol that the server speaks; found out where it is not given.",
+    ),
+)
+
+
+def connection_options(command: Command) -> Command:
+    """Decorate a command with the options that `connect` takes."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def connect(
+    server: str | None,
+    token_file: Path | None = None,
+    token: str | None = None,
+    ca_file: Path | None = None,
+    insecure: bool = False,
+    dialect: str | None = None,
+    **options: Any,
+) -> Client:
+    """A client for the options of `connection_options`; `options` go to the client as they are."""
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="utf-8").splitlines()[0].strip()
+        except (OSError, IndexError, UnicodeDecodeError):
+            raise SettingsError(f"no token could be read from {token_file}", "Write the token on the first line of that file.") from None
+    return Client(server or DEFAULT_SERVER, token=token, ca_file=ca_file, verify=not insecure, dialect=dialect, **options)

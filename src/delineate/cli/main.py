@@ -1,0 +1,124 @@
+"""The command ``delineate``: its sub-commands, and errors as one sentence with an exit code.
+
+Exit codes: 0 done, 1 unexpected, 2 wrong usage or input, 3 server not reachable or refused,
+4 the task failed, 5 timed out, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import NoReturn
+
+import click
+
+from delineate import __version__
+from delineate.errors import (
+    DeadlineError,
+    DelineateError,
+    InputError,
+    MissingPartError,
+    ModelError,
+    ServerError,
+    TaskEndedError,
+    UnknownModelError,
+    UnknownTaskError,
+)
+
+EXIT_CODES: tuple[tuple[type[DelineateError], int], ...] = (
+    (DeadlineError, 5),
+    (ServerError, 3),
+    (TaskEndedError, 4),
+    (ModelError, 4),
+    (InputError, 2),
+    (UnknownModelError, 2),
+    (UnknownTaskError, 2),
+    (MissingPartError, 2),
+)
+
+COMMANDS = {
+    "segment": ("delineate.cli.segment", "segment", "Delineate images and write the structures."),
+    "serve": ("delineate.cli.serve", "serve", "Run the server with its workers."),
+    "work": ("delineate.cli.serve", "work", "Run workers alone, on the data folder of a server."),
+    "submit": ("delineate.cli.tasks", "submit", "Send images to a server; prints the task's uid."),
+    "wait": ("delineate.cli.tasks", "wait", "Wait until a task has ended."),
+    "fetch": ("delineate.cli.tasks", "fetch", "Fetch the structures of a finished task."),
+    "cancel": ("delineate.cli.tasks", "cancel", "Cancel a task."),
+    "delete": ("delineate.cli.tasks", "delete", "Delete a task and its files from the server."),
+    "log": ("delineate.cli.tasks", "log", "Print the log the model left."),
+    "tasks": ("delineate.cli.tasks", "tasks", "List the tasks of a server."),
+    "models": ("delineate.cli.models", "models", "List the models of a server, or what a folder of models holds."),
+    "preview": ("delineate.cli.preview", "preview", "Draw structures on an image, as a picture."),
+    "doctor": ("delineate.cli.doctor", "doctor", "Check the installation and a server."),
+    "conformance": ("delineate.cli.conformance", "conformance", "Check a server against a dialect of the protocol."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is called, so that ``--help`` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which a person meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command itself, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line per command, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"auto_envvar_prefix": "DELINEATE", "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="delineate")
+def cli() -> None:
+    """Send images to a segmentation model and bring the structures back.
+
+    Every option can also be given in the environment, as DELINEATE_COMMAND_OPTION
+    (DELINEATE_SEGMENT_MODEL=lungs-ct).
+    """
+
+
+def exit_code(error: DelineateError) -> int:
+    """The exit code for an error: the first class in `EXIT_CODES` it belongs to, else 1."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def fail(error: DelineateError, as_json: bool) -> NoReturn:
+    """Say what happened and what to do, then leave."""
+    if as_json:
+        fields = {"error": type(error).__name__, "message": error.message, "advice": error.advice}
+        click.echo(json.dumps(fields, ensure_ascii=False))
+    click.echo(f"delineate: {error.sentence()}", err=True)
+    sys.exit(exit_code(error))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors become one sentence on standard error and an exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        result = cli.main(args=given, prog_name="delineate", standalone_mode=False)
+    except DelineateError as error:
+        fail(error, as_json="--json" in given)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("delineate: interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone, as with `| head`; Python would complain at exit
+        sys.exit(0)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"delineate: {place}{error.strerror or error}.", err=True)
+        sys.exit(2)
+    sys.exit(result if isinstance(result, int) else 0)

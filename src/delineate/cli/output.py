@@ -1,0 +1,88 @@
+"""Structures to files: label map, names, picture; and what was written, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from delineate.errors import InputError, MissingPartError
+from delineate.files import write_segmentation
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+
+@dataclass
+class Written:
+    """What a command wrote: files by kind, structures with their volumes in millilitres."""
+
+    files: list[Path] = field(default_factory=list)
+    picture: Path | None = None
+    structures: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "files": [str(path) for path in self.files],
+            "picture": str(self.picture) if self.picture else None,
+            "structures": self.structures,
+            "notes": self.notes,
+        }
+
+
+def target_path(output: Path, name: str) -> Path:
+    """The label map's path: `output` itself if it names an image file, else ``output/NAME.nii.gz``."""
+    if output.name.lower().endswith(SUFFIXES):
+        return output
+    if output.is_file():
+        raise InputError(f"{output} is a file", "Give a folder, or a file name that ends in .nii.gz, .nrrd or .mha.")
+    return output / f"{name}.nii.gz"
+
+
+def write_result(segmentation: Segmentation, output: Path, name: str, image: Volume | None, title: str = "") -> Written:
+    """Write label maps, names and, where there is an image and the part that draws, a picture."""
+    path = target_path(output, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = Written(files=write_segmentation(path, segmentation))
+    for structure in segmentation:
+        written.structures.append(
+            {"name": structure.name, "label": structure.label, "layer": structure.layer, "volume_ml": round(segmentation.volume_ml(structure.name), 3)}
+        )
+    if image is not None:
+        picture = path.with_name(stem(path) + ".png")
+        try:
+            from delineate.pictures import preview
+
+            picture.write_bytes(preview(image, segmentation, title=title))
+            written.picture = picture
+        except MissingPartError as error:
+            written.notes.append(error.sentence())
+    return written
+
+
+def stem(path: Path) -> str:
+    """File name without its image suffix."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def say(written: Written, as_json: bool, **more: Any) -> None:
+    """Print what was written, as lines for a person or as one JSON object."""
+    if as_json:
+        click.echo(json.dumps({**more, **written.to_dict()}, ensure_ascii=False))
+        return
+    for row in written.structures:
+        empty = "  (empty)" if row["volume_ml"] == 0 else ""
+        click.echo(f"  {row['name']:<24} {row['volume_ml']:>10.1f} ml{empty}")
+    for path in [*written.files, *([written.picture] if written.picture else [])]:
+        click.echo(f"wrote {path}")
+    for note in written.notes:
+        click.echo(f"note: {note}", err=True)

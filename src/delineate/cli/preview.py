@@ -1,0 +1,24 @@
+"""``delineate preview``: a picture of structures on an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from delineate.files import read_segmentation, read_volume
+from delineate.pictures import preview as draw
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("segmentation", type=click.Path(path_type=Path))
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The PNG file to write.")
+@click.option("--title", default="", help="Printed above the picture.")
+@click.option("--window", nargs=2, type=float, default=None, metavar="LOW HIGH", help="Values drawn black and white; found out where not given.")
+def preview(image: Path, segmentation: Path, output: Path, title: str, window: tuple[float, float] | None) -> None:
+    """Draw SEGMENTATION on IMAGE: three planes through the structures, contours and names."""
+    picture = draw(read_volume(image), read_segmentation(segmentation), title=title, window=window)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(picture)
+    click.echo(f"wrote {output}")

@@ -1,0 +1,50 @@
+"""``delineate segment``: images in, structures out, in one command."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from delineate.cli.connection import connect, connection_options
+from delineate.cli.embedded import embedded_server
+from delineate.cli.output import say, target_path, write_result
+from delineate.cli.progress import ProgressDisplay
+from delineate.files import read_volume
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--model", "-m", required=True, help="Name of the model; `delineate models` lists them.")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, or a file (.nii.gz, .nrrd, .mha).")
+@click.option("--models", "model_folders", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of models for the embedded server; repeatable.")
+@click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds on the clock until it gives up.")
+@click.option("--no-picture", is_flag=True, help="Do not draw a picture of the result.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--verbose", "-v", is_flag=True, help="Show the log of the embedded server.")
+@connection_options
+def segment(
+    images: tuple[Path, ...], model: str, output: Path, model_folders: tuple[Path, ...], timeout: float,
+    no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, **connection: Any,
+) -> None:  # fmt: skip
+    """Delineate IMAGE... (NIfTI, NRRD, MetaImage; several make one task) and write label map, names and a picture.
+
+    Without --server a server with one worker is started for this one task.
+    """
+    target_path(output, model)  # a wrong output path should not cost a segmentation
+    reference = read_volume(images[0])
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        show = stack.enter_context(ProgressDisplay(quiet))
+        if server is None:
+            show(None, "starting a server")
+            server = stack.enter_context(embedded_server(model_folders, verbose))
+        client = stack.enter_context(connect(server, **connection, progress=show))
+        segmentation = client.segment(images, model, timeout=timeout)
+        show(1.0, "writing")
+        written = write_result(segmentation, output, model, None if no_picture else reference, title=model)
+    say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))

@@ -1,0 +1,129 @@
+"""Commands on the tasks of a server: submit, wait, fetch, cancel, delete, log, tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from delineate.cli.connection import connect, connection_options
+from delineate.cli.output import say, write_result
+from delineate.cli.progress import ProgressDisplay
+from delineate.cli.table import print_table, when
+from delineate.files import read_volume
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress.")
+_TIMEOUT = click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds on the clock until it gives up.")
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--model", "-m", required=True, help="Name of the model.")
+@click.option("--priority", type=click.Choice(["batch", "normal", "interactive"]), help="Interactive goes ahead of normal, normal ahead of batch.")
+@click.option("--key", help="Idempotency key: sent again with the same images it answers the same uid.")
+@_JSON
+@_QUIET
+@connection_options
+def submit(images: tuple[Path, ...], model: str, priority: str | None, key: str | None, as_json: bool, quiet: bool, **connection: Any) -> None:
+    """Send IMAGE... to a server and print the uid of the task.
+
+    The uid is a key: whoever knows it can fetch and delete the result.
+    """
+    with ProgressDisplay(quiet) as show, connect(**connection, progress=show) as client:
+        uid = client.submit(images, model, priority=priority, key=key)
+    click.echo(json.dumps({"uid": uid, "model": model}) if as_json else uid)
+
+
+@click.command()
+@click.argument("uid")
+@_TIMEOUT
+@_JSON
+@_QUIET
+@connection_options
+def wait(uid: str, timeout: float, as_json: bool, quiet: bool, **connection: Any) -> None:
+    """Wait until the task UID has ended; exit code 4 when it failed, 5 when the time passed."""
+    with ProgressDisplay(quiet) as show, connect(**connection, progress=show) as client:
+        client.wait(uid, timeout=timeout)
+    click.echo(json.dumps({"uid": uid, "state": "finished"}) if as_json else "finished")
+
+
+@click.command()
+@click.argument("uid")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, an image file (.nii.gz, .nrrd, .mha), or an archive (.zip).")
+@click.option("--image", type=click.Path(path_type=Path), help="The image that was sent first: its grid is used, and a picture is drawn.")
+@_JSON
+@_QUIET
+@connection_options
+def fetch(uid: str, output: Path, image: Path | None, as_json: bool, quiet: bool, **connection: Any) -> None:
+    """Fetch the structures of the finished task UID; with a name that ends in .zip, the archive as it is."""
+    reference = read_volume(image) if image else None
+    with ProgressDisplay(quiet) as show, connect(**connection, progress=show) as client:
+        if output.suffix.lower() == ".zip":
+            output.parent.mkdir(parents=True, exist_ok=True)
+            client.fetch_archive(uid, output)
+            click.echo(json.dumps({"files": [str(output)]}) if as_json else f"wrote {output}")
+            return
+        segmentation = client.fetch(uid, geometry=reference.geometry if reference else None)
+    say(write_result(segmentation, output, "structures", reference), as_json)
+
+
+@click.command()
+@click.argument("uid")
+@connection_options
+def cancel(uid: str, **connection: Any) -> None:
+    """Cancel the task UID, waiting or running."""
+    with connect(**connection) as client:
+        client.cancel(uid)
+    click.echo("cancelled")
+
+
+@click.command()
+@click.argument("uid")
+@connection_options
+def delete(uid: str, **connection: Any) -> None:
+    """Delete the task UID and its files from the server."""
+    with connect(**connection) as client:
+        client.delete(uid)
+    click.echo("deleted")
+
+
+@click.command()
+@click.argument("uid")
+@connection_options
+def log(uid: str, **connection: Any) -> None:
+    """Print the log that the model left with the task UID."""
+    with connect(**connection) as client:
+        click.echo(client.log(uid), nl=False)
+
+
+@click.command()
+@click.option("--state", type=click.Choice(["pending", "running", "finished", "failed", "cancelled"]), help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many, newest first.")
+@_JSON
+@connection_options
+def tasks(state: str | None, limit: int, as_json: bool, **connection: Any) -> None:
+    """List the tasks of a server (needs the server's token unless it is on this machine)."""
+    with connect(**connection) as client:
+        rows = client.tasks(state=state, limit=limit)
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    print_table(
+        ["id", "model", "state", "progress", "created", "seconds", "reason"],
+        [
+            [
+                row.get("id"), row.get("model"), row.get("state"), f"{row.get('fraction') or 0:.0%}", when(row.get("created")),
+                _seconds(row), (row.get("failure") or {}).get("message", ""),
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    if row.get("started") is None or row.get("finished") is None:
+        return ""
+    return f"{row['finished'] - row['started']:.1f}"

@@ -1,0 +1,96 @@
+"""``delineate doctor``: is everything here that is needed, and if not, what to do."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from delineate import __version__
+from delineate.cli.connection import connect, connection_options
+from delineate.errors import DelineateError
+
+PARTS = (
+    ("isal", "ISA-L codec", "", "pip install isal (images are packed four times slower without it)"),
+    ("SimpleITK", "NRRD and MetaImage files", "images", ""),
+    ("matplotlib", "pictures", "pictures", ""),
+    ("fastapi", "server", "server", ""),
+    ("sqlalchemy", "store", "server", ""),
+    ("scipy", "built-in models and resampling", "server", ""),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `level` is ``ok``, ``note`` (works without) or ``problem``."""
+
+    level: str
+    subject: str
+    detail: str
+    advice: str = ""
+
+
+def examine_installation() -> Iterator[Finding]:
+    """Python, the optional parts, a container engine."""
+    version = platform.python_version()
+    yield Finding("ok" if sys.version_info >= (3, 10) else "problem", "delineate", f"{__version__} on Python {version}, {platform.system()}")
+    for module, purpose, extra, advice in PARTS:
+        try:
+            importlib.import_module(module)
+            yield Finding("ok", module, f"{importlib.metadata.version(module)} ({purpose})")
+        except ImportError as error:
+            yield Finding("note", module, f"not usable ({purpose}): {error}", advice or f'pip install "delineate[{extra}]"')
+    engine = next((path for path in map(shutil.which, ("podman", "docker")) if path), None)
+    if engine:
+        yield Finding("ok", "container engine", engine)
+    else:
+        yield Finding("note", "container engine", "neither podman nor docker found", "Install podman to run models in containers.")
+
+
+def examine_folder(data: Path) -> Iterator[Finding]:
+    """A server's data folder: writable, with space left."""
+    place = next(path for path in (data, *data.resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    yield Finding("ok" if free > 5 else "problem", "disk", f"{free:.1f} GB free at {place}", "" if free > 5 else "Free space, or move the data folder.")
+    if not data.exists():
+        yield Finding("note", "data folder", f"{data} does not exist yet", "`delineate serve` makes it.")
+
+
+def examine_server(**connection: Any) -> Iterator[Finding]:
+    """Reach it, and ask for its models."""
+    try:
+        with connect(**connection, timeout=10.0) as client:
+            models = client.models()
+            yield Finding("ok", "server", f"answers as dialect {client.dialect}; {len(models)} models")
+    except DelineateError as error:
+        yield Finding("problem", "server", error.message, error.advice)
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Also look at this data folder of a server.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@connection_options
+def doctor(data: Path | None, as_json: bool, **connection: Any) -> None:
+    """Check the installation and, with --server, a server. Exit code 2 when there is a problem."""
+    findings = list(examine_installation())
+    if data is not None:
+        findings += examine_folder(data)
+    if connection["server"]:
+        findings += examine_server(**connection)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:<8}{finding.subject:<18}{finding.detail}")
+            if finding.advice:
+                click.echo(f"{'':<26}-> {finding.advice}")
+    sys.exit(2 if any(finding.level == "problem" for finding in findings) else 0)

@@ -1,0 +1,29 @@
+"""``delineate models``: what a server, or a folder, can delineate."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from delineate.cli.connection import connect, connection_options
+from delineate.cli.embedded import embedded_server
+from delineate.cli.table import print_table
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@connection_options
+def models(as_json: bool, server: str | None, **connection: Any) -> None:
+    """List the models of a server; without --server, the built-in ones."""
+    if server is None:
+        with embedded_server() as url, connect(url) as client:
+            rows = client.models()
+    else:
+        with connect(server, **connection) as client:
+            rows = client.models()
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    print_table(["name", "description"], [[row.get("human_readable_id"), row.get("description", "")] for row in rows])

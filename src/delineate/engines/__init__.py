@@ -1,1 +1,1 @@
-"""Where workers live."""
+"""Where workers live. The database says what is to be done; an engine says where it runs."""

@@ -1,0 +1,225 @@
+"""Keeps one worker alive, and settles what it left when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from delineate.engines.process import WorkerOptions, WorkerProcess
+from delineate.engines.watch import LOOK, TaskWatch, Verdict
+from delineate.errors import LeaseLostError, StoreError
+from delineate.store.blobs import BlobStore
+from delineate.store.database import Database
+from delineate.store.tasks import TaskStore
+from delineate.task import Failure
+from delineate.worker.attempt import RETRIED_KINDS, RETRY_AFTER
+from delineate.worker.lock import SUFFIX
+from delineate.worker.tasklog import read_log
+
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # s before a worker that died at its start is started again
+_FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
+
+
+@dataclass(kw_only=True)
+class WorkerStatus:
+    """How one worker is: `state` is starting, idle, busy, waiting (to be started again) or stopped; `last_end` why it last died."""
+
+    index: int
+    device: str = ""
+    state: str = "stopped"
+    pid: int = 0
+    tasks: int = 0
+    restarts: int = 0
+    last_end: str = ""
+
+
+class Keeper:
+    """One worker's keeper, with a thread of its own.
+
+    Parameters
+    ----------
+    index : of the worker, from 1; prefix : of its names; memory_bytes : limit of a task that declares none.
+
+    `name` is that of the worker process this keeper is answerable for, "" while there is none.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        prefix: str,
+        device: str,
+        options: WorkerOptions,
+        database: Database,
+        tasks: TaskStore,
+        blobs: BlobStore,
+        *,
+        memory_bytes: int,
+        lease: float,
+    ) -> None:
+        self.status = WorkerStatus(index=index, device=device)
+        self.name = ""
+        self._prefix = prefix
+        self._options = options
+        self._database = database
+        self._tasks = tasks
+        self._blobs = blobs
+        self._memory_bytes = memory_bytes
+        self._lease = lease
+        self._logger = logging.getLogger(f"delineate.worker.{index}")
+        self._wake_reader, self._wake_writer = os.pipe()
+        self._stop_at: float | None = None
+        self._watch: TaskWatch | None = None
+        self._was_ready = False
+        self._thread = threading.Thread(target=self._keep, name=f"keeper-{index}", daemon=True)
+
+    def start(self) -> None:
+        """Start the worker, in the background."""
+        self._thread.start()
+
+    def stop(self, grace: float) -> None:
+        """Tell the worker to finish its task within `grace` seconds; returns at once, see `join`."""
+        self._stop_at = time.monotonic() + grace
+        os.write(self._wake_writer, b"x")
+
+    def join(self) -> None:
+        """Wait until the worker is gone and its task settled."""
+        self._thread.join()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+
+    def _keep(self) -> None:
+        backoff = FIRST_BACKOFF
+        while self._stop_at is None:
+            self._was_ready = False
+            try:
+                self._live()
+            except Exception as error:  # whatever it was, the next worker may fare better
+                self.status.last_end = f"could not be kept: {type(error).__name__}: {error}"
+                self._logger.exception("the worker could not be kept")
+            backoff = FIRST_BACKOFF if self._was_ready else min(LONGEST_BACKOFF, backoff * 2)
+            if self._stop_at is None:
+                self.status.restarts += 1
+            if not self._was_ready and self._stop_at is None:
+                self.status.state = "waiting"
+                select.select([self._wake_reader], [], [], backoff)
+        self.status.state = "stopped"
+
+    def _live(self) -> None:
+        """One worker from its start to its end."""
+        self.name = f"{self._prefix}-{self.status.index}-{secrets.token_hex(4)}"
+        worker = WorkerProcess(self.name, self.status.device, self._options, self._logger)
+        self.status.pid, self.status.state = worker.pid, "starting"
+        verdict = None
+        try:
+            verdict = self._attend(worker)
+        finally:
+            worker.kill()
+            code = worker.wait()
+            worker.close()
+            self.status.pid = 0
+            with contextlib.suppress(StoreError):  # the engine finds its lock free, and gives its tasks back a little later
+                self._settle(worker.name, code or 0, verdict)
+            self._watch = None
+            self.name = ""
+
+    def _attend(self, worker: WorkerProcess) -> Verdict | None:
+        """Hear and watch it until it ends (None) or must be killed."""
+        errors_open, told_to_stop = True, False
+        while True:
+            sources = [worker.events, *([worker.errors] if errors_open else []), *([] if told_to_stop else [self._wake_reader])]
+            busy = self._watch is not None or self._stop_at is not None
+            ready, _, _ = select.select(sources, [], [], LOOK if busy else None)
+            if worker.errors in ready:
+                errors_open = worker.read_errors()
+            if worker.events in ready:
+                events = worker.read_events()
+                if events is None:
+                    return None
+                for event in events:
+                    self._hear(worker.name, event)
+            if self._stop_at is not None:
+                if not told_to_stop:
+                    worker.tell("stop")
+                    told_to_stop = True
+                if time.monotonic() > self._stop_at:
+                    return Verdict(why="the server stops")
+            verdict = self._look(worker)
+            if verdict is not None:
+                return verdict
+
+    def _look(self, worker: WorkerProcess) -> Verdict | None:
+        watch = self._watch
+        return watch.look(worker.pid, lambda: worker.tell("cancel", watch.uid)) if watch is not None and watch.is_due() else None
+
+    def _hear(self, name: str, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "ready":
+            self._was_ready, self.status.state = True, "idle"
+        elif kind == "started":
+            if self._watch is None or self._watch.uid != event["task"]:
+                self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._lease)
+            self._watch.limit(event["limit"], event["memory_mb"] << 20 or self._memory_bytes)
+            self.status.state = "busy"
+        elif kind == "progress" and self._watch is not None:
+            self._watch.progress(event["fraction"], event["message"])
+        elif kind == "done":
+            self._watch = None
+            self.status.state, self.status.tasks = "idle", self.status.tasks + 1
+
+    def _settle(self, name: str, code: int, verdict: Verdict | None) -> None:
+        """Settle the task it held, if any, then give back whatever is still its own; then its lock and files go."""
+        reason = verdict.why if verdict is not None else _ending(code)
+        watch = self._watch
+        stopping = self._stop_at is not None
+        if not (stopping and code == 0):
+            self.status.last_end = reason
+            self._logger.warning("the worker ended: %s", reason)
+        if watch is not None:
+            failure = verdict.failure if verdict is not None else self._fault(code, watch)
+            with contextlib.suppress(LeaseLostError):
+                if failure is not None:
+                    self._fail(name, watch.uid, failure)
+                elif verdict is not None and watch.is_cancelled:
+                    self._tasks.cancelled(watch.uid, name)
+        self._tasks.release(name, reason, counted=not (stopping and verdict is not None))
+        shutil.rmtree(self._options.data / "work" / name, ignore_errors=True)
+        (self._options.data / "run" / f"{name}{SUFFIX}").unlink(missing_ok=True)
+
+    def _fault(self, code: int, watch: TaskWatch) -> Failure | None:
+        """What the model is to blame for; None where something outside ended the worker."""
+        if code == -signal.SIGKILL and watch.killed_by_kernel():
+            return Failure(
+                kind="memory",
+                message="the machine ran out of memory and the model was killed",
+                advice="Send a smaller image, or add memory.",
+            )
+        if code > 0 or -code in _FAULTS:
+            return Failure(kind="crash", message=f"the model crashed its worker: {_ending(code)}", advice="See the task's log.")
+        return None
+
+    def _fail(self, name: str, uid: str, failure: Failure) -> None:
+        text = read_log(self._options.data / "work" / name / "task.log")
+        log = None
+        if text:
+            log = self._blobs.incoming()
+            log.write(text)
+        self._tasks.fail(uid, name, failure, log=log, retry_after=RETRY_AFTER if failure.kind in RETRIED_KINDS else None)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"it ended with code {code}"
+    try:
+        return f"it was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was killed by signal {-code}"

@@ -1,0 +1,151 @@
+"""Workers on this machine: started, looked after, and their tasks given back when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from delineate.engines.keeper import Keeper
+from delineate.engines.process import WorkerOptions
+from delineate.errors import StoreError
+from delineate.store.blobs import BlobStore
+from delineate.store.database import Database
+from delineate.store.tasks import TaskStore
+from delineate.worker.lock import WorkerLock, dead_workers, is_held
+
+_log = logging.getLogger(__name__)
+
+HOUSEKEEPING = 1.0  # s between two looks for dead workers of other engines and for leases over time
+MEMORY_SHARE = 0.8  # of the machine, over all workers, where no limit is set
+
+
+class LocalEngine:
+    """Runs workers for one data folder. Every method may be called from any thread; none blocks an event loop for long.
+
+    Parameters
+    ----------
+    data : the server's data folder; its database must be migrated.
+    model_folders : beside the built-in models.
+    workers : processes; devices : ``cuda:0`` …, dealt out to the workers in turn.
+    memory_mb : MiB a task may take where its model declares nothing, 0 for a fair share of the machine.
+    database : URL, by default of the one in the data folder.
+    lease : seconds; threads : per worker, by default the cores shared out; warm_mb : resident MiB above which a worker
+    unloads idle models, by default half of `memory_mb`; limits : of archives, see `protocols.archive.Limits`;
+    runner_parameters : by runner, under those of the models; log_level : of the workers' own logs.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        model_folders: Sequence[Path] = (),
+        workers: int = 1,
+        devices: Sequence[str] = (),
+        memory_mb: int = 0,
+        *,
+        database: str = "",
+        lease: float = 30.0,
+        threads: int = 0,
+        warm_mb: int = 0,
+        limits: Mapping[str, Any] | None = None,
+        runner_parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        log_level: str = "INFO",
+    ) -> None:
+        self._data = data.absolute()
+        memory_mb = memory_mb or int(psutil.virtual_memory().total * MEMORY_SHARE / max(1, workers)) >> 20
+        options = WorkerOptions(
+            data=self._data,
+            model_folders=tuple(folder.absolute() for folder in model_folders),
+            database=database,
+            threads=threads or max(1, _cores() // max(1, workers)),
+            warm_mb=warm_mb or memory_mb // 2,
+            limits=limits or {},
+            runner_parameters=runner_parameters or {},
+            log_level=log_level,
+        )
+        self._database = Database(database or f"sqlite:///{self._data / 'delineate.db'}")
+        blobs = BlobStore(self._data / "blobs")
+        self._tasks = TaskStore(self._database, blobs)
+        self._prefix = secrets.token_hex(4)
+        self._lock = WorkerLock(self._data / "run", f"{self._prefix}-engine")
+        self._stopping = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
+        self._keepers = [
+            Keeper(
+                index + 1, self._prefix, devices[index % len(devices)] if devices else "", options, self._database, self._tasks, blobs,
+                memory_bytes=memory_mb << 20, lease=lease,
+            )
+            for index in range(workers)
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        """Give back what dead workers held and start our own, all in the background."""
+        self._lock.acquire()
+        self._housekeeper.start()
+        for keeper in self._keepers:
+            keeper.start()
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Let the workers finish their tasks within `grace` seconds; what is not finished then goes back uncounted."""
+        for keeper in self._keepers:
+            keeper.stop(grace)
+        for keeper in self._keepers:
+            keeper.join()
+        self._stopping.set()
+        self._housekeeper.join()
+        self._lock.release()
+        self._database.close()
+
+    def status(self) -> dict[str, Any]:
+        """``workers``: how each is (`WorkerStatus`); ``alive``: how many processes run; ``ready``: how many can take tasks."""
+        workers = [asdict(keeper.status) for keeper in self._keepers]
+        return {
+            "workers": workers,
+            "alive": sum(worker["pid"] > 0 for worker in workers),
+            "ready": sum(worker["state"] in ("idle", "busy") for worker in workers),
+        }
+
+    def _keep_house(self) -> None:
+        while True:
+            try:
+                self._recover()
+                self._tasks.expire()
+            except StoreError as error:
+                _log.error("the store failed: %s", error.message)
+            except OSError as error:
+                _log.error("the data folder cannot be used: %s", error.strerror)
+            if self._stopping.wait(HOUSEKEEPING):
+                return
+
+    def _recover(self) -> None:
+        """Give back the tasks of workers whose engine is dead, and remove what they left."""
+        run, work = self._data / "run", self._data / "work"
+        for name in dead_workers(run, skip=self._is_in_hand):
+            for task in self._tasks.release(name, "its worker or server was killed"):
+                _log.warning("task %d was held by a dead worker and goes on as %s", task.id, task.state.value)
+            shutil.rmtree(work / name, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for folder in list(work.iterdir()):
+                # A worker locks before it makes its folder: a folder without a lock belongs to nobody.
+                if not self._is_in_hand(folder.name) and not (run / f"{folder.name}.lock").exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_in_hand(self, name: str) -> bool:
+        """Whether somebody alive will settle this worker's tasks: our keeper, or the worker's own engine."""
+        prefix = name.partition("-")[0]
+        if prefix == self._prefix:
+            return name.endswith("-engine") or any(keeper.name == name for keeper in self._keepers)
+        return not name.endswith("-engine") and is_held(self._data / "run", f"{prefix}-engine")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

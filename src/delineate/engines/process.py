@@ -1,0 +1,137 @@
+"""One worker process as its engine sees it: started, heard, told, killed with all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from delineate.runners import memory
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+_BLOCK = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What every worker of an engine is started with.
+
+    data : the server's data folder; model_folders : beside the built-in ones; database : URL, empty for the usual one;
+    threads : per worker, for the numeric libraries; warm_mb : see `delineate.worker.warm`; limits : of archives;
+    runner_parameters : by runner, under those of the models; log_level : of the worker's own log.
+    """
+
+    data: Path
+    model_folders: Sequence[Path] = ()
+    database: str = ""
+    threads: int = 1
+    warm_mb: int = 2048
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    runner_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    log_level: str = "INFO"
+
+    def command(self, name: str, device: str) -> list[str]:
+        """The worker's command line."""
+        models = [word for folder in self.model_folders for word in ("--models", str(folder))]
+        return [
+            sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models, "--name", name, "--device", device,
+            "--parent", str(os.getpid()), "--database", self.database, "--warm-mb", str(self.warm_mb), "--log-level", self.log_level,
+            "--limits", json.dumps(dict(self.limits)), "--runner-parameters", json.dumps(dict(self.runner_parameters)),
+        ]  # fmt: skip
+
+    def environment(self, name: str, device: str) -> dict[str, str]:
+        """The worker's environment: ours without the server's settings (tokens are among them)."""
+        extra = {variable: str(self.threads) for variable in _THREAD_VARIABLES}
+        extra["TMPDIR"] = str(self.data / "work" / name / "tmp")  # what a model leaves behind goes with the worker
+        if device.startswith("cuda:"):
+            extra["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
+        return {key: value for key, value in (os.environ | extra).items() if not key.startswith("DELINEATE_")}
+
+
+class WorkerProcess:
+    """A running worker. `events` and `errors` are descriptors to select on."""
+
+    def __init__(self, name: str, device: str, options: WorkerOptions, logger: logging.Logger) -> None:
+        self.name = name
+        self._logger = logger
+        self._process = subprocess.Popen(
+            options.command(name, device),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=options.environment(name, device),
+            start_new_session=True,  # a group of its own, so that it can be killed with all that it started
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._commands = self._process.stdin.fileno()
+        self.events = self._process.stdout.fileno()
+        self.errors = self._process.stderr.fileno()
+        self._buffers = {self.events: b"", self.errors: b""}
+
+    @property
+    def pid(self) -> int:
+        """Process number."""
+        return self._process.pid
+
+    def read_events(self) -> Iterator[Mapping[str, Any]] | None:
+        """What it says now; None at its end. Call when `events` is readable."""
+        lines = self._lines(self.events)
+        return None if lines is None else (json.loads(line) for line in lines)
+
+    def read_errors(self) -> bool:
+        """Pass on what it logs; False at its end. Call when `errors` is readable."""
+        lines = self._lines(self.errors)
+        for line in lines or ():
+            self._logger.info("%s", line.decode("utf-8", "replace"))
+        return lines is not None
+
+    def tell(self, command: str, task: str = "") -> None:
+        """Send a command; a worker that is dead does not mind."""
+        line = json.dumps({"command": command, "task": task}).encode("ascii") + b"\n"
+        with contextlib.suppress(OSError):
+            os.write(self._commands, line)
+
+    def kill(self) -> None:
+        """Kill it and all that it started, at once."""
+        processes = memory.tree(self.pid)
+        for kill, number in ((os.killpg, self.pid), *((os.kill, process) for process in processes)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(number, signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Its exit code, negative for a signal; None while it lives after `timeout` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """Kill what is left of its group and let go of the pipes."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                if stream:
+                    stream.close()
+
+    def _lines(self, descriptor: int) -> list[bytes] | None:
+        block = os.read(descriptor, _BLOCK)
+        if not block:
+            return None
+        *lines, self._buffers[descriptor] = (self._buffers[descriptor] + block).split(b"\n")
+        return lines

@@ -1,0 +1,128 @@
+"""What a worker and its engine say to each other: JSON lines over two pipes.
+
+Worker to engine: ``ready``; ``started`` (task, seconds and MiB it may take); ``progress``; ``done``; so that the
+engine can renew the lease, enforce the limits and stop a cancelled task from outside, whatever the model does to
+the worker's interpreter. Engine to worker: ``cancel`` and ``stop``. The end of the worker's standard input means
+that the engine is gone: the worker and everything it started end at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+PROGRESS_INTERVAL = 0.1  # s; a model may report as often as it likes
+
+
+class Cancelled(BaseException):
+    """Raised inside `Channel.report` when somebody cancelled the task; no ``except Exception`` of a model swallows it."""
+
+
+class Channel:
+    """The worker's end.
+
+    Parameters
+    ----------
+    commands, events : file descriptors to read from and to write to.
+    on_lost : called when the engine is gone; must not return.
+    """
+
+    def __init__(self, commands: int, events: int, on_lost: Callable[[], NoReturn] | None = None) -> None:
+        self._commands = commands
+        self._events = events
+        self._on_lost = on_lost or end_process_group
+        self._lock = threading.Lock()
+        self._task: str | None = None
+        self._cancelled: str | None = None
+        self._reported = 0.0
+        self.wake = threading.Event()
+        self.stopping = threading.Event()
+
+    def listen(self) -> None:
+        """Hear commands in a thread from now on."""
+        threading.Thread(target=self._listen, name="channel", daemon=True).start()
+
+    def ready(self) -> None:
+        """The worker can take tasks."""
+        self._send({"event": "ready"})
+
+    def started(self, task: str, limit: float, memory_mb: int) -> None:
+        """A task begins: it may take `limit` seconds and `memory_mb` MiB (0: the engine's default)."""
+        with self._lock:
+            self._task, self._cancelled, self._reported = task, None, 0.0
+        self._send({"event": "started", "task": task, "limit": limit, "memory_mb": memory_mb})
+
+    def done(self) -> None:
+        """The task is settled."""
+        with self._lock:
+            self._task = None
+        self._send({"event": "done"})
+
+    def report(self, fraction: float, message: str) -> None:
+        """Progress for the person who waits.
+
+        Raises
+        ------
+        Cancelled
+            Somebody cancelled the task.
+        """
+        self.raise_if_cancelled()
+        now = time.monotonic()
+        with self._lock:
+            if now - self._reported < PROGRESS_INTERVAL:
+                return
+            self._reported = now
+        self._send({"event": "progress", "fraction": min(1.0, max(0.0, float(fraction))), "message": str(message)[:500]})
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the present task was cancelled."""
+        return self._task is not None and self._cancelled == self._task
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `Cancelled` when the present task was cancelled."""
+        if self.is_cancelled:
+            raise Cancelled
+
+    def _send(self, event: Mapping[str, Any]) -> None:
+        line = json.dumps(event).encode("ascii") + b"\n"
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._events, line) :]
+            except OSError:
+                self._on_lost()
+
+    def _listen(self) -> None:
+        buffer = b""
+        while True:
+            try:
+                block = os.read(self._commands, 65536)
+            except OSError:
+                block = b""
+            if not block:
+                self._on_lost()
+            *lines, buffer = (buffer + block).split(b"\n")
+            for line in lines:
+                self._obey(json.loads(line))
+
+    def _obey(self, command: Mapping[str, Any]) -> None:
+        if command["command"] == "cancel":
+            self._cancelled = command["task"]
+        elif command["command"] == "stop":
+            self.stopping.set()
+        self.wake.set()
+
+
+def end_process_group() -> NoReturn:
+    """End this process and its group at once, nothing flushed: whatever it held goes back by its lock and lease."""
+    with contextlib.suppress(OSError):
+        if os.getpgrp() == os.getpid():  # only where the group is ours alone
+            os.killpg(0, signal.SIGKILL)
+    os._exit(70)

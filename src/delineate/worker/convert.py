@@ -1,0 +1,58 @@
+"""Into the orientation, spacing and units that a model declares, and back onto the grid of what was sent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from delineate.geometry import Geometry
+from delineate.model import AS_SENT, Model, ModelInput
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+from delineate.worker.check import ExpectedGrid, LabelMap
+
+Factor = tuple[int, int, int]
+
+
+def to_model(volumes: tuple[Volume, ...], model: Model) -> tuple[Volume, ...]:
+    """The images as the model declares them; voxels C-contiguous, shape (z, y, x)."""
+    return tuple(_to_model(volume, model, model.inputs[min(index, len(model.inputs) - 1)]) for index, volume in enumerate(volumes))
+
+
+def expected_grid(image: Geometry, seen: Geometry, factor: Factor, model: Model) -> ExpectedGrid:
+    """The grids a result may be on: `image` as sent, `seen` as converted, `factor` (x, y, z) of the sender's contour grid."""
+    if model.orientation == AS_SENT:
+        return ExpectedGrid(image=seen, factor=factor)
+    order = image.reorientation(model.orientation).order
+    return ExpectedGrid(image=seen, factor=(factor[order[0]], factor[order[1]], factor[order[2]]), exact=True)
+
+
+def from_model(layer: LabelMap, image: Geometry, factor: Factor, expected: ExpectedGrid, model: Model) -> tuple[np.ndarray, Geometry]:
+    """Labels of one layer on the contour grid of `image`, with that grid.
+
+    A result on the image's grid becomes one on the contour grid by exact block replication.
+    """
+    contours = image.refined(factor) if factor != (1, 1, 1) else image
+    labels = layer.labels
+    if model.orientation != AS_SENT:
+        # scipy is behind it and costs a worker that needs none of it a third of a second at its start
+        from delineate.resampling import labels_to_grid
+
+        found = expected.contours if layer.fine else expected.image
+        segmentation = Segmentation.from_labels(labels, found, dict(layer.names))
+        labels = labels_to_grid(segmentation, contours if layer.fine else image).layers[0]
+    if not layer.fine and contours is not image:
+        labels = Segmentation.from_labels(labels, image, {}).refined(factor).layers[0]
+    return np.ascontiguousarray(labels), contours
+
+
+def _to_model(volume: Volume, model: Model, wanted: ModelInput) -> Volume:
+    if wanted.units != "stored":
+        units = wanted.units if wanted.units == "HU" else volume.units
+        volume = replace(volume, voxels=volume.values(), slope=1.0, intercept=0.0, units=units)
+    if model.orientation != AS_SENT:
+        from delineate.resampling import to_model_grid
+
+        volume = to_model_grid(volume, model.orientation, model.spacing)
+    return volume if volume.voxels.flags.c_contiguous else replace(volume, voxels=np.ascontiguousarray(volume.voxels))

@@ -1,0 +1,57 @@
+"""Claim, work, rest."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from delineate.errors import StoreError
+from delineate.store.database import Database
+from delineate.task import Task
+from delineate.worker.attempt import Attempt, Workplace
+
+_log = logging.getLogger(__name__)
+
+LEASE = 30.0  # s; the engine renews it while the worker lives
+LOOK = 0.008  # s between two looks at whether anything changed: what a task that arrives waits for, half of it on average
+RECHECK = 0.25  # s after which to try a claim though nothing changed: a task put off becomes due by itself
+TROUBLE_WAIT = 1.0  # s after the store failed
+
+
+class Loop:
+    """One worker's life: tasks one after the other until it is told to stop."""
+
+    def __init__(self, place: Workplace, database: Database) -> None:
+        self._place = place
+        self._database = database
+
+    def run(self) -> None:
+        """Work until the channel says stop."""
+        channel = self._place.channel
+        channel.ready()
+        while not channel.stopping.is_set():
+            try:
+                seen = self._database.changes()
+                task = self._place.tasks.claim(self._place.name, LEASE)
+            except StoreError as error:
+                _log.error("no task could be claimed: %s", error.message)
+                channel.stopping.wait(TROUBLE_WAIT)
+                continue
+            if task is None:
+                self._rest(seen)
+            else:
+                self._work(task)
+        self._place.warm.close()
+
+    def _work(self, task: Task) -> None:
+        Attempt(self._place, task).run()
+
+    def _rest(self, seen: int) -> None:
+        channel = self._place.channel
+        until = time.monotonic() + RECHECK
+        while not channel.stopping.is_set() and time.monotonic() < until:
+            if channel.wake.wait(LOOK):
+                channel.wake.clear()
+                return
+            if self._database.changes() != seen:
+                return

@@ -1,0 +1,60 @@
+"""The result archive. The same input gives the same bytes, whatever died on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+import delineate
+from delineate.geometry import Geometry
+from delineate.model import Model
+from delineate.protocols.archive import ResultWriter
+
+PROVENANCE_NAME = "provenance.txt"
+LOG_NAME = "container.log"
+
+
+def publish(
+    path: Path,
+    layers: Iterable[tuple[str, np.ndarray, Geometry, Mapping[int, str]]],
+    others: Mapping[str, Path],
+    log: bytes,
+    model: Model,
+) -> None:
+    """Write the result archive to `path`.
+
+    Parameters
+    ----------
+    layers : name, labels of shape (z, y, x), their grid, names by label; others : further files by name;
+    log : what the model wrote, empty for none.
+    """
+    taken = {name.lower() for name in others}
+    with ResultWriter(path) as writer:
+        for name, labels, geometry, names in layers:
+            writer.add_layer(name, labels, geometry, names)
+        for name, file in others.items():
+            writer.add_file(name, file)
+        if log:
+            writer.add_bytes(_free(LOG_NAME, taken), log)
+        writer.add_text(_free(PROVENANCE_NAME, taken), provenance_text(model))
+
+
+def provenance_text(model: Model) -> str:
+    """By what the result was made. No times, hosts or uids: it is part of the deterministic bytes."""
+    fields = {
+        "model": model.name,
+        "version": model.version,
+        "digest": model.digest,
+        "runner": model.runner,
+        "delineate": delineate.__version__,
+    }
+    return "".join(f"{name}: {value}\n" for name, value in fields.items())
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, with a prefix where the model wrote a file of that name itself."""
+    while name.lower() in taken:
+        name = f"delineate-{name}"
+    return name

@@ -77,13 +77,12 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
 
-@click.command(cls=LazyGroup, context_settings={"auto_envvar_prefix": "DELINEATE", "help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="delineate")
 def cli() -> None:
     """Send images to a segmentation model and bring the structures back.
 
-    Every option can also be given in the environment, as DELINEATE_COMMAND_OPTION
-    (DELINEATE_SEGMENT_MODEL=lungs-ct).
+    DELINEATE_SERVER, DELINEATE_TOKEN and DELINEATE_CA in the environment stand for the options of the same names.
     """
 
 

@@ -1,0 +1,67 @@
+"""``delineate serve`` and ``delineate work``: the long-running processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from delineate.errors import MissingPartError
+
+_DATA = click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="The data folder.  [default: delineate-data]")
+_MODELS = click.option(
+    "--models", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="A folder of model folders; repeatable."
+)
+_WORKERS = click.option("--workers", type=click.IntRange(0, 256), help="Worker processes.  [default: 1]")
+_SETTINGS = click.option("--settings", "settings_file", type=click.Path(path_type=Path, dir_okay=False), help="A TOML file with settings.")
+_LOG = click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to say on standard error.")
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port, 0 for any free one.  [default: 8000]")
+@_DATA
+@_MODELS
+@click.option("--studies", type=click.Path(path_type=Path, file_okay=False), help="The folder of images to annotate.")
+@_WORKERS
+@click.option("--root-path", help="Path under which a reverse proxy shows the server, such as /delineate.")
+@click.option("--tls-certificate", type=click.Path(path_type=Path), help="PEM file; with --tls-key the server speaks https.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file.")
+@_SETTINGS
+@_LOG
+def serve(settings_file: Path | None, models: tuple[Path, ...], **given: Any) -> None:
+    """Run the server with its workers; prints one line when it is ready.
+
+    Settings come from options, then DELINEATE_NAME in the environment, then the file; docs/server.md lists them.
+    """
+    try:
+        from delineate.server.main import serve as run
+        from delineate.server.settings import Settings
+    except ModuleNotFoundError as error:
+        raise MissingPartError(f"the server's part {error.name}", "server") from None
+    run(Settings.load(settings_file, models=models or None, **given))
+
+
+@click.command()
+@_DATA
+@_MODELS
+@_WORKERS
+@_SETTINGS
+@_LOG
+def work(settings_file: Path | None, models: tuple[Path, ...], **given: Any) -> None:
+    """Run workers alone, on the data folder of a server on this machine or on a shared disk.
+
+    They end with SIGTERM or Ctrl-C; what they were at is finished within the grace time or given back.
+    """
+    try:
+        from delineate.server.main import run_workers
+        from delineate.server.settings import Settings
+    except ModuleNotFoundError as error:
+        raise MissingPartError(f"the server's part {error.name}", "server") from None
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_workers(Settings.load(settings_file, models=models or None, **given), stop, lambda: click.echo("delineate: workers ready"))

@@ -1,0 +1,249 @@
+"""The verbs of workers and of those who watch over them: claim, renew, settle, give back.
+
+A task is a worker's from its claim until it is settled, given back, cancelled or deleted. Every verb checks in its own
+transaction that it still is, so a worker that was taken for dead and is not can change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from delineate.errors import LeaseLostError
+from delineate.store.records import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, TaskRecords
+from delineate.store.tables import QUEUE, TASKS
+from delineate.store.writer import BlobWriter
+from delineate.task import Failure, Task
+
+LEASE: Final = 30.0
+"""Seconds a worker may be silent."""
+
+_LOST_BACKOFF, _LOST_LIMIT = 0.1, 30.0  # seconds; a lost worker says nothing about the task: try again soon
+_CRASH_BACKOFF, _CRASH_LIMIT = 1.0, 300.0
+
+_NOBODY: Final[dict[str, Any]] = {"lease_holder": None, "lease_expires": None}
+
+
+class TaskLeases(TaskRecords):
+    """The part of `TaskStore` that workers use."""
+
+    def claim(self, worker: str, lease: float = LEASE) -> Task | None:
+        """Take the next task: by priority, then fair between owners, then by age; None when none is due.
+
+        Fair: each task has a *turn*, the start tag of start-time fair queueing (Goyal, Vin and Cheng, IEEE/ACM
+        Transactions on Networking 5, 1997) with tasks of equal cost.
+        """
+        with self.database.read() as connection:  # idle workers ask often: they do not take the writers' lock
+            if self._next(connection) is None:
+                return None
+        with self.database.write() as connection:
+            row = self._next(connection)
+            if row is None:
+                return None
+            now = self._clock()
+            values = {"state": RUNNING, "attempt": row.attempt + 1, "started": now, "fraction": 0.0, "message": ""}
+            values |= {"lease_holder": worker, "lease_expires": now + lease}
+            connection.execute(sa.update(TASKS).where(TASKS.c.id == row.id).values(values))
+            connection.execute(sa.update(QUEUE).where(QUEUE.c.rank == row.rank, QUEUE.c.turn < row.turn).values(turn=row.turn))
+            self._event(connection, row.id, "claimed", worker)
+            return self._load(connection, row.id)
+
+    def _next(self, connection: Connection) -> Row[Any] | None:
+        query: sa.Select[Any] = (
+            sa.select(TASKS.c.id, TASKS.c.rank, TASKS.c.turn, TASKS.c.attempt)
+            .where(TASKS.c.state == PENDING, TASKS.c.not_before <= self._clock())
+            .order_by(TASKS.c.rank, TASKS.c.turn, TASKS.c.id)
+            .limit(1)
+        )
+        return connection.execute(query).first()
+
+    def heartbeat(
+        self, uid: str, worker: str, lease: float = LEASE, fraction: float = 0.0, message: str = "", *, attempt: int | None = None
+    ) -> bool:
+        """Renew the lease and note progress. True: go on; False: somebody asked to cancel.
+
+        Raises
+        ------
+        LeaseLostError
+            The task is no longer this worker's.
+        """
+        with self.database.write() as connection:
+            row = self._held(connection, uid, worker, attempt)
+            values = {"lease_expires": self._clock() + lease, "fraction": fraction, "message": message}
+            connection.execute(sa.update(TASKS).where(TASKS.c.id == row.id).values(values))
+            return not row.cancel_requested
+
+    def record_grids(self, uid: str, worker: str, grids: Sequence[Mapping[str, Any]]) -> None:
+        """Note the grids of the inputs (`Geometry.to_dict`). Raises `LeaseLostError`."""
+        with self.database.write() as connection:
+            row = self._held(connection, uid, worker, None)
+            connection.execute(sa.update(TASKS).where(TASKS.c.id == row.id).values(grids=[dict(grid) for grid in grids]))
+
+    def finish(
+        self,
+        uid: str,
+        worker: str,
+        *,
+        result: BlobWriter,
+        log: BlobWriter | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        grids: Sequence[Mapping[str, Any]] | None = None,
+        attempt: int | None = None,
+    ) -> Task:
+        """The task is done: place result and log, and say so, in one transaction.
+
+        A task that somebody cancelled meanwhile ends as cancelled, without its result. The writers are used up either way.
+
+        Raises
+        ------
+        LeaseLostError
+            The task is no longer this worker's; nothing was changed.
+        """
+        values: dict[str, Any] = {"state": FINISHED, "failure": None, "fraction": 1.0, "message": ""}
+        values |= _optional(provenance, grids)
+        return self._settle(uid, worker, attempt, values, {"result": result, "log": log}, "")
+
+    def fail(
+        self,
+        uid: str,
+        worker: str,
+        failure: Failure,
+        *,
+        log: BlobWriter | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+        grids: Sequence[Mapping[str, Any]] | None = None,
+        attempt: int | None = None,
+    ) -> Task:
+        """The task did not succeed. It fails, or goes back for another try after `retry_after` seconds while tries are left.
+
+        Tries are counted as in `release`. A task that somebody cancelled meanwhile ends as cancelled. Raises
+        `LeaseLostError`.
+        """
+        values = _optional(provenance, grids)
+        if retry_after is None:
+            values |= {"state": FAILED, "failure": asdict(failure)}
+        return self._settle(uid, worker, attempt, values, {"log": log}, failure.sentence(), failure, retry_after)
+
+    def cancelled(self, uid: str, worker: str, *, log: BlobWriter | None = None, attempt: int | None = None) -> Task:
+        """The worker stopped because it was asked to. Raises `LeaseLostError`."""
+        return self._settle(uid, worker, attempt, {"state": CANCELLED}, {"log": log}, "")
+
+    def _settle(
+        self,
+        uid: str,
+        worker: str,
+        attempt: int | None,
+        values: dict[str, Any],
+        files: Mapping[str, BlobWriter | None],
+        why: str,
+        failure: Failure | None = None,
+        retry_after: float | None = None,
+    ) -> Task:
+        writers = {role: writer for role, writer in files.items() if writer is not None}
+        with ExitStack() as stack:
+            for writer in writers.values():
+                stack.enter_context(writer)  # discards what is not placed
+            for writer in writers.values():
+                writer.seal()
+            stale: list[str] = []
+            try:
+                with self.database.write() as connection:
+                    row = self._held(connection, uid, worker, attempt)
+                    if failure is not None and "state" not in values:
+                        values |= self._another_try(row, failure, counted=True, delay=retry_after)
+                    if row.cancel_requested:
+                        values |= {"state": CANCELLED, "failure": None}
+                        writers.pop("result", None)
+                    self._leave(connection, row, values, worker, why)
+                    stale = self._digests(connection, row.id, *writers)  # logs of earlier tries
+                    for role, writer in writers.items():
+                        self._place(connection, row.id, role, writer)
+                    task = self._load(connection, row.id)
+            except BaseException:
+                self._forget(writer.digest for writer in writers.values() if writer.is_placed)
+                raise
+            self._forget(stale)
+            return task
+
+    def release(self, worker: str, reason: str | Failure, *, counted: bool = True) -> list[Task]:
+        """The worker is gone, or stops: its tasks go back to the queue, or fail when their tries are used up.
+
+        Parameters
+        ----------
+        reason : a `Failure` says whether the task is at fault: kind ``lost`` counts among the losses, any other among the
+            tries. Words alone mean a lost worker.
+        counted : False for a stop in good order: the try did not happen, and the task is due at once.
+        """
+        failure = reason if isinstance(reason, Failure) else Failure(kind="lost", message=reason, advice="Submit the task again.")
+        with self.database.write() as connection:
+            query = sa.select(TASKS).where(TASKS.c.state == RUNNING, TASKS.c.lease_holder == worker).order_by(TASKS.c.id)
+            return [self._give_back(connection, row, failure, counted) for row in connection.execute(query).all()]
+
+    def expire(self) -> list[Task]:
+        """Give back the tasks whose lease is over, as lost."""
+        query = sa.select(TASKS).where(TASKS.c.state == RUNNING, TASKS.c.lease_expires < self._clock()).order_by(TASKS.c.id)
+        with self.database.read() as connection:
+            if connection.execute(query).first() is None:
+                return []
+        failure = Failure(kind="lost", message="The worker stopped answering.", advice="Submit the task again.")
+        with self.database.write() as connection:
+            return [self._give_back(connection, row, failure, True) for row in connection.execute(query).all()]
+
+    def _give_back(self, connection: Connection, row: Row[Any], failure: Failure, counted: bool) -> Task:
+        values = self._another_try(row, failure, counted=counted)
+        if row.cancel_requested:
+            values |= {"state": CANCELLED, "failure": None}
+        self._leave(connection, row, values, row.lease_holder, failure.sentence())
+        return self._load(connection, row.id)
+
+    def _another_try(self, row: Row[Any], failure: Failure, *, counted: bool, delay: float | None = None) -> dict[str, Any]:
+        """What becomes of a running task whose try ended so."""
+        if not counted:
+            return {"state": PENDING, "attempt": row.attempt - 1, "not_before": 0.0}
+        is_lost = failure.kind == "lost"
+        lost = row.lost + is_lost
+        count = lost if is_lost else row.attempt - lost
+        values: dict[str, Any] = {"lost": lost, "failure": asdict(failure)}
+        if count >= (self._losses if is_lost else self._tries):
+            return values | {"state": FAILED}
+        if delay is None:
+            first, limit = (_LOST_BACKOFF, _LOST_LIMIT) if is_lost else (_CRASH_BACKOFF, _CRASH_LIMIT)
+            delay = min(limit, first * 2.0 ** min(count - 1, 32))
+        return values | {"state": PENDING, "not_before": self._clock() + delay}
+
+    def _leave(self, connection: Connection, row: Row[Any], values: dict[str, Any], who: str, why: str) -> None:
+        """Write the end of a try: the row's lease must still be the one that was read."""
+        state = values["state"]
+        values = values | _NOBODY
+        if state == PENDING:
+            values |= {"fraction": 0.0, "message": ""}
+        else:
+            values |= {"finished": self._clock(), "cancel_requested": False}
+        mine = (TASKS.c.id == row.id, TASKS.c.state == RUNNING, TASKS.c.lease_holder == row.lease_holder, TASKS.c.attempt == row.attempt)
+        if connection.execute(sa.update(TASKS).where(*mine).values(values)).rowcount != 1:
+            raise LeaseLostError("the task is no longer this worker's")
+        self._event(connection, row.id, "returned" if state == PENDING else state, who, why)
+
+    def _held(self, connection: Connection, uid: str, worker: str, attempt: int | None) -> Row[Any]:
+        query = sa.select(TASKS).where(TASKS.c.uid == uid, TASKS.c.state == RUNNING, TASKS.c.lease_holder == worker)
+        if attempt is not None:
+            query = query.where(TASKS.c.attempt == attempt)
+        row = connection.execute(query).first()
+        if row is None:
+            raise LeaseLostError("the task is no longer this worker's: its lease expired, or it was cancelled or deleted")
+        return row
+
+
+def _optional(provenance: Mapping[str, Any] | None, grids: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if provenance is not None:
+        values["provenance"] = dict(provenance)
+    if grids is not None:
+        values["grids"] = [dict(grid) for grid in grids]
+    return values

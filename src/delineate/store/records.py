@@ -1,0 +1,214 @@
+"""Reading tasks, and what every change of one has in common."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from delineate.errors import StoreError, UnknownTaskError
+from delineate.store.blobs import BlobStore
+from delineate.store.database import Database
+from delineate.store.tables import BLOBS, EVENTS, MODELS, TASKS
+from delineate.store.writer import BlobWriter
+from delineate.task import Blob, Failure, Task, TaskEvent, TaskState
+
+UID: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+PENDING, RUNNING, FINISHED, FAILED, CANCELLED = (state.value for state in TaskState)
+
+_NAMES: Final = {"input": "input.zip", "result": "result.zip", "log": "container.log"}
+_CHUNK: Final = 500  # values in one IN list: below every database's limit
+_UNKNOWN: Final = "no such task, or it was deleted"
+_ROW_FIELDS: Final = (
+    "uid", "id", "model", "owner", "protocol", "created", "started", "finished", "attempt", "lost", "not_before",
+    "lease_holder", "lease_expires", "cancel_requested", "fraction", "message", "prompts", "provenance",
+)  # fmt: skip
+
+
+class TaskRecords:
+    """The task table, for reading; `TaskStore` adds the verbs that change it.
+
+    Parameters
+    ----------
+    clock : Unix seconds.
+    tries : how often a task may end by its own fault (crash, memory) before it fails.
+    losses : how often it may end without (worker lost) before it fails.
+    """
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, clock: Callable[[], float] = time.time, *, tries: int = 3, losses: int = 20
+    ) -> None:
+        self.database = database
+        self.blobs = blobs
+        self._clock = clock
+        self._tries = tries
+        self._losses = losses
+
+    def get(self, uid: str) -> Task:
+        """The task of a uid. Raises `UnknownTaskError`, also for what cannot be a uid."""
+        with self.database.read() as connection:
+            return self._tasks_of(connection, [self._row(connection, uid)])[0]
+
+    def find(self, id: int) -> Task:
+        """The task of an id, for administration. Raises `UnknownTaskError`."""
+        with self.database.read() as connection:
+            return self._load(connection, id)
+
+    def get_many(self, uids: Iterable[str]) -> dict[str, Task]:
+        """The tasks of many uids by uid, in one query; what is unknown or deleted is left out."""
+        wanted = sorted({uid for uid in uids if UID.fullmatch(uid)})
+        found: dict[str, Task] = {}
+        with self.database.read() as connection:
+            for chunk in _chunks(wanted):
+                rows = connection.execute(sa.select(TASKS).where(TASKS.c.uid.in_(chunk))).all()
+                found.update((task.uid, task) for task in self._tasks_of(connection, rows))
+        return found
+
+    def tasks(self, state: TaskState | None = None, model: str | None = None, *, limit: int = 100, before: int | None = None) -> list[Task]:
+        """Tasks, newest first; `before` is the id at which the last page ended."""
+        query = sa.select(TASKS).order_by(TASKS.c.id.desc()).limit(limit)
+        if state is not None:
+            query = query.where(TASKS.c.state == TaskState(state).value)
+        if model is not None:
+            query = query.where(TASKS.c.model == model)
+        if before is not None:
+            query = query.where(TASKS.c.id < before)
+        with self.database.read() as connection:
+            return self._tasks_of(connection, connection.execute(query).all())
+
+    def events(self, uid: str, after: int = 0) -> list[TaskEvent]:
+        """What happened to a task, oldest first, after the event of id `after`. Raises `UnknownTaskError`."""
+        with self.database.read() as connection:
+            task = self._row(connection, uid).id
+            query = sa.select(EVENTS).where(EVENTS.c.task == task, EVENTS.c.id > after).order_by(EVENTS.c.id)
+            rows = connection.execute(query).all()
+        return [TaskEvent(id=row.id, uid=uid, at=row.at, kind=row.kind, who=row.who, why=row.why) for row in rows]
+
+    def last_events(self, uids: Iterable[str]) -> dict[str, int]:
+        """Id of the newest event of each task by uid; what is unknown or deleted is left out."""
+        wanted = sorted({uid for uid in uids if UID.fullmatch(uid)})
+        newest = sa.select(sa.func.max(EVENTS.c.id)).where(EVENTS.c.task == TASKS.c.id).scalar_subquery()
+        found: dict[str, int] = {}
+        with self.database.read() as connection:
+            for chunk in _chunks(wanted):
+                rows = connection.execute(sa.select(TASKS.c.uid, newest.label("event")).where(TASKS.c.uid.in_(chunk)))
+                found.update((row.uid, row.event or 0) for row in rows)
+        return found
+
+    def counts(self) -> dict[TaskState, int]:
+        """How many tasks are in each state."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(TASKS.c.state, sa.func.count().label("n")).group_by(TASKS.c.state)).all()
+        found = {row.state: row.n for row in rows}
+        return {state: found.get(state.value, 0) for state in TaskState}
+
+    def oldest_pending(self) -> float | None:
+        """When the oldest waiting task was created, Unix seconds."""
+        query = sa.select(TASKS.c.created).where(TASKS.c.state == PENDING).order_by(TASKS.c.id).limit(1)
+        with self.database.read() as connection:
+            created: float | None = connection.execute(query).scalar()
+        return created
+
+    # What the verbs share
+
+    def _row(self, connection: Connection, uid: str) -> Row[Any]:
+        row = connection.execute(sa.select(TASKS).where(TASKS.c.uid == uid)).first() if UID.fullmatch(uid) else None
+        if row is None:
+            raise UnknownTaskError(_UNKNOWN)
+        return row
+
+    def _row_by_id(self, connection: Connection, id: int) -> Row[Any]:
+        known = isinstance(id, int) and 0 < id < 1 << 63
+        row = connection.execute(sa.select(TASKS).where(TASKS.c.id == id)).first() if known else None
+        if row is None:
+            raise UnknownTaskError(_UNKNOWN)
+        return row
+
+    def _load(self, connection: Connection, id: int) -> Task:
+        return self._tasks_of(connection, [self._row_by_id(connection, id)])[0]
+
+    def _tasks_of(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
+        blobs: dict[int, list[Blob]] = {}
+        for chunk in _chunks([row.id for row in rows]):
+            for row in connection.execute(sa.select(BLOBS).where(BLOBS.c.task.in_(chunk)).order_by(BLOBS.c.role)):
+                blobs.setdefault(row.task, []).append(Blob(role=row.role, name=row.name, digest=row.digest, size=row.size))
+        return [_task(row, blobs.get(row.id, [])) for row in rows]
+
+    def _event(self, connection: Connection, task: int, kind: str, who: str = "", why: str = "") -> None:
+        connection.execute(sa.insert(EVENTS), {"task": task, "at": self._clock(), "kind": kind, "who": who, "why": why})
+
+    def _place(self, connection: Connection, task: int, role: str, writer: BlobWriter) -> None:
+        """Put a sealed file in its place, as the task's only blob of the role."""
+        self.blobs.place(writer)
+        connection.execute(sa.delete(BLOBS).where(BLOBS.c.task == task, BLOBS.c.role == role))
+        values = {"task": task, "role": role, "name": writer.name or _NAMES.get(role, role), "digest": writer.digest, "size": writer.size}
+        connection.execute(sa.insert(BLOBS), values)
+
+    def _digests(self, connection: Connection, task: int, *roles: str) -> list[str]:
+        query = sa.select(BLOBS.c.digest).where(BLOBS.c.task == task)
+        if roles:
+            query = query.where(BLOBS.c.role.in_(roles))
+        return list(connection.execute(query).scalars())
+
+    def _forget(self, digests: Iterable[str]) -> None:
+        """Remove the files that no row names any more; what fails here is left to the next sweep."""
+        wanted = sorted(set(digests))
+        if not wanted:
+            return
+        try:
+            remove_unnamed(self.database, self.blobs, wanted)
+        except StoreError:
+            return  # the rows are right; a file too many is not worth the caller's failure
+
+
+def remove_unnamed(database: Database, blobs: BlobStore, digests: Sequence[str]) -> int:
+    """Remove those blobs that no row names, inside write transactions: how many."""
+    count = 0
+    for chunk in _chunks(digests):
+        with database.write() as connection:
+            unnamed = set(chunk) - _named(connection, chunk)
+            for digest in unnamed:
+                blobs.remove(digest)
+            count += len(unnamed)
+    return count
+
+
+def sweep(database: Database, blobs: BlobStore, *, older_than: float = 0.0) -> int:
+    """Remove what interrupted work left: files of dead writers, blobs that no row names. Returns how many.
+
+    Safe while other processes submit and finish tasks. `older_than` seconds spares fresh incoming files.
+    """
+    count = blobs.clean_incoming(older_than)
+    for digests in blobs.digests():
+        for chunk in _chunks(digests):
+            with database.read() as connection:  # a first look without the lock: nearly always there is nothing to do
+                suspects = sorted(set(chunk) - _named(connection, chunk))
+            if suspects:
+                count += remove_unnamed(database, blobs, suspects)
+    return count
+
+
+def _named(connection: Connection, digests: Sequence[str]) -> set[str]:
+    by_task = sa.select(BLOBS.c.digest).where(BLOBS.c.digest.in_(digests))
+    by_model = sa.select(MODELS.c.archive).where(MODELS.c.archive.in_(digests))
+    return set(connection.execute(sa.union_all(by_task, by_model)).scalars())
+
+
+def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _task(row: Row[Any], blobs: Sequence[Blob]) -> Task:
+    fields = row._mapping
+    return Task(
+        **{name: fields[name] for name in _ROW_FIELDS},
+        state=TaskState(row.state),
+        priority=-row.rank,
+        blobs=tuple(blobs),
+        grids=tuple(row.grids),
+        failure=None if row.failure is None else Failure(**row.failure),
+    )

@@ -17,13 +17,13 @@ from typing import Any
 
 from delineate.engines.process import WorkerOptions, WorkerProcess
 from delineate.engines.watch import LOOK, TaskWatch, Verdict
-from delineate.errors import LeaseLostError, StoreError
+from delineate.errors import LeaseLostError, StoreError, UnknownTaskError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import Failure
-from delineate.worker.attempt import RETRIED_KINDS, RETRY_AFTER
 from delineate.worker.lock import SUFFIX
+from delineate.worker.retries import retry_after
 from delineate.worker.tasklog import read_log
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # s before a worker that died at its start is started again
@@ -186,7 +186,7 @@ class Keeper:
             self._logger.warning("the worker ended: %s", reason)
         if watch is not None:
             failure = verdict.failure if verdict is not None else self._fault(code, watch)
-            with contextlib.suppress(LeaseLostError):
+            with contextlib.suppress(LeaseLostError, UnknownTaskError):
                 if failure is not None:
                     self._fail(name, watch.uid, failure)
                 elif verdict is not None and watch.is_cancelled:
@@ -213,7 +213,7 @@ class Keeper:
         if text:
             log = self._blobs.incoming()
             log.write(text)
-        self._tasks.fail(uid, name, failure, log=log, retry_after=RETRY_AFTER if failure.kind in RETRIED_KINDS else None)
+        self._tasks.fail(uid, name, failure, log=log, retry_after=retry_after(self._tasks.get(uid), failure))
 
 
 def _ending(code: int) -> str:

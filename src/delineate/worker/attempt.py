@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import delineate
-from delineate.errors import BlobError, DelineateError, LeaseLostError, ModelError, StorageFullError, StoreError
+from delineate.errors import BlobError, DelineateError, LeaseLostError, ModelError, SettingsError, StorageFullError, StoreError
 from delineate.model import AS_SENT, Model
 from delineate.protocols.archive import Limits
 from delineate.runners.base import Job
 from delineate.segmentation import Segmentation
-from delineate.store.blobs import BlobStore, BlobWriter
+from delineate.store.blobs import BlobStore
+from delineate.store.faults import storage_error
 from delineate.store.models import ModelStore
 from delineate.store.tasks import TaskStore
+from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
 from delineate.worker import resident
 from delineate.worker.channel import Cancelled, Channel
@@ -28,15 +30,13 @@ from delineate.worker.check import Answer, ExpectedGrid, check
 from delineate.worker.convert import expected_grid, from_model, to_model
 from delineate.worker.job import DeclaredJob
 from delineate.worker.publish import publish
+from delineate.worker.retries import retry_after
 from delineate.worker.stage import Sent, stage
 from delineate.worker.tasklog import TaskLog, read_log
 from delineate.worker.warm import WarmRunners
 
 _log = logging.getLogger(__name__)
 
-RETRIED_KINDS = frozenset({"crash", "memory"})
-"""What the model may not be to blame for, or not alone; every other kind fails the task at once."""
-RETRY_AFTER = 1.0  # s before the first retry
 BROKEN_KINDS = frozenset({"crash", "memory", "timeout", "start"})
 """Failures after which a runner is not used again."""
 
@@ -75,6 +75,7 @@ class Attempt:
         self._folder = place.scratch / "task"
         self._began = time.monotonic()
         self._model: Model | None = None
+        self._grids: list[dict[str, Any]] | None = None
         self._log = TaskLog(place.log_path)
 
     def run(self) -> None:
@@ -101,7 +102,9 @@ class Attempt:
             except BlobError as error:
                 self._fail(Failure(kind="input", message=error.message, advice=error.advice))
             except (StoreError, OSError) as error:
-                raise error if isinstance(error, StoreError) else _storage(error) from error
+                raise error if isinstance(error, StoreError) else storage_error(error, "working on a task") from error
+            except SettingsError as error:  # of the model's own description: its runner, its parameters
+                self._fail(Failure(kind="start", message=error.message, advice=error.advice))
             except Exception as error:  # a fault of ours: the traceback is kept with the task, not in the server's log
                 self._log.write(traceback.format_exc())
                 kind = "memory" if isinstance(error, MemoryError) else "crash"
@@ -119,7 +122,7 @@ class Attempt:
         if blob is None:
             raise ModelError("the task has no input any more", "Submit it again.", "input")
         sent = stage(place.blobs.verified(blob.digest), self._made("in"), model, place.limits, place.channel.raise_if_cancelled)
-        place.tasks.record_grids(task.uid, place.name, sent.grids)
+        self._grids = sent.grids
         place.channel.raise_if_cancelled()
         images = to_model(sent.images, model)
         expected = expected_grid(sent.images[0].geometry, images[0].geometry, sent.factor, model)
@@ -180,17 +183,18 @@ class Attempt:
             result=self._place.blobs.adopt(path),
             log=self._log_blob(log),
             provenance=self._provenance(),
+            grids=self._grids,
         )
 
     def _fail(self, failure: Failure) -> None:
-        retry_after = RETRY_AFTER * 2.0 ** max(0, self._task.attempt - self._task.lost - 1) if failure.kind in RETRIED_KINDS else None
         self._place.tasks.fail(
             self._task.uid,
             self._place.name,
             failure,
             log=self._log_blob(read_log(self._log.path)),
             provenance=self._provenance(),
-            retry_after=retry_after,
+            retry_after=retry_after(self._task, failure),
+            grids=self._grids,
         )
 
     def _log_blob(self, text: bytes) -> BlobWriter | None:
@@ -216,11 +220,3 @@ class Attempt:
         folder = self._folder / name
         folder.mkdir(parents=True)
         return folder
-
-
-def _storage(error: OSError) -> StoreError:
-    """What the disk said while files were made or read."""
-    what = error.strerror or type(error).__name__
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return StorageFullError(f"the worker could not write its files: {what}")
-    return StoreError(f"the worker could not use its files: {what}", "Check the server's data folder.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from delineate import files
 from delineate.errors import ArchiveError, DelineateError, ModelError
@@ -28,7 +29,7 @@ class Sent:
     factor: tuple[int, int, int]
 
     @property
-    def grids(self) -> list[dict[str, object]]:
+    def grids(self) -> list[dict[str, Any]]:
         """Fingerprints of the inputs."""
         return [image.geometry.to_dict() for image in self.images]
 

@@ -1,0 +1,268 @@
+"""Uploads straight into the blob store: one pass, no spooling, no second copy.
+
+The event loop receives and parses; full buffers go to a thread that hashes and writes them while the loop fills the
+next one. The loop hands a buffer over only when the one before is written: a slow disk slows the sender down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+from types import TracebackType
+from typing import Final, Generic, Protocol, TypeVar
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from delineate.errors import ArchiveError, ArchiveLimitError, InputError
+
+BUFFER: Final = 1 << 20
+"""Bytes handed to the writing thread at once: large, so that the interpreter lock changes hands rarely."""
+
+FIELD_BYTES: Final = 1 << 18
+"""Limit for all plain fields of a form together; prompts are the largest."""
+
+RAW_TYPES: Final = frozenset(
+    {
+        "application/zip",
+        "application/x-zip-compressed",
+        "application/x-tar",
+        "application/x-gtar",
+        "application/gzip",
+        "application/x-gzip",
+        "application/octet-stream",
+    }
+)
+
+Result = TypeVar("Result")
+
+
+class Writer(Protocol):
+    """What an upload is written to; `delineate.store.writer.BlobWriter` is one."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+
+    def write(self, data: bytearray, /) -> int:
+        """Append."""
+
+    def discard(self) -> None:
+        """Remove the file unless it was placed."""
+
+
+W = TypeVar("W", bound=Writer)
+
+
+def _listed(names: frozenset[str]) -> str:
+    return " or ".join(sorted(names, reverse=True))
+
+
+class _Form:
+    """Callbacks of the multipart parser: the archive's bytes to one place, small fields to another."""
+
+    def __init__(self, files: frozenset[str], data: bytearray) -> None:
+        self.data = data
+        self.fields: dict[str, str] = {}
+        self.file_field = ""
+        self.ended = False
+        self._files = files
+        self._header = bytearray()
+        self._value = bytearray()
+        self._disposition = b""
+        self._field: str | None = None
+        self._plain = bytearray()
+        self._plain_total = 0
+
+    def parser(self, boundary: bytes) -> MultipartParser:
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._part_begin,
+                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._part_data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
+
+    def _part_begin(self) -> None:
+        self._disposition = b""
+        self._field = None
+
+    def _header_end(self) -> None:
+        if bytes(self._header).lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name in self._files:
+            if self.file_field:
+                raise InputError("the form has more than one file", "Send one archive.")
+            self.file_field = name
+        elif b"filename" in options:
+            raise InputError(
+                f"the file is in the form field {name[:64]!r}", f"Send it in {' or '.join(sorted(self._files, reverse=True))}."
+            )
+        else:
+            self._field = name
+            self._plain.clear()
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._field is None:
+            self.data += memoryview(data)[start:end]
+            return
+        self._plain_total += end - start
+        if self._plain_total > FIELD_BYTES:
+            raise ArchiveLimitError(f"the fields of the form exceed {FIELD_BYTES // 1024} KiB")
+        self._plain += data[start:end]
+
+    def _part_end(self) -> None:
+        if self._field is not None:
+            self.fields[self._field] = self._plain.decode("utf-8", "replace")
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+class Upload(Generic[W]):
+    """One request's body on its way to a file; leaving the context removes the file unless it was placed.
+
+    Parameters
+    ----------
+    create : makes the writer; called in a thread, and not at all when nothing arrives.
+    threads : where writing and `finish` run.
+    limit : bytes of the whole body.
+    files : form fields that may hold the archive.
+    """
+
+    def __init__(self, create: Callable[[], W], threads: Executor, limit: int, files: frozenset[str]) -> None:
+        self._create = create
+        self._threads = threads
+        self._limit = limit
+        self._files = files
+        self._buffer = bytearray()
+        self._writer: W | None = None
+        self._writing: asyncio.Future[None] | None = None
+        self.fields: Mapping[str, str] = {}
+        self.file_field = ""
+
+    async def __aenter__(self) -> Upload[W]:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            self._writing.cancelled() or self._writing.exception()  # heard of already, or no longer of interest
+        if self._writer is not None:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._writer.discard)
+
+    async def read(self, request: Request) -> None:
+        """Receive the whole body.
+
+        Raises
+        ------
+        ArchiveLimitError
+            More bytes than allowed, whether announced or not.
+        InputError
+            Not a form with the archive in one of its fields, nor an archive as the body itself; or cut off.
+        ClientDisconnect
+            The sender went away.
+        """
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._limit:
+            raise self._too_large()
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise InputError("the request has a content encoding", "Send the archive as it is.")
+        media_type, options = parse_options_header(request.headers.get("content-type", ""))
+        if media_type == b"multipart/form-data":
+            await self._read_form(request, options.get(b"boundary", b""))
+        elif media_type.decode("latin-1") in RAW_TYPES:
+            await self._read_raw(request)
+        else:
+            raise self._no_file()
+
+    async def _read_form(self, request: Request, boundary: bytes) -> None:
+        if not boundary:
+            raise InputError("the multipart body has no boundary", "Let the HTTP library set the content type.")
+        form = _Form(self._files, self._buffer)
+        received = 0
+        try:
+            parser = form.parser(boundary)
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > self._limit:
+                    raise self._too_large()
+                parser.write(chunk)
+                if len(self._buffer) >= BUFFER:
+                    form.data = await self._hand_over()
+        except FormParserError as error:
+            raise InputError(f"the multipart body is broken: {error}", "Encode it after RFC 7578.") from None
+        if received and not form.ended:
+            raise InputError("the upload was cut off: the last boundary of the form is missing", "Send it again.")
+        if not form.file_field:
+            raise self._no_file()
+        self.fields, self.file_field = form.fields, form.file_field
+        self._require_bytes()
+
+    async def _read_raw(self, request: Request) -> None:
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > self._limit:
+                raise self._too_large()
+            self._buffer += chunk
+            if len(self._buffer) >= BUFFER:
+                await self._hand_over()
+        self._require_bytes()
+
+    def _require_bytes(self) -> None:
+        if self._writing is None and not self._buffer:
+            raise ArchiveError("the archive is empty: no bytes came")
+
+    def _too_large(self) -> ArchiveLimitError:
+        return ArchiveLimitError(f"the upload is over the limit of {self._limit / 2**20:g} MiB (max_upload_mb)")
+
+    def _no_file(self) -> InputError:
+        advice = f"Send a form with the archive in the field {_listed(self._files)}, or the archive as the body."
+        return InputError("the request holds no file", advice)
+
+    async def _hand_over(self) -> bytearray:
+        """Give the full buffer to the thread once the one before is written; the new, empty one."""
+        if self._writing is not None:
+            await self._writing
+        full, self._buffer = self._buffer, bytearray()
+        self._writing = asyncio.get_running_loop().run_in_executor(self._threads, self._write, full)
+        return self._buffer
+
+    def _write(self, data: bytearray) -> None:
+        if self._writer is None:
+            self._writer = self._create()
+        if data:
+            self._writer.write(data)
+
+    async def finish(self, then: Callable[[W], Result]) -> Result:
+        """Write what is left and call `then` with the writer, all in one thread hop."""
+        if self._writing is not None:
+            await self._writing
+        rest, self._buffer = self._buffer, bytearray()
+        done = asyncio.get_running_loop().run_in_executor(self._threads, partial(self._complete, rest, then))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait([done])  # the thread still writes: the file may only be removed after it
+            raise
+
+    def _complete(self, rest: bytearray, then: Callable[[W], Result]) -> Result:
+        self._write(rest)
+        assert self._writer is not None
+        return then(self._writer)

@@ -11,12 +11,24 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Final
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from delineate.errors import LeaseLostError
-from delineate.store.records import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, TaskRecords
-from delineate.store.tables import QUEUE, TASKS
+from delineate.store.records import TaskRecords
+from delineate.store.statements import (
+    ADVANCE_QUEUE,
+    CANCELLED,
+    CHANGE_TASK,
+    FAILED,
+    FINISHED,
+    LEAVE_TASK,
+    NEXT,
+    PENDING,
+    RUNNING,
+    TASK_HELD,
+    TASKS_EXPIRED,
+    TASKS_OF_WORKER,
+)  # fmt: skip
 from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
 
@@ -46,21 +58,15 @@ class TaskLeases(TaskRecords):
             if row is None:
                 return None
             now = self._clock()
-            values = {"state": RUNNING, "attempt": row.attempt + 1, "started": now, "fraction": 0.0, "message": ""}
+            values = {"which": row.id, "state": RUNNING, "attempt": row.attempt + 1, "started": now, "fraction": 0.0, "message": ""}
             values |= {"lease_holder": worker, "lease_expires": now + lease}
-            connection.execute(sa.update(TASKS).where(TASKS.c.id == row.id).values(values))
-            connection.execute(sa.update(QUEUE).where(QUEUE.c.rank == row.rank, QUEUE.c.turn < row.turn).values(turn=row.turn))
+            connection.execute(CHANGE_TASK, values)
+            connection.execute(ADVANCE_QUEUE, {"at_rank": row.rank, "reached": row.turn, "turn": row.turn})
             self._event(connection, row.id, "claimed", worker)
             return self._load(connection, row.id)
 
     def _next(self, connection: Connection) -> Row[Any] | None:
-        query: sa.Select[Any] = (
-            sa.select(TASKS.c.id, TASKS.c.rank, TASKS.c.turn, TASKS.c.attempt)
-            .where(TASKS.c.state == PENDING, TASKS.c.not_before <= self._clock())
-            .order_by(TASKS.c.rank, TASKS.c.turn, TASKS.c.id)
-            .limit(1)
-        )
-        return connection.execute(query).first()
+        return connection.execute(NEXT, {"now": self._clock()}).first()
 
     def heartbeat(
         self, uid: str, worker: str, lease: float = LEASE, fraction: float = 0.0, message: str = "", *, attempt: int | None = None
@@ -74,15 +80,15 @@ class TaskLeases(TaskRecords):
         """
         with self.database.write() as connection:
             row = self._held(connection, uid, worker, attempt)
-            values = {"lease_expires": self._clock() + lease, "fraction": fraction, "message": message}
-            connection.execute(sa.update(TASKS).where(TASKS.c.id == row.id).values(values))
+            values = {"which": row.id, "lease_expires": self._clock() + lease, "fraction": fraction, "message": message}
+            connection.execute(CHANGE_TASK, values)
             return not row.cancel_requested
 
     def record_grids(self, uid: str, worker: str, grids: Sequence[Mapping[str, Any]]) -> None:
         """Note the grids of the inputs (`Geometry.to_dict`). Raises `LeaseLostError`."""
         with self.database.write() as connection:
             row = self._held(connection, uid, worker, None)
-            connection.execute(sa.update(TASKS).where(TASKS.c.id == row.id).values(grids=[dict(grid) for grid in grids]))
+            connection.execute(CHANGE_TASK, {"which": row.id, "grids": [dict(grid) for grid in grids]})
 
     def finish(
         self,
@@ -182,18 +188,18 @@ class TaskLeases(TaskRecords):
         """
         failure = reason if isinstance(reason, Failure) else Failure(kind="lost", message=reason, advice="Submit the task again.")
         with self.database.write() as connection:
-            query = sa.select(TASKS).where(TASKS.c.state == RUNNING, TASKS.c.lease_holder == worker).order_by(TASKS.c.id)
-            return [self._give_back(connection, row, failure, counted) for row in connection.execute(query).all()]
+            rows = connection.execute(TASKS_OF_WORKER, {"holder": worker}).all()
+            return [self._give_back(connection, row, failure, counted) for row in rows]
 
     def expire(self) -> list[Task]:
         """Give back the tasks whose lease is over, as lost."""
-        query = sa.select(TASKS).where(TASKS.c.state == RUNNING, TASKS.c.lease_expires < self._clock()).order_by(TASKS.c.id)
+        due = {"now": self._clock()}
         with self.database.read() as connection:
-            if connection.execute(query).first() is None:
+            if connection.execute(TASKS_EXPIRED, due).first() is None:
                 return []
         failure = Failure(kind="lost", message="The worker stopped answering.", advice="Submit the task again.")
         with self.database.write() as connection:
-            return [self._give_back(connection, row, failure, True) for row in connection.execute(query).all()]
+            return [self._give_back(connection, row, failure, True) for row in connection.execute(TASKS_EXPIRED, due).all()]
 
     def _give_back(self, connection: Connection, row: Row[Any], failure: Failure, counted: bool) -> Task:
         values = self._another_try(row, failure, counted=counted)
@@ -225,17 +231,14 @@ class TaskLeases(TaskRecords):
             values |= {"fraction": 0.0, "message": ""}
         else:
             values |= {"finished": self._clock(), "cancel_requested": False}
-        mine = (TASKS.c.id == row.id, TASKS.c.state == RUNNING, TASKS.c.lease_holder == row.lease_holder, TASKS.c.attempt == row.attempt)
-        if connection.execute(sa.update(TASKS).where(*mine).values(values)).rowcount != 1:
+        mine = {"which": row.id, "holder": row.lease_holder, "tried": row.attempt}
+        if connection.execute(LEAVE_TASK, values | mine).rowcount != 1:
             raise LeaseLostError("the task is no longer this worker's")
         self._event(connection, row.id, "returned" if state == PENDING else state, who, why)
 
     def _held(self, connection: Connection, uid: str, worker: str, attempt: int | None) -> Row[Any]:
-        query = sa.select(TASKS).where(TASKS.c.uid == uid, TASKS.c.state == RUNNING, TASKS.c.lease_holder == worker)
-        if attempt is not None:
-            query = query.where(TASKS.c.attempt == attempt)
-        row = connection.execute(query).first()
-        if row is None:
+        row = connection.execute(TASK_HELD, {"which": uid, "holder": worker}).first()
+        if row is None or attempt not in (None, row.attempt):
             raise LeaseLostError("the task is no longer this worker's: its lease expired, or it was cancelled or deleted")
         return row
 

@@ -13,12 +13,12 @@ from sqlalchemy.engine import Connection, Row
 from delineate.errors import StoreError, UnknownTaskError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
+from delineate.store.statements import BLOBS_OF_TASK, DELETE_BLOB, INSERT_BLOB, INSERT_EVENT, PENDING, TASK_BY_ID, TASK_BY_UID
 from delineate.store.tables import BLOBS, EVENTS, MODELS, TASKS
 from delineate.store.writer import BlobWriter
 from delineate.task import Blob, Failure, Task, TaskEvent, TaskState
 
 UID: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-PENDING, RUNNING, FINISHED, FAILED, CANCELLED = (state.value for state in TaskState)
 
 _NAMES: Final = {"input": "input.zip", "result": "result.zip", "log": "container.log"}
 _CHUNK: Final = 500  # values in one IN list: below every database's limit
@@ -51,7 +51,7 @@ class TaskRecords:
     def get(self, uid: str) -> Task:
         """The task of a uid. Raises `UnknownTaskError`, also for what cannot be a uid."""
         with self.database.read() as connection:
-            return self._tasks_of(connection, [self._row(connection, uid)])[0]
+            return self._complete(connection, self._row(connection, uid))
 
     def find(self, id: int) -> Task:
         """The task of an id, for administration. Raises `UnknownTaskError`."""
@@ -116,37 +116,40 @@ class TaskRecords:
     # What the verbs share
 
     def _row(self, connection: Connection, uid: str) -> Row[Any]:
-        row = connection.execute(sa.select(TASKS).where(TASKS.c.uid == uid)).first() if UID.fullmatch(uid) else None
+        row = connection.execute(TASK_BY_UID, {"which": uid}).first() if UID.fullmatch(uid) else None
         if row is None:
             raise UnknownTaskError(_UNKNOWN)
         return row
 
     def _row_by_id(self, connection: Connection, id: int) -> Row[Any]:
         known = isinstance(id, int) and 0 < id < 1 << 63
-        row = connection.execute(sa.select(TASKS).where(TASKS.c.id == id)).first() if known else None
+        row = connection.execute(TASK_BY_ID, {"which": id}).first() if known else None
         if row is None:
             raise UnknownTaskError(_UNKNOWN)
         return row
 
     def _load(self, connection: Connection, id: int) -> Task:
-        return self._tasks_of(connection, [self._row_by_id(connection, id)])[0]
+        return self._complete(connection, self._row_by_id(connection, id))
+
+    def _complete(self, connection: Connection, row: Row[Any]) -> Task:
+        return _task(row, [_blob(found) for found in connection.execute(BLOBS_OF_TASK, {"which": row.id})])
 
     def _tasks_of(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
         blobs: dict[int, list[Blob]] = {}
         for chunk in _chunks([row.id for row in rows]):
             for row in connection.execute(sa.select(BLOBS).where(BLOBS.c.task.in_(chunk)).order_by(BLOBS.c.role)):
-                blobs.setdefault(row.task, []).append(Blob(role=row.role, name=row.name, digest=row.digest, size=row.size))
+                blobs.setdefault(row.task, []).append(_blob(row))
         return [_task(row, blobs.get(row.id, [])) for row in rows]
 
     def _event(self, connection: Connection, task: int, kind: str, who: str = "", why: str = "") -> None:
-        connection.execute(sa.insert(EVENTS), {"task": task, "at": self._clock(), "kind": kind, "who": who, "why": why})
+        connection.execute(INSERT_EVENT, {"task": task, "at": self._clock(), "kind": kind, "who": who, "why": why})
 
     def _place(self, connection: Connection, task: int, role: str, writer: BlobWriter) -> None:
         """Put a sealed file in its place, as the task's only blob of the role."""
         self.blobs.place(writer)
-        connection.execute(sa.delete(BLOBS).where(BLOBS.c.task == task, BLOBS.c.role == role))
+        connection.execute(DELETE_BLOB, {"which": task, "as_role": role})
         values = {"task": task, "role": role, "name": writer.name or _NAMES.get(role, role), "digest": writer.digest, "size": writer.size}
-        connection.execute(sa.insert(BLOBS), values)
+        connection.execute(INSERT_BLOB, values)
 
     def _digests(self, connection: Connection, task: int, *roles: str) -> list[str]:
         query = sa.select(BLOBS.c.digest).where(BLOBS.c.task == task)
@@ -200,6 +203,10 @@ def _named(connection: Connection, digests: Sequence[str]) -> set[str]:
 
 def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _blob(row: Row[Any]) -> Blob:
+    return Blob(role=row.role, name=row.name, digest=row.digest, size=row.size)
 
 
 def _task(row: Row[Any], blobs: Sequence[Blob]) -> Task:

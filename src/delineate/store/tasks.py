@@ -12,8 +12,19 @@ from sqlalchemy.engine import Connection, Row
 
 from delineate.errors import InputError
 from delineate.store.leases import TaskLeases
-from delineate.store.records import CANCELLED, FAILED, FINISHED, PENDING, RUNNING
-from delineate.store.tables import BLOBS, QUEUE, TASKS
+from delineate.store.statements import (
+    CANCELLED,
+    CHANGE_TASK,
+    FAILED,
+    FINISHED,
+    INSERT_QUEUE,
+    INSERT_TASK,
+    PENDING,
+    RUNNING,
+    TASK_BY_KEY,
+    TURNS,
+)  # fmt: skip
+from delineate.store.tables import BLOBS, TASKS
 from delineate.store.writer import BlobWriter
 from delineate.task import NORMAL, Failure, Task, TaskState
 
@@ -73,22 +84,20 @@ class TaskStore(TaskLeases):
     def _insert(self, connection: Connection, values: dict[str, Any]) -> int:
         turn = self._new_turn(connection, values["owner"], values["rank"])
         row = _FRESH | values | {"uid": _new_uid(), "state": PENDING, "turn": turn, "created": self._clock(), "grids": [], "provenance": {}}
-        key = connection.execute(sa.insert(TASKS), row).inserted_primary_key
+        key = connection.execute(INSERT_TASK, row).inserted_primary_key
         return int(key[0]) if key else 0
 
     def _new_turn(self, connection: Connection, owner: str, rank: int) -> int:
         """The later of the queue's virtual time and the owner's last turn, plus one; each priority has a queue of its own."""
-        last = sa.select(sa.func.max(TASKS.c.turn)).where(TASKS.c.owner == owner, TASKS.c.rank == rank).scalar_subquery()
-        time = sa.select(QUEUE.c.turn).where(QUEUE.c.rank == rank).scalar_subquery()
-        mine, now = connection.execute(sa.select(last, time)).one()
+        mine, now = connection.execute(TURNS, {"by": owner, "at_rank": rank}).one()
         if now is None:
-            connection.execute(sa.insert(QUEUE), {"rank": rank, "turn": 0})
+            connection.execute(INSERT_QUEUE, {"rank": rank, "turn": 0})
         return max(mine or 0, now or 0) + 1
 
     def _with_key(self, connection: Connection, owner: str, key: str | None) -> Row[Any] | None:
         if key is None:
             return None
-        return connection.execute(sa.select(TASKS).where(TASKS.c.owner == owner, TASKS.c.key == key)).first()
+        return connection.execute(TASK_BY_KEY, {"by": owner, "which": key}).first()
 
     def _same(self, connection: Connection, row: Row[Any], values: Mapping[str, Any], digest: str) -> Task:
         same = row.model == values["model"] and row.prompts == values["prompts"] and digest in self._digests(connection, row.id, "input")
@@ -111,7 +120,7 @@ class TaskStore(TaskLeases):
             return self._load(connection, row.id)
 
     def _change(self, connection: Connection, id: int, values: Mapping[str, Any], kind: str, who: str, why: str = "") -> None:
-        connection.execute(sa.update(TASKS).where(TASKS.c.id == id).values(values))
+        connection.execute(CHANGE_TASK, {"which": id, **values})
         self._event(connection, id, kind, who, why)
 
     def delete(self, uid: str, who: str = "") -> None:

@@ -47,7 +47,9 @@ class Failure:
 
     def sentence(self) -> str:
         """Both in one line."""
-        return f"{self.message} {self.advice}".strip()
+        text = self.message.strip()
+        stop = "." if text and text[-1] not in ".!?" else ""
+        return f"{text}{stop} {self.advice}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)

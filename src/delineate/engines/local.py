@@ -41,7 +41,7 @@ class LocalEngine:
     database : URL, by default of the one in the data folder.
     lease : seconds; threads : per worker, by default the cores shared out; warm_mb : resident MiB above which a worker
     unloads idle models, by default half of `memory_mb`; limits : of archives, see `protocols.archive.Limits`;
-    runner_parameters : by runner, under those of the models; log_level : of the workers' own logs.
+    runner_parameters : by runner, under those of the models; log_level : of the workers' own logs; sync : wait for the disk.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class LocalEngine:
         warm_mb: int = 0,
         limits: Mapping[str, Any] | None = None,
         runner_parameters: Mapping[str, Mapping[str, Any]] | None = None,
-        log_level: str = "INFO",
+        log_level: str = "info",
+        sync: bool = True,
     ) -> None:
         self._data = data.absolute()
         memory_mb = memory_mb or int(psutil.virtual_memory().total * MEMORY_SHARE / max(1, workers)) >> 20
@@ -71,9 +72,10 @@ class LocalEngine:
             limits=limits or {},
             runner_parameters=runner_parameters or {},
             log_level=log_level,
+            sync=sync,
         )
-        self._database = Database(database or f"sqlite:///{self._data / 'delineate.db'}")
-        blobs = BlobStore(self._data / "blobs")
+        self._database = Database(database or f"sqlite:///{self._data / 'delineate.db'}", sync=sync)
+        blobs = BlobStore(self._data / "blobs", sync=sync)
         self._tasks = TaskStore(self._database, blobs)
         self._prefix = secrets.token_hex(4)
         self._lock = WorkerLock(self._data / "run", f"{self._prefix}-engine")

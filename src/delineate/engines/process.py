@@ -32,7 +32,7 @@ class WorkerOptions:
 
     data : the server's data folder; model_folders : beside the built-in ones; database : URL, empty for the usual one;
     threads : per worker, for the numeric libraries; warm_mb : see `delineate.worker.warm`; limits : of archives;
-    runner_parameters : by runner, under those of the models; log_level : of the worker's own log.
+    runner_parameters : by runner, under those of the models; log_level : of the worker's own log; sync : wait for the disk.
     """
 
     data: Path
@@ -42,7 +42,8 @@ class WorkerOptions:
     warm_mb: int = 2048
     limits: Mapping[str, Any] = field(default_factory=dict)
     runner_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    log_level: str = "INFO"
+    log_level: str = "info"
+    sync: bool = True
 
     def command(self, name: str, device: str) -> list[str]:
         """The worker's command line."""
@@ -51,6 +52,7 @@ class WorkerOptions:
             sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models, "--name", name, "--device", device,
             "--parent", str(os.getpid()), "--database", self.database, "--warm-mb", str(self.warm_mb), "--log-level", self.log_level,
             "--limits", json.dumps(dict(self.limits)), "--runner-parameters", json.dumps(dict(self.runner_parameters)),
+            *([] if self.sync else ["--no-sync"]),
         ]  # fmt: skip
 
     def environment(self, name: str, device: str) -> dict[str, str]:

@@ -46,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     channel = Channel(0, events)
     channel.listen()
     faulthandler.enable()
-    logging.basicConfig(level=options.log_level, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     lock = WorkerLock(options.data / "run", options.name)
     lock.acquire()  # before the scratch folder: a folder without a lock is rubbish
     scratch = options.data / "work" / options.name
     (scratch / "tmp").mkdir(parents=True)
-    database = Database(options.database or f"sqlite:///{options.data / 'delineate.db'}")
+    database = Database(options.database or f"sqlite:///{options.data / 'delineate.db'}", sync=not options.no_sync)
     try:
         Loop(_workplace(options, database, channel, scratch), database).run()
     finally:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _workplace(options: argparse.Namespace, database: Database, channel: Channel, scratch: Path) -> Workplace:
-    blobs = BlobStore(options.data / "blobs")
+    blobs = BlobStore(options.data / "blobs", sync=not options.no_sync)
     folders = [(Path(delineate.models.__path__[0]), "builtin"), *((folder, "folder") for folder in options.models)]
     return Workplace(
         name=options.name,
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm-mb", type=int, default=2048, help="resident MiB above which idle models are unloaded")
     parser.add_argument("--limits", default="{}", help="limits of archives, JSON")
     parser.add_argument("--runner-parameters", default="{}", help="parameters by runner under those of the models, JSON")
+    parser.add_argument("--no-sync", action="store_true", help="do not wait for the disk; for tests")
     parser.add_argument("--log-level", default="INFO")
     return parser
 

@@ -132,7 +132,7 @@ class Attempt:
     def _find_model(self) -> tuple[Model, Path | None]:
         place = self._place
         try:
-            model = place.models.get(self._task.model)
+            model = place.models.get(self._task.model, digest=True)
             folder = place.models.folder(model.name)
         except (StorageFullError, LeaseLostError):
             raise

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What the workstation extension will carry: these run on Python 3.7 with numpy alone.
 WORKSTATION = [
-    "errors.py", "geometry.py", "volume.py", "segmentation.py", "nifti.py",
+    "errors.py", "geometry.py", "volume.py", "segmentation.py", "gzip_codec.py", "nifti_header.py", "nifti.py",
     "protocols/messages.py", "protocols/archive.py", "protocols/inference_server.py",
 ]  # fmt: skip
 FORBIDDEN_NAMES = {"core", "utils", "util", "helpers", "helper", "impl", "common", "misc"}

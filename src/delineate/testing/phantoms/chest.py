@@ -238,20 +238,21 @@ def _limbs(canvas: Canvas, bone: Mask, arms: bool) -> None:
             rods += [((top[0] * side, top[1], top[2]), (bottom[0] * side, bottom[1], bottom[2]), 3.8, 1.5)]
         rods += [((160 * side, 6.0, 112.0), (163 * side, 6.0, 108.0), 21.0, 2.5)]
         if arms:
-            rods += [((168 * side, 8.0, 100.0), (222 * side, 18.0, -330.0), 11.0, 4.5)]
+            rods += [((172 * side, 8.0, 104.0), (226 * side, 14.0, -70.0), 11.0, 4.5)]
+            rods += [((226 * side, 14.0, -70.0), (236 * side, 4.0, -330.0), 9.0, 3.5)]
     for value, inner in ((CORTEX, False), (MARROW, True)):
         for start, end, radius, rind in rods:
             canvas.capsule(start, end, radius - (rind if inner else 0), value, None if inner else bone)
 
 
 def _arms(canvas: Canvas) -> Array:
-    """Hanging down beside the trunk, a finger's breadth apart below the armpit."""
+    """Hanging down beside the trunk, apart from it below the elbow's height."""
     result = np.full(canvas.values.shape, 1e3, dtype=np.float32)
+    z = np.clip(canvas.z, -330, 104)
     for side in (-1, 1):
-        fall = np.clip((120 - canvas.z) / 440, -0.2, 1.2)
-        x0, y0 = side * (176 + 62 * np.minimum(fall * 3, 1)), 6 + 14 * fall
-        limb = np.sqrt((canvas.x - x0) ** 2 + (canvas.y - y0) ** 2) - (44 - 6 * fall)
-        np.minimum(result, np.maximum(limb, canvas.z - 138), out=result)
+        x0, y0 = side * np.interp(z, (-330, -70, 104), (236, 226, 172)), np.interp(z, (-330, -70, 104), (4, 14, 8))
+        limb = np.sqrt((canvas.x - x0) ** 2 + (canvas.y - y0) ** 2 + (canvas.z - z) ** 2) - np.interp(z, (-330, 104), (32, 42))
+        np.minimum(result, limb, out=result)
     return result
 
 

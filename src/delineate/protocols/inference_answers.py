@@ -1,0 +1,225 @@
+"""How a client reads the answers of an inference server, whatever its dialect and make.
+
+Strict about what must be right (a uid, a state), tolerant about what servers word differently
+(either nesting of ``detail``, validation lists, problem JSON, HTML of proxies).
+
+Runs on Python 3.7 and newer with the standard library alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type
+
+from delineate.errors import (
+    AnswerError,
+    AuthorizationError,
+    BlobError,
+    CertificateError,
+    ConnectionFailedError,
+    DelineateError,
+    InputError,
+    ModelError,
+    RejectedError,
+    ResultLostError,
+    ServerError,
+    TaskEndedError,
+    TaskFailedError,
+    UnavailableError,
+    UnknownModelError,
+    UnknownTaskError,
+)
+from delineate.protocols.inference_server import (
+    NOT_READY,
+    PENDING_NUMBER,
+    PROBLEM_PREFIX,
+    RESULT_LOST,
+    SEED_NOT_READY,
+    STATE_NUMBERS,
+    STATES_BY_NUMBER,
+    TASK_FAILED,
+    UNKNOWN_MODEL,
+    UNKNOWN_TASK,
+    error_slug,
+    is_uid,
+)
+from delineate.protocols.messages import Response
+
+
+class TaskStatus(NamedTuple):
+    """How a task stands, as a client sees it.
+
+    state : a value of `delineate.task.TaskState`; servers that are not ours say ``pending`` until it has ended.
+    fraction : 0 to 1; message : progress in words; reason, advice : why it failed; event : id of its last event.
+    """
+
+    state: str
+    fraction: float = 0.0
+    message: str = ""
+    reason: str = ""
+    advice: str = ""
+    event: int = 0
+
+
+def read_status(response: Response) -> TaskStatus:
+    """Decode `status_to_json`; `AnswerError` where it is something else."""
+    body = response.json()
+    if not isinstance(body, dict) or body.get("state") not in STATE_NUMBERS:
+        raise AnswerError("the server answered a question about a task with something else", status=response.status)
+    failure = body.get("failure")
+    if not isinstance(failure, dict):
+        failure = {}
+    return TaskStatus(
+        body["state"],
+        float(body.get("fraction") or 0.0),
+        str(body.get("message") or ""),
+        str(failure.get("message") or ""),
+        str(failure.get("advice") or ""),
+        int(body.get("event") or 0),
+    )
+
+
+def read_uid(response: Response) -> str:
+    """The uid in the answer to a post: a bare JSON string (seed, v1) or a member of an object (v2 and the oldest)."""
+    require_type(response, ("application/json", "text/plain", ""))
+    body = response.json()
+    uid = body.get("uid") if isinstance(body, dict) else body
+    if not isinstance(uid, str) or not is_uid(uid):
+        raise AnswerError("the server answered the post of a task with something that is no uid", status=response.status)
+    return uid
+
+
+def read_records(response: Response) -> List[Dict[str, Any]]:
+    """A JSON list of objects, as models and tasks are listed."""
+    require_type(response, ("application/json", "text/plain", ""))
+    body = response.json()
+    if not isinstance(body, list) or not all(isinstance(row, dict) for row in body):
+        raise AnswerError("the server answered with something that is no list", status=response.status)
+    return body
+
+
+def read_task_row(row: Mapping[str, Any]) -> Dict[str, Any]:
+    """One row of a list of tasks with plain members: id, model (its name), state, fraction, created, started, finished, failure."""
+    model = row.get("model")
+    state = row.get("state") or STATES_BY_NUMBER.get(row.get("status", PENDING_NUMBER), "pending")
+    plain = dict(row, state=state, model=model.get("human_readable_id") if isinstance(model, dict) else model)
+    plain.pop("uid", None)  # a uid is the right to fetch and delete: lists are for looking
+    return plain
+
+
+def require_type(response: Response, allowed: Tuple[str, ...]) -> None:
+    """`AnswerError` where a successful answer has a content type that cannot be meant."""
+    if response.media_type not in allowed:
+        what = "an HTML page" if "html" in response.media_type else "content of type " + response.media_type
+        raise AnswerError("the server answered with %s, not with what was asked for" % what, status=response.status)
+
+
+def require_archive(response: Response) -> None:
+    """`AnswerError` where the answer to a fetch cannot be an archive, whatever its bytes."""
+    if "html" in response.media_type or response.media_type in ("application/json", "application/problem+json"):
+        what = "an HTML page" if "html" in response.media_type else "JSON"
+        raise AnswerError("the server answered with %s instead of a result archive" % what, status=response.status)
+
+
+def reason_of(response: Response) -> str:
+    """The server's own words: ``detail`` in either nesting, or a list of validation errors; at most 500 characters."""
+    try:
+        body = response.json()
+    except AnswerError:
+        text = response.content[:2000].decode("utf-8", "replace") if response.media_type == "text/plain" else ""
+        return _clean(text)
+    return _clean("; ".join(_words(body)))
+
+
+def is_not_ready(response: Response) -> bool:
+    """Whether an answer to a fetch means: ask again later."""
+    return response.status == NOT_READY or (response.status == 404 and SEED_NOT_READY in reason_of(response))
+
+
+def error_from(response: Response, what: str = "the request") -> DelineateError:
+    """The error that an answer without success means; `what` was asked, in words."""
+    status, reason = response.status, reason_of(response)
+    if 300 <= status < 400:
+        target = re.sub(r"[?#].*", "", response.headers.get("location", "")) or "nowhere"  # a query may hold secrets
+        return AnswerError(
+            "the server redirects to %s instead of answering %s" % (target, what),
+            "Give the address of the server itself; a login page or another address stands before it.",
+            status=status,
+        )
+    known = _from_problem(response, reason)
+    if known is not None:
+        return known
+    if "html" in response.media_type and status not in (401, 403, 502, 503, 504):
+        return AnswerError("the server answered %s with an HTML page (status %d)" % (what, status), status=status)
+    return _from_status(status, reason, what)
+
+
+def _from_status(status: int, reason: str, what: str) -> DelineateError:
+    because = ": " + reason if reason else ""
+    if status == UNKNOWN_MODEL:
+        return UnknownModelError(reason or "the server does not know the model")
+    if status == UNKNOWN_TASK:
+        return UnknownTaskError(reason or "the server does not know the task")
+    if status == TASK_FAILED:
+        return TaskFailedError(reason or "the task failed; the server gave no reason")
+    if status == RESULT_LOST:
+        return ResultLostError(reason or "the task finished, but its result is gone from the server")
+    if status in (401, 403):
+        return AuthorizationError("the server refused %s (status %d)%s" % (what, status, because), status=status)
+    if status in (404, 405):
+        return AnswerError("the server does not know the path of %s (status %d)%s" % (what, status, because), status=status)
+    if 400 <= status < 500:
+        return RejectedError("the server refused %s (status %d)%s" % (what, status, because), status=status)
+    return UnavailableError("the server could not answer %s (status %d)%s" % (what, status, because), status=status)
+
+
+def _from_problem(response: Response, reason: str) -> Optional[DelineateError]:
+    """The very error that our own server raised, None where the answer is not ours."""
+    if "json" not in response.media_type:
+        return None
+    body = response.json()
+    name = body.get("type", "") if isinstance(body, dict) else ""
+    if not isinstance(name, str) or not name.startswith(PROBLEM_PREFIX):
+        return None
+    message, advice = _clean(str(body.get("message") or reason)), _clean(str(body.get("advice") or ""))
+    kind = next((c for c in _classes(DelineateError) if error_slug(c) == name[len(PROBLEM_PREFIX) :]), DelineateError)
+    if issubclass(kind, ServerError) and kind not in (ConnectionFailedError, CertificateError):
+        return kind(message, advice, status=response.status)
+    if issubclass(kind, ModelError):
+        return TaskFailedError(message, advice)
+    if issubclass(kind, (TaskEndedError, UnknownModelError, UnknownTaskError)):
+        return kind(message, advice)
+    if kind is BlobError:
+        return ResultLostError(message, advice)
+    if issubclass(kind, InputError):
+        return RejectedError(message, advice, status=response.status)
+    return UnavailableError(message, advice, status=response.status)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Readable parts of an error body of any shape."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        if "msg" in value:  # one of FastAPI's validation errors
+            yield "%s %s" % (".".join(str(p) for p in value.get("loc", ())), value["msg"])
+        else:
+            for inner in _words(value.get("detail", value.get("message"))):
+                yield inner
+    elif isinstance(value, list):
+        for item in value:
+            for inner in _words(item):
+                yield inner
+
+
+def _clean(text: str) -> str:
+    """One printable line of at most 500 characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 500 else line[:497] + "..."
+
+
+def _classes(kind: Type[DelineateError]) -> Iterator[Type[DelineateError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        for inner in _classes(child):
+            yield inner

@@ -7,7 +7,7 @@ next one. The loop hands a buffer over only when the one before is written: a sl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from types import TracebackType
@@ -21,6 +21,8 @@ from delineate.errors import ArchiveError, ArchiveLimitError, InputError
 
 BUFFER: Final = 1 << 20
 """Bytes handed to the writing thread at once: large, so that the interpreter lock changes hands rarely."""
+
+_PIECE: Final = 1 << 18  # a buffer always has room for one more piece of what came
 
 FIELD_BYTES: Final = 1 << 18
 """Limit for all plain fields of a form together; prompts are the largest."""
@@ -47,7 +49,7 @@ class Writer(Protocol):
     def size(self) -> int:
         """Bytes written so far."""
 
-    def write(self, data: bytearray, /) -> int:
+    def write(self, data: memoryview, /) -> int:
         """Append."""
 
     def discard(self) -> None:
@@ -61,10 +63,28 @@ def _listed(names: frozenset[str]) -> str:
     return " or ".join(sorted(names, reverse=True))
 
 
+class _Buffer:
+    """A block of memory that is used again and again: growing a new one each time costs more than hashing it."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(bytearray(BUFFER + _PIECE))
+        self.filled = 0
+
+    def add(self, data: memoryview) -> None:
+        end = self.filled + len(data)
+        self._view[self.filled : end] = data
+        self.filled = end
+
+    def take(self) -> memoryview:
+        """What is in it; to be used before anything is added again."""
+        full, self.filled = self._view[: self.filled], 0
+        return full
+
+
 class _Form:
     """Callbacks of the multipart parser: the archive's bytes to one place, small fields to another."""
 
-    def __init__(self, files: frozenset[str], data: bytearray) -> None:
+    def __init__(self, files: frozenset[str], data: _Buffer) -> None:
         self.data = data
         self.fields: dict[str, str] = {}
         self.file_field = ""
@@ -119,7 +139,7 @@ class _Form:
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._field is None:
-            self.data += memoryview(data)[start:end]
+            self.data.add(memoryview(data)[start:end])
             return
         self._plain_total += end - start
         if self._plain_total > FIELD_BYTES:
@@ -132,6 +152,14 @@ class _Form:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def _pieces(chunk: bytes) -> Iterator[bytes]:
+    if len(chunk) <= _PIECE:
+        yield chunk
+    else:
+        for start in range(0, len(chunk), _PIECE):
+            yield chunk[start : start + _PIECE]
 
 
 class Upload(Generic[W]):
@@ -150,7 +178,8 @@ class Upload(Generic[W]):
         self._threads = threads
         self._limit = limit
         self._files = files
-        self._buffer = bytearray()
+        self._buffer = _Buffer()
+        self._spare: _Buffer | None = None
         self._writer: W | None = None
         self._writing: asyncio.Future[None] | None = None
         self.fields: Mapping[str, str] = {}
@@ -202,9 +231,10 @@ class Upload(Generic[W]):
                 received += len(chunk)
                 if received > self._limit:
                     raise self._too_large()
-                parser.write(chunk)
-                if len(self._buffer) >= BUFFER:
-                    form.data = await self._hand_over()
+                for piece in _pieces(chunk):
+                    parser.write(piece)
+                    if self._buffer.filled >= BUFFER:
+                        form.data = await self._hand_over()
         except FormParserError as error:
             raise InputError(f"the multipart body is broken: {error}", "Encode it after RFC 7578.") from None
         if received and not form.ended:
@@ -220,13 +250,14 @@ class Upload(Generic[W]):
             received += len(chunk)
             if received > self._limit:
                 raise self._too_large()
-            self._buffer += chunk
-            if len(self._buffer) >= BUFFER:
-                await self._hand_over()
+            for piece in _pieces(chunk):
+                self._buffer.add(memoryview(piece))
+                if self._buffer.filled >= BUFFER:
+                    await self._hand_over()
         self._require_bytes()
 
     def _require_bytes(self) -> None:
-        if self._writing is None and not self._buffer:
+        if self._writing is None and not self._buffer.filled:
             raise ArchiveError("the archive is empty: no bytes came")
 
     def _too_large(self) -> ArchiveLimitError:
@@ -236,15 +267,16 @@ class Upload(Generic[W]):
         advice = f"Send a form with the archive in the field {_listed(self._files)}, or the archive as the body."
         return InputError("the request holds no file", advice)
 
-    async def _hand_over(self) -> bytearray:
-        """Give the full buffer to the thread once the one before is written; the new, empty one."""
+    async def _hand_over(self) -> _Buffer:
+        """Give the full buffer to the thread once the one before is written; the other, empty one."""
         if self._writing is not None:
             await self._writing
-        full, self._buffer = self._buffer, bytearray()
-        self._writing = asyncio.get_running_loop().run_in_executor(self._threads, self._write, full)
+        full, self._buffer = self._buffer, self._spare or _Buffer()
+        self._spare = full
+        self._writing = asyncio.get_running_loop().run_in_executor(self._threads, self._write, full.take())
         return self._buffer
 
-    def _write(self, data: bytearray) -> None:
+    def _write(self, data: memoryview) -> None:
         if self._writer is None:
             self._writer = self._create()
         if data:
@@ -254,7 +286,7 @@ class Upload(Generic[W]):
         """Write what is left and call `then` with the writer, all in one thread hop."""
         if self._writing is not None:
             await self._writing
-        rest, self._buffer = self._buffer, bytearray()
+        rest = self._buffer.take()
         done = asyncio.get_running_loop().run_in_executor(self._threads, partial(self._complete, rest, then))
         try:
             return await asyncio.shield(done)
@@ -262,7 +294,7 @@ class Upload(Generic[W]):
             await asyncio.wait([done])  # the thread still writes: the file may only be removed after it
             raise
 
-    def _complete(self, rest: bytearray, then: Callable[[W], Result]) -> Result:
+    def _complete(self, rest: memoryview, then: Callable[[W], Result]) -> Result:
         self._write(rest)
         assert self._writer is not None
         return then(self._writer)

@@ -1,0 +1,277 @@
+"""Any image file ↔ `Volume` and `Segmentation`, by the file's name.
+
+``.nii`` and ``.nii.gz`` go through `delineate.nifti`; ``.nrrd``, ``.mha`` and ``.mhd`` through
+SimpleITK, which is imported only then and only needed then (extra ``images``). SimpleITK's frame is
+LPS, and it converts NRRD's other spaces itself.
+
+Names of structures: NIfTI and MetaImage label maps have a twin ``NAME.json``, ``{"1": "Heart"}``;
+NRRD label maps carry the metadata of 3D Slicer's segmentations (``Segment0_Name``,
+``Segment0_LabelValue``, ``Segment0_Layer``, ``Segment0_Color``). A label without a name is called
+``label_1``, ``label_2`` and so on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delineate import nifti
+from delineate.errors import ImageError, InputError, MissingPartError
+from delineate.geometry import Geometry
+from delineate.segmentation import Segmentation, Structure, names_by_label
+from delineate.volume import Volume
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
+
+_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+
+
+def suffix_of(path: str | PathLike[str]) -> str:
+    """Which of `SUFFIXES` a file name ends in; `ImageError` where it is none of them."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return suffix
+    raise ImageError(f"{name} is not the name of an image file", f"Use a name that ends in {', '.join(SUFFIXES)}.")
+
+
+def read_volume(path: str | PathLike[str]) -> Volume:
+    """Read one image.
+
+    Raises
+    ------
+    ImageError
+        No such file, another suffix, not readable, or not one number per voxel in three dimensions.
+    GeometryError
+        A grid that makes no sense.
+    MissingPartError
+        NRRD or MetaImage without SimpleITK.
+    """
+    suffix = suffix_of(path)
+    if suffix in NIFTI_SUFFIXES:
+        return nifti.read(path)
+    image = _read_image(Path(path), suffix)
+    voxels, geometry = _voxels(image, Path(path).name)
+    if voxels.ndim != 3:
+        raise ImageError(f"{Path(path).name} holds {voxels.shape[-1]} values per voxel (colour or vectors)")
+    if voxels.dtype.kind == "f" and not any(np.isfinite(plane).any() for plane in voxels):
+        raise ImageError(f"{Path(path).name} holds no number, NaN only", "Export the image again.")
+    return Volume(voxels, geometry)
+
+
+def write_volume(path: str | PathLike[str], volume: Volume) -> None:
+    """Write one image. NRRD and MetaImage have no slope and intercept: they get the real values; NIfTI keeps the stored ones."""
+    suffix = suffix_of(path)
+    if suffix in NIFTI_SUFFIXES:
+        nifti.write(path, volume)
+    else:
+        _write_image(_image(volume.values(), volume.geometry), Path(path))
+
+
+def read_segmentation(path: str | PathLike[str], *more: str | PathLike[str]) -> Segmentation:
+    """Read one segmentation; several files of one grid become its layers.
+
+    Names come from the twin ``.json`` or from Slicer's metadata; labels that occur and have none are called ``label_N``
+    (``label_N_2`` in the second layer). A ``.json`` beside the image that is no table of names is not a twin.
+
+    Raises
+    ------
+    ImageError
+        As `read_volume`; negative or broken values.
+    GeometryError
+        Files of different grids.
+    InputError
+        The same name in two files, or twice in one.
+    """
+    parts = [_read_labels(Path(item)) for item in (path, *more)]
+    geometry = parts[0][1]
+    layers: list[np.ndarray] = []
+    structures: list[Structure] = []
+    for item, (maps, grid, named) in zip((path, *more), parts, strict=True):
+        if difference := geometry.difference(grid):
+            raise InputError(f"{Path(item).name} is on another grid than {Path(path).name}: {difference}", "Give files of one grid.")
+        first = len(layers)
+        layers += maps
+        structures += [Structure(s.name, s.label, s.layer + first, s.colour, s.code) for s in named]
+    structures += _unnamed(layers, structures)
+    return Segmentation(geometry, tuple(layers), tuple(structures))
+
+
+def write_segmentation(path: str | PathLike[str], segmentation: Segmentation) -> list[Path]:
+    """Write one segmentation; all files written, in order.
+
+    NIfTI and MetaImage: ``NAME.nii.gz`` and ``NAME.json`` for the first layer, ``NAME_2.nii.gz`` and ``NAME_2.json`` for the
+    second, and so on. NRRD: one file with all layers, names and colours as 3D Slicer writes a ``.seg.nrrd``.
+    """
+    path = Path(path)
+    suffix = suffix_of(path)
+    if suffix == ".nrrd":
+        _write_slicer(path, segmentation)
+        return [path]
+    written = []
+    for index, layer in enumerate(segmentation.layers):
+        target = path.with_name(_stem(path) + (f"_{index + 1}" if index else "") + path.name[-len(suffix) :])
+        labels = nifti.to_labels(layer)
+        if suffix in NIFTI_SUFFIXES:
+            nifti.write_labels(target, labels, segmentation.geometry)
+        else:
+            _write_image(_image(labels, segmentation.geometry), target)
+        names = names_by_label(s for s in segmentation if s.layer == index)
+        twin = _twin(target)
+        twin.write_text(json.dumps({str(label): names[label] for label in sorted(names)}, ensure_ascii=False) + "\n", encoding="utf-8")
+        written += [target, twin]
+    return written
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(suffix_of(path))]
+
+
+def _twin(path: Path) -> Path:
+    return path.with_name(_stem(path) + ".json")
+
+
+def _read_labels(path: Path) -> tuple[list[np.ndarray], Geometry, list[Structure]]:
+    suffix = suffix_of(path)
+    if suffix in NIFTI_SUFFIXES:
+        labels, geometry = nifti.read_labels(path)
+        return [labels], geometry, _twin_structures(path)
+    image = _read_image(path, suffix)
+    voxels, geometry = _voxels(image, path.name)
+    layers = [voxels] if voxels.ndim == 3 else [np.ascontiguousarray(voxels[..., i]) for i in range(voxels.shape[-1])]
+    structures = _slicer_structures({key: image.GetMetaData(key) for key in image.GetMetaDataKeys()})
+    return [nifti.to_labels(layer) for layer in layers], geometry, structures or _twin_structures(path)
+
+
+def _twin_structures(path: Path) -> list[Structure]:
+    twin = _twin(path)
+    if not twin.is_file():
+        return []
+    try:
+        content = json.loads(twin.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{twin.name} is not valid JSON", 'Write the names like {"1": "Heart"}.') from error
+    if not isinstance(content, dict) or not all(key.isdecimal() and isinstance(name, str) for key, name in content.items()):
+        return []  # e.g. the acquisition parameters that converters from DICOM write beside an image
+    return [Structure(name, label) for label, name in sorted((int(key), name) for key, name in content.items()) if label]
+
+
+def _unnamed(layers: Sequence[np.ndarray], structures: Sequence[Structure]) -> list[Structure]:
+    """A structure for every label that occurs and has no name."""
+    found = []
+    for index, layer in enumerate(layers):
+        known = {s.label for s in structures if s.layer == index}
+        for label in np.flatnonzero(np.bincount(layer.ravel())) if layer.max() < 1 << 16 else np.unique(layer):
+            if label and label not in known:
+                found.append(Structure(f"label_{label}" + (f"_{index + 1}" if index else ""), int(label), index))
+    return found
+
+
+# ---- 3D Slicer's segmentations (source: the "Segmentation file format" page of 3D Slicer's developer guide)
+
+
+def _slicer_structures(metadata: Mapping[str, str]) -> list[Structure]:
+    numbers = sorted(int(match[1]) for key in metadata if (match := re.fullmatch(r"Segment(\d+)_ID", key)))
+    structures = []
+    for number in numbers or sorted(int(m[1]) for key in metadata if (m := re.fullmatch(r"Segment(\d+)_Name", key))):
+        fields = {key.split("_", 1)[1]: value for key, value in metadata.items() if key.startswith(f"Segment{number}_")}
+        # Before 2020 Slicer wrote one binary layer per segment and neither of the two numbers.
+        layer, label = int(fields.get("Layer", number)), int(fields.get("LabelValue", 1))
+        name = fields.get("Name") or fields.get("ID") or f"label_{label}"
+        codes = re.findall(r"~SCT\^(\d+)\^", fields.get("Tags", ""))  # category first, then type
+        structures.append(Structure(name, label, layer, _colour(fields.get("Color", "")), codes[1] if len(codes) > 1 else ""))
+    return structures
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    try:
+        red, green, blue = (round(min(max(float(part), 0.0), 1.0) * 255) for part in text.split())
+    except ValueError:
+        return None
+    return red, green, blue
+
+
+def _write_slicer(path: Path, segmentation: Segmentation) -> None:
+    layers = [nifti.to_labels(layer) for layer in segmentation.layers]
+    stacked = layers[0] if len(layers) == 1 else np.stack(layers, axis=-1)
+    image = _image(stacked, segmentation.geometry)
+    last = " ".join(f"0 {n - 1}" for n in segmentation.geometry.size)
+    fields = {"Segmentation_MasterRepresentation": "Binary labelmap", "Segmentation_ReferenceImageExtentOffset": "0 0 0"}
+    for number, structure in enumerate(segmentation):
+        fields |= {
+            f"Segment{number}_ID": f"Segment_{number + 1}",
+            f"Segment{number}_Name": structure.name,
+            f"Segment{number}_NameAutoGenerated": "0",
+            f"Segment{number}_LabelValue": str(structure.label),
+            f"Segment{number}_Layer": str(structure.layer),
+            f"Segment{number}_Color": " ".join(f"{value / 255:.6g}" for value in structure.rgb()),
+            f"Segment{number}_Extent": last,
+        }
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
+    _write_image(image, path)
+
+
+# ---- SimpleITK
+
+
+def _simpleitk() -> Any:
+    try:
+        import SimpleITK
+    except ImportError:
+        raise MissingPartError("the reader of NRRD and MetaImage files (SimpleITK)", "images") from None
+    return SimpleITK
+
+
+def _read_image(path: Path, suffix: str) -> Any:
+    sitk = _simpleitk()
+    if not path.is_file():
+        raise ImageError(f"{path.name} cannot be opened: no such file", "Check the path.")
+    try:
+        return sitk.ReadImage(str(path), imageIO=_READERS[suffix])
+    except (RuntimeError, MemoryError) as error:
+        raise ImageError(f"{path.name} is cut off, damaged or no {suffix[1:].upper()} file", "Export the image again.") from error
+
+
+def _voxels(image: Any, name: str) -> tuple[np.ndarray, Geometry]:
+    """(array of shape (z, y, x) or (z, y, x, components), grid). The array is a copy: a view would outlive its image."""
+    sitk = _simpleitk()
+    if image.GetDimension() == 2:
+        image = sitk.JoinSeries(image)
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() != 3:
+        count = image.GetSize()[-1]
+        raise ImageError(
+            f"{name} is a {image.GetDimension()}-dimensional image with {count} time points", "Send one three-dimensional image of it."
+        )
+    voxels: np.ndarray = sitk.GetArrayFromImage(image)
+    if voxels.dtype.kind not in "uif":
+        raise ImageError(f"{name} holds complex values", "Send an image of one number per voxel.")
+    return voxels, Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _image(voxels: np.ndarray, geometry: Geometry) -> Any:
+    """A SimpleITK image of an array of shape (z, y, x) or (z, y, x, components)."""
+    sitk = _simpleitk()
+    narrow = {"b": np.uint8, "e": np.float32}.get(voxels.dtype.char if voxels.dtype.char == "e" else voxels.dtype.kind)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels, dtype=narrow), isVector=voxels.ndim == 4)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def _write_image(image: Any, path: Path) -> None:
+    sitk = _simpleitk()
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+    except RuntimeError as error:
+        raise InputError(f"{path.name} could not be written", "Check that the folder exists and has space.") from error

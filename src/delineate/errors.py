@@ -38,6 +38,8 @@ and newer: the workstation extension imports it.
 
 from __future__ import annotations
 
+from typing import Dict, Optional
+
 
 class DelineateError(Exception):
     """Base of all errors. `message` says what happened, `advice` what to do."""
@@ -171,9 +173,17 @@ class ServerError(DelineateError):
 
 
 class ConnectionFailedError(ServerError):
-    """Refused, unresolved, unreachable or dropped."""
+    """Refused, unresolved, unreachable or dropped.
+
+    `is_refused`: nothing of the request reached the server. `headers`: of the answer, where its body broke off.
+    """
 
     default_advice = "Check the server's address and port, and that the server runs."
+
+    def __init__(self, message: str, advice: str = "", status: int = 0, is_refused: bool = False, headers: Optional[Dict[str, str]] = None) -> None:
+        super().__init__(message, advice, status)
+        self.is_refused = is_refused
+        self.headers = headers or {}
 
 
 class CertificateError(ServerError):

@@ -23,6 +23,7 @@ from delineate.errors import (
     RejectedError,
     ResultLostError,
     ServerError,
+    TaskCancelledError,
     TaskEndedError,
     TaskFailedError,
     UnavailableError,
@@ -30,7 +31,9 @@ from delineate.errors import (
     UnknownTaskError,
 )
 from delineate.protocols.inference_server import (
+    MODEL_PARAMETER,
     NOT_READY,
+    OUTPUTS_PATH,
     PENDING_NUMBER,
     PROBLEM_PREFIX,
     RESULT_LOST,
@@ -40,6 +43,7 @@ from delineate.protocols.inference_server import (
     TASK_FAILED,
     UNKNOWN_MODEL,
     UNKNOWN_TASK,
+    Dialect,
     error_slug,
     is_uid,
 )
@@ -77,6 +81,15 @@ def read_status(response: Response) -> TaskStatus:
         str(failure.get("advice") or ""),
         int(body.get("event") or 0),
     )
+
+
+def ended_error(status: TaskStatus) -> Optional[TaskEndedError]:
+    """What a state without a result means for whoever waits, None while there is hope."""
+    if status.state == "cancelled":
+        return TaskCancelledError(status.reason or status.message or "the task was cancelled", status.advice)
+    if status.state == "failed":
+        return TaskFailedError(status.reason or "the task failed; the server gave no reason", status.advice)
+    return None
 
 
 def read_uid(response: Response) -> str:
@@ -149,6 +162,9 @@ def error_from(response: Response, what: str = "the request") -> DelineateError:
     known = _from_problem(response, reason)
     if known is not None:
         return known
+    if response.is_success:
+        kind = "an HTML page" if "html" in response.media_type else "something else"
+        return AnswerError("the server answered %s with %s: no inference server is at this address" % (what, kind), status=status)
     if "html" in response.media_type and status not in (401, 403, 502, 503, 504):
         return AnswerError("the server answered %s with an HTML page (status %d)" % (what, status), status=status)
     return _from_status(status, reason, what)
@@ -194,6 +210,32 @@ def _from_problem(response: Response, reason: str) -> Optional[DelineateError]:
     if issubclass(kind, InputError):
         return RejectedError(message, advice, status=response.status)
     return UnavailableError(message, advice, status=response.status)
+
+
+def wants_v2(answer: Response) -> bool:
+    """Whether a post as v1 was refused because the server wants the names of v2."""
+    if answer.status not in (404, 422):
+        return False
+    reason = reason_of(answer)
+    return "tar_file" in reason or re.search(r"(?<!model_)human_readable_id", reason) is not None
+
+
+def described_dialect(answer: Response) -> Optional[Dialect]:
+    """The dialect that an OpenAPI description shows, None where it shows none."""
+    if not answer.is_success or "json" not in answer.media_type:
+        return None
+    description = answer.json()
+    paths = description.get("paths") if isinstance(description, dict) else None
+    if not isinstance(paths, dict):
+        return None
+    plain = {str(path).rstrip("/"): methods for path, methods in paths.items() if isinstance(methods, dict)}
+    post = plain.get("/api/tasks", {}).get("post", {})
+    names = [p.get("name") for p in post.get("parameters", ()) if isinstance(p, dict)] if isinstance(post, dict) else []
+    if OUTPUTS_PATH.rstrip("/") in plain or MODEL_PARAMETER[Dialect.V2] in names:
+        return Dialect.V2
+    if MODEL_PARAMETER[Dialect.V1] not in names:
+        return None
+    return Dialect.V1 if any("delete" in methods for path, methods in plain.items() if path.startswith("/api/tasks/{")) else Dialect.SEED
 
 
 def _words(value: Any) -> Iterator[str]:

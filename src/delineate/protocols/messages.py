@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from typing import Any, BinaryIO, Dict, Generator, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
@@ -103,8 +104,10 @@ class Request(NamedTuple):
     """One HTTP request of a flow.
 
     path : joined to the server's URL, its prefix kept; `query` values are quoted by the driver.
-    sink : an open binary file that receives the body of a 2xx answer, so that it is never whole in memory.
+    sink : an open, seekable binary file that receives the body of a 2xx answer, so that it is never whole in memory;
+        the driver writes it from `body_start` on and cuts off what stood there before.
     timeout : seconds until the driver gives up on this one call, measured over all of it.
+    peek : the body of a 2xx answer is not wanted; the driver may close the connection instead of reading it.
     """
 
     method: str
@@ -114,6 +117,7 @@ class Request(NamedTuple):
     body: Optional[Body] = None
     sink: Optional[BinaryIO] = None
     timeout: Optional[float] = None
+    peek: bool = False
 
 
 class Response(NamedTuple):
@@ -142,6 +146,16 @@ class Response(NamedTuple):
                 "the server answered %d with something that is not JSON (%s)" % (self.status, self.media_type or "no content type"),
                 status=self.status,
             ) from None
+
+
+def body_start(status: int, headers: Dict[str, str]) -> int:
+    """Where in a sink the body of an answer begins: 0, or the first byte of a 206 (RFC 9110, 14.4)."""
+    if status != 206:
+        return 0
+    match = re.match(r"bytes (\d+)-", headers.get("content-range", ""))
+    if match is None:
+        raise AnswerError("the server answered with a part of the result and does not say which", status=status)
+    return int(match.group(1))
 
 
 class Wait(NamedTuple):

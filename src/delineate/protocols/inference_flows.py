@@ -1,0 +1,383 @@
+"""Conversations with an inference server of any dialect, as flows (see `delineate.protocols.messages`).
+
+::
+
+    detect → submit → wait → fetch          models · status · log · cancel · delete · tasks
+
+Runs on Python 3.7 and newer with the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
+from urllib.parse import quote
+
+from delineate.errors import AnswerError, RejectedError, ResultLostError, SettingsError, UnknownTaskError
+from delineate.protocols import inference_server as wire
+from delineate.protocols.archive import tar_view
+from delineate.protocols.inference_answers import (
+    TaskStatus,
+    described_dialect,
+    ended_error,
+    error_from,
+    is_not_ready,
+    read_records,
+    read_status,
+    read_task_row,
+    read_uid,
+    reason_of,
+    require_archive,
+    wants_v2,
+)
+from delineate.protocols.inference_server import Dialect
+from delineate.protocols.messages import Body, FileBody, Flow, Part, Progress, Request, Response, Wait, multipart
+from delineate.protocols.retries import Backoff, Clock, Deadline, Exchange
+
+CALL_TIMEOUT = 30.0  # seconds for one small request
+LONG_POLL = 20.0  # seconds one long poll is asked to last: proxies commonly cut at 30 or 60
+INTERVAL, LONGEST_INTERVAL, INTERVAL_GROWTH = 2.0, 10.0, 1.2  # seconds between polls of servers without long poll
+GRACE_POLLS = 1  # a v1 server may answer the uid before its row is there
+
+
+class InferenceServer:
+    """What is known of one server, and the conversations with it.
+
+    Parameters
+    ----------
+    clock : monotonic seconds; all limits are measured by it.
+    dialect : None to find out.
+    backoff : pauses and number of tries.
+    interval : seconds between polls of servers that know no long poll.
+    chance : random number 0 to 1 for jitter.
+
+    Attributes
+    ----------
+    dialect : `Dialect` or None as long as nobody knows.
+    is_ours : whether it said so by the header ``Delineate``: long poll, idempotent posts, cancel, logs.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        dialect: Optional[Dialect] = None,
+        backoff: Optional[Backoff] = None,
+        interval: float = INTERVAL,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.dialect = dialect
+        self.is_ours = False
+        self._is_certain = dialect is not None
+        self._interval = interval
+        self._clock = clock
+        self._exchange = Exchange(clock, backoff, chance)
+
+    # ------------------------------------------------------------ which dialect
+
+    def detect(self, timeout: Optional[float] = None) -> Flow[Dialect]:
+        """Find out the dialect: by our header, by what is said of a task that does not exist, by ``/openapi.json``.
+
+        Where all of that is silent it takes v1 and corrects itself when a post is refused for its field names.
+        """
+        deadline = Deadline(timeout, self._clock)
+        if self.dialect is not None:
+            return self.dialect
+        nobody = wire.TASK_PATH.format(uid=secrets.token_urlsafe(32))
+        answer = yield from self._send(
+            Request("GET", nobody, timeout=CALL_TIMEOUT, peek=True), deadline, "the question which protocol it speaks"
+        )
+        if self.is_ours or answer.status == wire.UNKNOWN_TASK:
+            return self._settle(Dialect.V1)
+        if wire.SEED_NOT_READY in reason_of(answer):
+            return self._settle(Dialect.SEED)
+        if 300 <= answer.status < 400 or answer.status in (401, 403) or answer.is_success or "html" in answer.media_type:
+            raise error_from(answer, "a question of the protocol")
+        answer = yield from self._send(Request("GET", "/openapi.json", timeout=CALL_TIMEOUT), deadline, "its description")
+        dialect = described_dialect(answer)
+        if dialect is None:
+            self.dialect = Dialect.V1
+            return self.dialect
+        return self._settle(dialect)
+
+    def _settle(self, dialect: Dialect) -> Dialect:
+        self.dialect, self._is_certain = dialect, True
+        return dialect
+
+    def _ask_for_nobody(self, deadline: Deadline) -> Flow[Response]:
+        """Ask for a task that cannot exist: each dialect says so in its own way."""
+        nobody = wire.TASK_PATH.format(uid=secrets.token_urlsafe(32))
+        answer = yield from self._send(Request("GET", nobody, timeout=CALL_TIMEOUT, peek=True), deadline, "a question of the protocol")
+        return answer
+
+    # ------------------------------------------------------------ tasks
+
+    def submit(
+        self,
+        model: str,
+        archive: str,
+        key: Optional[str] = None,
+        priority: Optional[str] = None,
+        prompts: Optional[Mapping[str, Any]] = None,
+        timeout: Optional[float] = None,
+    ) -> Flow[str]:
+        """Post a task; its uid.
+
+        Parameters
+        ----------
+        archive : path of a zip of stored entries (`delineate.protocols.archive.RequestWriter`).
+        key : idempotency key, a fresh one where None. With it our server answers a repeated post with the same uid;
+            strangers ignore it, so against them a post is repeated only where the server surely did nothing.
+        priority : ``batch``, ``normal`` or ``interactive``; our server only.
+        prompts : clicks, boxes, scribbles; our server only.
+
+        Raises
+        ------
+        UnknownModelError, RejectedError, AuthorizationError, UnavailableError, ServerError
+        """
+        if priority is not None and priority not in wire.PRIORITIES:
+            raise SettingsError("%r is no priority" % priority, "Use batch, normal or interactive.")
+        deadline = Deadline(timeout, self._clock)
+        yield from self._detected(deadline)
+        if prompts and not self.is_ours:
+            raise RejectedError("this server takes no prompts", "Send the task without prompts, or to a Delineate server.")
+        yield Progress(None, "sending")
+        headers = ((wire.KEY_HEADER, key or secrets.token_urlsafe(32)),)
+        answer = yield from self._post(model, archive, headers, priority, prompts, deadline)
+        if not self._is_certain and wants_v2(answer):
+            self._settle(Dialect.V2)
+            answer = yield from self._post(model, archive, headers, priority, prompts, deadline)
+        if not answer.is_success:
+            raise error_from(answer, "the task")
+        uid = read_uid(answer)
+        yield Progress(None, "sent")
+        return uid
+
+    def _post(
+        self,
+        model: str,
+        archive: str,
+        headers: Tuple[Tuple[str, str], ...],
+        priority: Optional[str],
+        prompts: Optional[Mapping[str, Any]],
+        deadline: Deadline,
+    ) -> Flow[Response]:
+        dialect = self.dialect or Dialect.V1
+        query: Tuple[Tuple[str, str], ...] = ((wire.MODEL_PARAMETER[dialect], model),)
+        if priority is not None and self.is_ours:
+            query += ((wire.PRIORITY_PARAMETER, priority),)
+        parts = []
+        if prompts:
+            parts.append(Part(wire.PROMPTS_FIELD, Body(json.dumps(prompts).encode("utf-8"))))
+        if dialect is Dialect.V2:
+            parts.append(Part(wire.FILE_FIELD[dialect], tar_view(archive), "input.tar", "application/x-tar"))
+        else:
+            parts.append(Part(wire.FILE_FIELD[dialect], FileBody(archive), "input.zip", "application/zip"))
+        content_type, body = multipart(parts)
+        request = Request("POST", wire.TASKS_PATH, query, (*headers, ("Content-Type", content_type)), body)
+        answer = yield from self._send(request, deadline, "the task", repeatable=self.is_ours)
+        return answer
+
+    def wait(self, uid: str, timeout: Optional[float] = None) -> Flow[None]:
+        """Until the task has a result.
+
+        Raises
+        ------
+        TaskFailedError, TaskCancelledError, ResultLostError, UnknownTaskError
+            It will never have one.
+        DeadlineError
+            `timeout` seconds passed; the task goes on.
+        """
+        deadline = Deadline(timeout, self._clock)
+        _require_uid(uid)
+        yield from self._detected(deadline)
+        if self.is_ours:
+            yield from self._wait_for_end(uid, deadline)
+        else:
+            yield from self._poll(uid, None, deadline)
+
+    def fetch(self, uid: str, sink: BinaryIO, timeout: Optional[float] = None) -> Flow[None]:
+        """Wait for the result and write it, a zip or a tar, into `sink`; a body that breaks off is resumed.
+
+        `sink` is an open, seekable binary file; what it held is gone. Errors as in `wait`.
+        """
+        deadline = Deadline(timeout, self._clock)
+        _require_uid(uid)
+        yield from self._detected(deadline)
+        if self.is_ours:
+            yield from self._wait_for_end(uid, deadline)
+            yield Progress(1.0, "fetching")
+        yield from self._poll(uid, sink, deadline)
+        if sink.tell() == 0:
+            raise ResultLostError("the server sent an empty result")
+
+    def _wait_for_end(self, uid: str, deadline: Deadline) -> Flow[None]:
+        """Long poll on our server."""
+        event, pause, said = 0, 0.1, Progress(-1.0, "")
+        while True:
+            asked = self._clock()
+            seconds = min(LONG_POLL, max(deadline.remaining(), 0.0))
+            status = yield from self._status(uid, deadline, seconds, event)
+            if status.state == "finished":
+                return
+            ended = ended_error(status)
+            if ended is not None:
+                raise ended
+            now = Progress(status.fraction, status.message or status.state)
+            if now != said:
+                yield now
+            is_stale = status.event == event and now == said and self._clock() - asked < min(seconds, pause)
+            event, said = max(event, status.event), now
+            if is_stale:  # something on the way swallows the wait: do not spin
+                yield Wait(min(pause, max(deadline.remaining(), 0.0)))
+                pause = min(pause * 2, LONGEST_INTERVAL)
+
+    def _status(self, uid: str, deadline: Deadline, seconds: float, event: int) -> Flow[TaskStatus]:
+        query = ((wire.WAIT_PARAMETER, "%g" % seconds), (wire.AFTER_PARAMETER, str(event)))
+        request = Request("GET", wire.STATUS_PATH.format(uid=quote(uid)), query, timeout=seconds + CALL_TIMEOUT)
+        answer = yield from self._send(request, deadline, "the state of the task", patient=True)
+        if not answer.is_success:
+            raise error_from(answer, "the state of the task")
+        return read_status(answer)
+
+    def _poll(self, uid: str, sink: Optional[BinaryIO], deadline: Deadline) -> Flow[None]:
+        """Ask for the result until it is there; every server knows this."""
+        grace = 0 if self.is_ours else GRACE_POLLS
+        pause = self._interval
+        while True:
+            answer = yield from self._send(self._result_request(uid, sink), deadline, "the result", patient=True)
+            if answer.is_success:
+                require_archive(answer)
+                return
+            if not is_not_ready(answer):
+                if not self._is_certain and answer.status in (404, 405):  # the path of v1 is not known here
+                    self._settle(Dialect.V2)
+                    continue
+                error = self._refusal(answer)
+                if not isinstance(error, UnknownTaskError) or not grace:
+                    raise error
+                grace -= 1
+            yield Progress(None, "waiting for the server")
+            if deadline.remaining() <= 0:
+                raise deadline.error()
+            yield Wait(min(pause, deadline.remaining()))
+            pause = min(pause * INTERVAL_GROWTH, LONGEST_INTERVAL)
+
+    def _result_request(self, uid: str, sink: Optional[BinaryIO]) -> Request:
+        # Without a sink only the status is wanted. A download may take long: no limit but the deadline and the driver's for silence.
+        limit = CALL_TIMEOUT if sink is None else None
+        if self.dialect is Dialect.V2:
+            return Request("GET", wire.OUTPUTS_PATH, ((wire.UID_PARAMETER, uid),), sink=sink, timeout=limit, peek=sink is None)
+        return Request("GET", wire.TASK_PATH.format(uid=quote(uid)), sink=sink, timeout=limit, peek=sink is None)
+
+    def _refusal(self, answer: Response) -> Exception:
+        if self.dialect is Dialect.V2 and answer.status == 500 and not self.is_ours:
+            return UnknownTaskError(
+                "the server does not know the task, or failed itself: servers of dialect v2 answer both with status 500"
+            )
+        return error_from(answer, "the result")
+
+    def status(self, uid: str, timeout: Optional[float] = None) -> Flow[TaskStatus]:
+        """How the task stands now. Strangers tell no progress, and not whether it is pending or running."""
+        deadline = Deadline(timeout, self._clock)
+        _require_uid(uid)
+        yield from self._detected(deadline)
+        if self.is_ours:
+            result = yield from self._status(uid, deadline, 0.0, 0)
+            return result
+        answer = yield from self._send(self._result_request(uid, None), deadline, "the state of the task")
+        if answer.is_success:
+            require_archive(answer)
+            return TaskStatus("finished", 1.0)
+        if is_not_ready(answer):
+            return TaskStatus("pending")
+        if answer.status == wire.TASK_FAILED:
+            return TaskStatus("failed", reason=reason_of(answer))
+        raise self._refusal(answer)
+
+    def delete(self, uid: str, timeout: Optional[float] = None) -> Flow[None]:
+        """Delete the task and its files."""
+        deadline = Deadline(timeout, self._clock)
+        _require_uid(uid)
+        yield from self._detected(deadline)
+        if self.dialect is Dialect.SEED:
+            raise AnswerError("this server speaks dialect seed, which cannot delete tasks", "Ask its administrator.")
+        request = Request("DELETE", wire.TASK_PATH.format(uid=quote(uid)), timeout=CALL_TIMEOUT)
+        if self.dialect is Dialect.V2:
+            request = Request("DELETE", wire.TASKS_PATH, ((wire.UID_PARAMETER, uid),), timeout=CALL_TIMEOUT)
+        yield from self._done(request, deadline, "the deletion of the task")
+
+    def cancel(self, uid: str, timeout: Optional[float] = None) -> Flow[None]:
+        """Stop the task; our server only."""
+        deadline = Deadline(timeout, self._clock)
+        _require_uid(uid)
+        yield from self._ours(deadline, "cancel tasks")
+        yield from self._done(
+            Request("POST", wire.CANCEL_PATH.format(uid=quote(uid)), timeout=CALL_TIMEOUT), deadline, "the cancellation of the task"
+        )
+
+    def log(self, uid: str, timeout: Optional[float] = None) -> Flow[str]:
+        """What the model printed; our server only."""
+        deadline = Deadline(timeout, self._clock)
+        _require_uid(uid)
+        yield from self._ours(deadline, "hand out logs")
+        answer = yield from self._done(Request("GET", wire.LOG_PATH.format(uid=quote(uid)), timeout=CALL_TIMEOUT), deadline, "the log")
+        return answer.content.decode("utf-8", "replace")
+
+    # ------------------------------------------------------------ the server
+
+    def models(self, timeout: Optional[float] = None) -> Flow[List[Dict[str, Any]]]:
+        """The models it lists: objects with at least ``human_readable_id``."""
+        deadline = Deadline(timeout, self._clock)
+        yield from self._detected(deadline)
+        if self.dialect is Dialect.SEED:
+            raise AnswerError("this server speaks dialect seed, which does not list models", "Ask its administrator for the names.")
+        answer = yield from self._done(Request("GET", wire.MODELS_PATH, timeout=CALL_TIMEOUT), deadline, "its models")
+        return read_records(answer)
+
+    def tasks(self, state: Optional[str] = None, limit: int = 50, timeout: Optional[float] = None) -> Flow[List[Dict[str, Any]]]:
+        """Its tasks, newest first, for administration: needs the server's token. Rows carry no uid."""
+        deadline = Deadline(timeout, self._clock)
+        yield from self._ours(deadline, "list tasks")
+        query: Tuple[Tuple[str, str], ...] = (("limit", str(limit)),)
+        if state is not None:
+            query += (("state", state),)
+        answer = yield from self._done(Request("GET", wire.TASKS_PATH, query, timeout=CALL_TIMEOUT), deadline, "its tasks")
+        return [read_task_row(row) for row in read_records(answer)]
+
+    # ------------------------------------------------------------ one request
+
+    def _done(self, request: Request, deadline: Deadline, what: str) -> Flow[Response]:
+        answer = yield from self._send(request, deadline, what)
+        if not answer.is_success:
+            raise error_from(answer, what)
+        return answer
+
+    def _detected(self, deadline: Deadline) -> Flow[None]:
+        if self.dialect is None:
+            yield from self.detect(deadline.within(None))
+
+    def _ours(self, deadline: Deadline, what: str) -> Flow[None]:
+        """Detect even where a dialect was given: what is asked for is beyond all dialects."""
+        yield from self._detected(deadline)
+        if not self.is_ours:
+            nobody = wire.TASK_PATH.format(uid=secrets.token_urlsafe(32))
+            yield from self._send(
+                Request("GET", nobody, timeout=CALL_TIMEOUT, peek=True), deadline, "the question which protocol it speaks"
+            )
+        if not self.is_ours:
+            raise AnswerError("this server does not %s: it speaks dialect %s alone" % (what, self.dialect), "Ask its administrator.")
+
+    def _send(self, request: Request, deadline: Deadline, what: str, patient: bool = False, repeatable: bool = True) -> Flow[Response]:
+        answer = yield from self._exchange.send(request, deadline, what, patient, repeatable)
+        if wire.SERVER_HEADER.lower() in answer.headers:
+            self.is_ours = True
+        return answer
+
+
+def _require_uid(uid: str) -> None:
+    if not wire.is_uid(uid):
+        raise UnknownTaskError(
+            "that is no uid of a task", "A uid is letters, digits, - and _ alone; copy the one that was printed when the task was sent."
+        )

@@ -22,6 +22,7 @@ from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import Failure
+from delineate.worker.desk import LOG_NAME
 from delineate.worker.lock import SUFFIX
 from delineate.worker.retries import retry_after
 from delineate.worker.tasklog import read_log
@@ -79,12 +80,19 @@ class Keeper:
         self._wake_reader, self._wake_writer = os.pipe()
         self._stop_at: float | None = None
         self._watch: TaskWatch | None = None
+        self._worker: WorkerProcess | None = None
         self._was_ready = False
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{index}", daemon=True)
 
     def start(self) -> None:
         """Start the worker, in the background."""
         self._thread.start()
+
+    def ring(self) -> None:
+        """There may be a task: an idle worker looks at once. Any thread; never blocks."""
+        worker = self._worker
+        if worker is not None and self.status.state == "idle":
+            worker.tell("look")
 
     def stop(self, grace: float) -> None:
         """Tell the worker to finish its task within `grace` seconds; returns at once, see `join`."""
@@ -117,7 +125,7 @@ class Keeper:
     def _live(self) -> None:
         """One worker from its start to its end."""
         self.name = f"{self._prefix}-{self.status.index}-{secrets.token_hex(4)}"
-        worker = WorkerProcess(self.name, self.status.device, self._options, self._logger)
+        worker = self._worker = WorkerProcess(self.name, self.status.device, self._options, self._logger)
         self.status.pid, self.status.state = worker.pid, "starting"
         verdict = None
         try:
@@ -126,7 +134,7 @@ class Keeper:
             worker.kill()
             code = worker.wait()
             worker.close()
-            self.status.pid = 0
+            self._worker, self.status.pid = None, 0
             with contextlib.suppress(StoreError):  # the engine finds its lock free, and gives its tasks back a little later
                 self._settle(worker.name, code or 0, verdict)
             self._watch = None
@@ -208,7 +216,7 @@ class Keeper:
         return None
 
     def _fail(self, name: str, uid: str, failure: Failure) -> None:
-        text = read_log(self._options.data / "work" / name / "task.log")
+        text = read_log(self._options.data / "work" / name / LOG_NAME)
         log = None
         if text:
             log = self._blobs.incoming()

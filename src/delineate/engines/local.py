@@ -96,6 +96,11 @@ class LocalEngine:
         for keeper in self._keepers:
             keeper.start()
 
+    def ring(self) -> None:
+        """There may be a new task: idle workers look at once, instead of within 50 ms. Call it after a submit."""
+        for keeper in self._keepers:
+            keeper.ring()
+
     def stop(self, grace: float = 10.0) -> None:
         """Let the workers finish their tasks within `grace` seconds; what is not finished then goes back uncounted."""
         for keeper in self._keepers:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,9 @@ class WorkerProcess:
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._commands = self._process.stdin.fileno()
+        os.set_blocking(self._commands, False)  # a worker whose interpreter is held does not read, and must not hold us
+        self._lock = threading.Lock()
+        self._is_closed = False
         self.events = self._process.stdout.fileno()
         self.errors = self._process.stderr.fileno()
         self._buffers = {self.events: b"", self.errors: b""}
@@ -103,10 +107,11 @@ class WorkerProcess:
         return lines is not None
 
     def tell(self, command: str, task: str = "") -> None:
-        """Send a command; a worker that is dead does not mind."""
+        """Send a command, from any thread; a worker that is dead or deaf does not mind."""
         line = json.dumps({"command": command, "task": task}).encode("ascii") + b"\n"
-        with contextlib.suppress(OSError):
-            os.write(self._commands, line)
+        with self._lock, contextlib.suppress(OSError):
+            if not self._is_closed:  # else the number may be another file's by now
+                os.write(self._commands, line)
 
     def kill(self) -> None:
         """Kill it and all that it started, at once."""
@@ -126,6 +131,8 @@ class WorkerProcess:
         """Kill what is left of its group and let go of the pipes."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        with self._lock:
+            self._is_closed = True
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(OSError):
                 if stream:

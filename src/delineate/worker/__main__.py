@@ -13,7 +13,6 @@ import faulthandler
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,8 +28,10 @@ from delineate.store.tasks import TaskStore
 from delineate.worker import resident
 from delineate.worker.attempt import Workplace
 from delineate.worker.channel import Channel, end_process_group
+from delineate.worker.desk import Desk
 from delineate.worker.lock import WorkerLock
 from delineate.worker.loop import Loop
+from delineate.worker.shelf import ModelShelf
 from delineate.worker.warm import WarmRunners
 
 _PR_SET_PDEATHSIG = 1
@@ -49,29 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     lock = WorkerLock(options.data / "run", options.name)
     lock.acquire()  # before the scratch folder: a folder without a lock is rubbish
-    scratch = options.data / "work" / options.name
-    (scratch / "tmp").mkdir(parents=True)
+    desk = Desk(options.data / "work" / options.name)
     database = Database(options.database or f"sqlite:///{options.data / 'delineate.db'}", sync=not options.no_sync)
     try:
-        Loop(_workplace(options, database, channel, scratch), database).run()
+        Loop(_workplace(options, database, channel, desk), database).run()
     finally:
         database.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+        desk.remove()
         lock.release()
     return 0
 
 
-def _workplace(options: argparse.Namespace, database: Database, channel: Channel, scratch: Path) -> Workplace:
+def _workplace(options: argparse.Namespace, database: Database, channel: Channel, desk: Desk) -> Workplace:
     blobs = BlobStore(options.data / "blobs", sync=not options.no_sync)
     folders = [(Path(delineate.models.__path__[0]), "builtin"), *((folder, "folder") for folder in options.models)]
     return Workplace(
         name=options.name,
         tasks=TaskStore(database, blobs),
         blobs=blobs,
-        models=ModelStore(folders, database, blobs),
+        models=ModelShelf(ModelStore(folders, database, blobs)),
         channel=channel,
         warm=WarmRunners(runners.create, options.warm_mb << 20, resident.now),
-        scratch=scratch,
+        desk=desk,
         limits=Limits(**json.loads(options.limits)),
         defaults=json.loads(options.runner_parameters),
         device=options.device,

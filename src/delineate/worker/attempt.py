@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ from delineate.runners.base import Job
 from delineate.segmentation import Segmentation
 from delineate.store.blobs import BlobStore
 from delineate.store.faults import storage_error
-from delineate.store.models import ModelStore
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
@@ -28,9 +26,11 @@ from delineate.worker import resident
 from delineate.worker.channel import Cancelled, Channel
 from delineate.worker.check import Answer, ExpectedGrid, check
 from delineate.worker.convert import expected_grid, from_model, to_model
+from delineate.worker.desk import Desk
 from delineate.worker.job import DeclaredJob
 from delineate.worker.publish import publish
 from delineate.worker.retries import retry_after
+from delineate.worker.shelf import ModelShelf
 from delineate.worker.stage import Sent, stage
 from delineate.worker.tasklog import TaskLog, read_log
 from delineate.worker.warm import WarmRunners
@@ -45,25 +45,19 @@ BROKEN_KINDS = frozenset({"crash", "memory", "timeout", "start"})
 class Workplace:
     """What a worker works with.
 
-    scratch : a folder of its own, ``scratch/task.log`` outlives it until the engine has read it;
-    defaults : parameters by runner that the administrator sets, under those of the model; device : for provenance.
+    desk : its folders; defaults : parameters by runner that the administrator sets, under those of the model; device : for provenance.
     """
 
     name: str
     tasks: TaskStore
     blobs: BlobStore
-    models: ModelStore
+    models: ModelShelf
     channel: Channel
     warm: WarmRunners
-    scratch: Path
+    desk: Desk
     limits: Limits = field(default_factory=Limits)
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = ""
-
-    @property
-    def log_path(self) -> Path:
-        """The log of the present task."""
-        return self.scratch / "task.log"
 
 
 class Attempt:
@@ -72,11 +66,10 @@ class Attempt:
     def __init__(self, place: Workplace, task: Task) -> None:
         self._place = place
         self._task = task
-        self._folder = place.scratch / "task"
         self._began = time.monotonic()
         self._model: Model | None = None
         self._grids: list[dict[str, Any]] | None = None
-        self._log = TaskLog(place.log_path)
+        self._log = TaskLog(place.desk.log)
 
     def run(self) -> None:
         """Do it and settle it; never raises but for what ends the worker."""
@@ -91,7 +84,7 @@ class Attempt:
         finally:
             self._place.channel.done()
             self._log.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._place.desk.clear()
 
     def _settle(self) -> None:
         try:
@@ -121,7 +114,7 @@ class Attempt:
         blob = task.blob("input")
         if blob is None:
             raise ModelError("the task has no input any more", "Submit it again.", "input")
-        sent = stage(place.blobs.verified(blob.digest), self._made("in"), model, place.limits, place.channel.raise_if_cancelled)
+        sent = stage(place.blobs.verified(blob.digest), place.desk.input, model, place.limits, place.channel.raise_if_cancelled)
         self._grids = sent.grids
         place.channel.raise_if_cancelled()
         images = to_model(sent.images, model)
@@ -132,8 +125,7 @@ class Attempt:
     def _find_model(self) -> tuple[Model, Path | None]:
         place = self._place
         try:
-            model = place.models.get(self._task.model, digest=True)
-            folder = place.models.folder(model.name)
+            model, folder = place.models.find(self._task.model)
         except (StorageFullError, LeaseLostError):
             raise
         except DelineateError as error:
@@ -143,11 +135,11 @@ class Attempt:
         return self._model, folder
 
     def _segment(self, model: Model, folder: Path | None, sent: Sent, images: tuple[Any, ...], expected: ExpectedGrid) -> Answer:
-        place, output = self._place, self._made("out")
+        place, output = self._place, self._place.desk.output
         job_class: Callable[..., Job] = Job if model.orientation == AS_SENT else DeclaredJob
         job = job_class(
             images=images,
-            input_folder=sent.folder if model.orientation == AS_SENT else self._folder / "declared",
+            input_folder=sent.folder if model.orientation == AS_SENT else place.desk.declared,
             output_folder=output,
             prompts=self._task.prompts,
             report=place.channel.report,
@@ -172,7 +164,7 @@ class Attempt:
         return answer
 
     def _publish(self, model: Model, sent: Sent, expected: ExpectedGrid, answer: Answer) -> None:
-        image, path = sent.images[0].geometry, self._folder / "result.zip"
+        image, path = sent.images[0].geometry, self._place.desk.result
         layers = ((layer.name, *from_model(layer, image, sent.factor, expected, model), layer.names) for layer in answer.layers)
         log = read_log(self._log.path)
         publish(path, layers, answer.others, log, model)
@@ -215,8 +207,3 @@ class Attempt:
             "seconds": round(time.monotonic() - self._began, 4),
             "peak_memory_mb": resident.peak() >> 20,
         }
-
-    def _made(self, name: str) -> Path:
-        folder = self._folder / name
-        folder.mkdir(parents=True)
-        return folder

@@ -23,7 +23,7 @@ class DeclaredJob(Job):
         if name == "input_folder" and not self.__dict__.get("_written", True):
             object.__setattr__(self, "_written", True)
             folder: Path = self.__dict__["input_folder"]
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             for index, image in enumerate(self.images):
                 nifti.write(folder / f"tmp_{index:04d}.nii.gz", image)
         return super().__getattribute__(name)

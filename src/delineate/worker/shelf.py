@@ -1,0 +1,30 @@
+"""Models as a worker asks for them: looked up again only when some time has passed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from delineate.model import Model
+from delineate.store.models import ModelStore
+
+FRESH = 0.5  # s; a look at all model folders costs as much as a small task
+
+
+class ModelShelf:
+    """A `ModelStore` that remembers for half a second."""
+
+    def __init__(self, models: ModelStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._models = models
+        self._clock = clock
+        self._found: dict[str, tuple[float, Model, Path | None]] = {}
+
+    def find(self, name: str) -> tuple[Model, Path | None]:
+        """The model, its digest included, and the folder of its files. Raises as `ModelStore.get` and `folder` do."""
+        now = self._clock()
+        known = self._found.pop(name, None)
+        if known is None or now - known[0] > FRESH:
+            known = (now, self._models.get(name, digest=True), self._models.folder(name))
+        self._found[name] = known
+        return known[1], known[2]

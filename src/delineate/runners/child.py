@@ -160,11 +160,11 @@ def check(ending: Ending, model: Model) -> None:
             kind="timeout",
         )
     if ending.stopped == "memory":
-        raise _out_of_memory(model, f"{ending.used / memory.MIB:.0f} MiB")
+        raise _out_of_memory(model, f"it used {ending.used / memory.MIB:.0f} MiB")
     if ending.code == 0:
         return
     if ending.signal == signal.SIGKILL and ending.kernel_kills > 0:
-        raise _out_of_memory(model, "more than there is; the system killed it")
+        raise _out_of_memory(model, "the system killed it")
     if ending.signal:
         name = signal.Signals(ending.signal).name
         raise ModelError(
@@ -175,10 +175,10 @@ def check(ending: Ending, model: Model) -> None:
     raise ModelError(f"model {model.name} ended with exit code {ending.code}{said}", "See the task's log.", kind="exit")
 
 
-def _out_of_memory(model: Model, used: str) -> ModelError:
+def _out_of_memory(model: Model, why: str) -> ModelError:
     limit = f" (its limit is {model.resources.memory_mb} MiB)" if model.resources.memory_mb else ""
     return ModelError(
-        f"model {model.name} ran out of memory: it used {used}{limit}",
+        f"model {model.name} ran out of memory: {why}{limit}",
         "Raise memory_mb under [resources] in its model.toml, or send a smaller image.",
         kind="memory",
     )

@@ -18,6 +18,7 @@ import re
 import secrets
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from delineate.errors import ModelError, SettingsError
@@ -104,6 +105,7 @@ class ContainerRunner:
             memory_limit=limit,
             memory_used=probe.used_beyond,
             clean_up=self._engine.removal(name),
+            folder=scratch,  # podman's monitor leaves a file ``oom`` in its current folder when the kernel killed for memory
         )
 
         def log(text: str) -> None:
@@ -111,7 +113,8 @@ class ContainerRunner:
                 probe.watched = True
             job.log(text)
 
-        return child.run(command, job, log)
+        ending = child.run(command, job, log)
+        return replace(ending, kernel_kills=ending.kernel_kills + (scratch / "oom").exists())
 
     def _check(self, ending: child.Ending) -> None:
         if not ending.stopped and ending.code == 125 and not self._engine.has_image(self._image):

@@ -1,0 +1,122 @@
+"""Answers from files: ranges, entity tags, blocks of a mebibyte; never more than one block in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from delineate.protocols.messages import Body, FileBody, JoinedBody
+
+SMALL: Final = 1 << 18
+"""Bytes up to which an answer is read at once, without changing threads."""
+
+_RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})\Z")
+
+
+class BodyResponse(Response):
+    """A `Body` with ``Range``, ``If-Range``, ``If-None-Match`` and ``HEAD``; several ranges at once are answered with the whole.
+
+    Parameters
+    ----------
+    tag : strong entity tag without quotes, such as the digest of what is sent.
+    threads : where blocks are read.
+    """
+
+    def __init__(self, body: Body, *, tag: str, media_type: str, filename: str, threads: Executor) -> None:
+        super().__init__(media_type=media_type)
+        self._content = body
+        self._etag = f'"{tag}"'
+        self._threads = threads
+        self._fixed = {"etag": self._etag, "accept-ranges": "bytes", "content-disposition": f'attachment; filename="{filename}"'}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        status, start, end = self._select(Headers(scope=scope))
+        headers: Mapping[str, str] = self._head(status, start, end)
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        if scope["method"] != "HEAD" and status in (200, 206):
+            await self._send(part_of(self._content, start, end), send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _select(self, request: Headers) -> tuple[int, int, int]:
+        """Status, first byte, and the one after the last."""
+        total = self._content.length
+        if self._etag in (tag.strip() for tag in request.get("if-none-match", "").split(",")):
+            return 304, 0, 0
+        match = _RANGE.match(request.get("range", "").replace(" ", ""))
+        if match is None or match.group(0) == "bytes=-" or request.get("if-range", self._etag) != self._etag:
+            return 200, 0, total
+        first, last = match.groups()
+        if not first:
+            start, end = max(0, total - int(last)), total
+        else:
+            start, end = int(first), min(total, int(last) + 1) if last else total
+            if last and int(last) < start:
+                return 200, 0, total  # no range after RFC 9110: as if it were not there
+        return (206, start, end) if start < end else (416, 0, 0)
+
+    def _head(self, status: int, start: int, end: int) -> dict[str, str]:
+        if status == 304:
+            return {"etag": self._etag}
+        total = self._content.length
+        headers = {"content-length": str(end - start), "content-type": str(self.media_type), **self._fixed}
+        if status == 206:
+            headers["content-range"] = f"bytes {start}-{end - 1}/{total}"
+        elif status == 416:
+            headers["content-range"] = f"bytes */{total}"
+        return headers
+
+    async def _send(self, body: Body, send: Send) -> None:
+        if body.length <= SMALL:
+            await send({"type": "http.response.body", "body": b"".join(body), "more_body": True})
+            return
+        loop = asyncio.get_running_loop()
+        blocks = _grouped(body)
+        coming = loop.run_in_executor(self._threads, next, blocks, None)
+        try:
+            while (block := await coming) is not None:
+                # The next block is read while this one is sent.
+                coming = loop.run_in_executor(self._threads, next, blocks, None)
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+        finally:
+            await asyncio.wait([coming])
+
+
+def part_of(body: Body, start: int, end: int) -> Body:
+    """The bytes from `start` up to `end` of a body, without reading it."""
+    if (start, end) == (0, body.length):
+        return body
+    if isinstance(body, JoinedBody):
+        parts, offset = [], 0
+        for part in body.parts:
+            first, last = max(start - offset, 0), min(end - offset, part.length)
+            if first < last:
+                parts.append(part_of(part, first, last))
+            offset += part.length
+        return JoinedBody(parts)
+    if isinstance(body, FileBody):
+        return FileBody(body.path, body.offset + start, end - start)
+    return Body(b"".join(body)[start:end])
+
+
+def _grouped(body: Body) -> Iterator[bytes]:
+    """The blocks of a body, small ones joined: a tar of many little files is not sent in crumbs."""
+    few = bytearray()
+    for block in body:
+        if not few and len(block) >= SMALL:
+            yield block
+            continue
+        few += block
+        if len(few) >= SMALL:
+            yield bytes(few)
+            few.clear()
+    if few:
+        yield bytes(few)

@@ -95,7 +95,9 @@ def check(store: TaskStore) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         named = {row[0] for row in connection.execute("SELECT digest FROM blobs")}
-        finished = connection.execute("SELECT task, count(*) FROM events WHERE kind = 'finished' GROUP BY task HAVING count(*) > 1").fetchall()
+        finished = connection.execute(
+            "SELECT task, count(*) FROM events WHERE kind = 'finished' GROUP BY task HAVING count(*) > 1"
+        ).fetchall()
     connection.close()
     assert finished == [], "no task is finished twice"
     for digest in named:

@@ -38,7 +38,9 @@ def schema(path: Path) -> dict[str, object]:
             for index in connection.execute(f"PRAGMA index_list({name})").fetchall():
                 parts = tuple(part[2] for part in connection.execute(f"PRAGMA index_info({index[1]})"))
                 indices[(name, parts)] = index[2:]
-        counters = {name: "AUTOINCREMENT" in sql for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")}
+        counters = {
+            name: "AUTOINCREMENT" in sql for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+        }
     connection.close()
     return {"columns": columns, "keys": keys, "indices": indices, "counters": counters}
 

@@ -65,7 +65,6 @@ class Keeper:
         blobs: BlobStore,
         *,
         memory_bytes: int,
-        lease: float,
     ) -> None:
         self.status = WorkerStatus(index=index, device=device)
         self.name = ""
@@ -75,7 +74,6 @@ class Keeper:
         self._tasks = tasks
         self._blobs = blobs
         self._memory_bytes = memory_bytes
-        self._lease = lease
         self._logger = logging.getLogger(f"delineate.worker.{index}")
         self._wake_reader, self._wake_writer = os.pipe()
         self._stop_at: float | None = None
@@ -175,7 +173,7 @@ class Keeper:
             self._was_ready, self.status.state = True, "idle"
         elif kind == "started":
             if self._watch is None or self._watch.uid != event["task"]:
-                self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._lease)
+                self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._options.lease)
             self._watch.limit(event["limit"], event["memory_mb"] << 20 or self._memory_bytes)
             self.status.state = "busy"
         elif kind == "progress" and self._watch is not None:

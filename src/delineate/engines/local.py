@@ -73,6 +73,7 @@ class LocalEngine:
             runner_parameters=runner_parameters or {},
             log_level=log_level,
             sync=sync,
+            lease=lease,
         )
         self._database = Database(database or f"sqlite:///{self._data / 'delineate.db'}", sync=sync)
         blobs = BlobStore(self._data / "blobs", sync=sync)
@@ -84,7 +85,7 @@ class LocalEngine:
         self._keepers = [
             Keeper(
                 index + 1, self._prefix, devices[index % len(devices)] if devices else "", options, self._database, self._tasks, blobs,
-                memory_bytes=memory_mb << 20, lease=lease,
+                memory_bytes=memory_mb << 20,
             )
             for index in range(workers)
         ]  # fmt: skip

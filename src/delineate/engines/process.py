@@ -33,7 +33,8 @@ class WorkerOptions:
 
     data : the server's data folder; model_folders : beside the built-in ones; database : URL, empty for the usual one;
     threads : per worker, for the numeric libraries; warm_mb : see `delineate.worker.warm`; limits : of archives;
-    runner_parameters : by runner, under those of the models; log_level : of the worker's own log; sync : wait for the disk.
+    runner_parameters : by runner, under those of the models; log_level : of the worker's own log; sync : wait for the disk;
+    lease : seconds.
     """
 
     data: Path
@@ -45,12 +46,14 @@ class WorkerOptions:
     runner_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     log_level: str = "info"
     sync: bool = True
+    lease: float = 30.0
 
     def command(self, name: str, device: str) -> list[str]:
         """The worker's command line."""
         models = [word for folder in self.model_folders for word in ("--models", str(folder))]
         return [
-            sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models, "--name", name, "--device", device,
+            sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models,
+            "--name", name, "--device", device, "--lease", str(self.lease),
             "--parent", str(os.getpid()), "--database", self.database, "--warm-mb", str(self.warm_mb), "--log-level", self.log_level,
             "--limits", json.dumps(dict(self.limits)), "--runner-parameters", json.dumps(dict(self.runner_parameters)),
             *([] if self.sync else ["--no-sync"]),

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     desk = Desk(options.data / "work" / options.name)
     database = Database(options.database or f"sqlite:///{options.data / 'delineate.db'}", sync=not options.no_sync)
     try:
-        Loop(_workplace(options, database, channel, desk), database).run()
+        Loop(_workplace(options, database, channel, desk), database, options.lease).run()
     finally:
         database.close()
         desk.remove()
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", required=True, help="name of this worker, never used before")
     parser.add_argument("--parent", type=int, default=0, help="process whose end is the worker's")
     parser.add_argument("--database", default="", help="URL of the database, by default the one in the data folder")
+    parser.add_argument("--lease", type=float, default=30.0, help="seconds a task is ours without a sign of life")
     parser.add_argument("--device", default="", help="what it computes on, for the record")
     parser.add_argument("--warm-mb", type=int, default=2048, help="resident MiB above which idle models are unloaded")
     parser.add_argument("--limits", default="{}", help="limits of archives, JSON")

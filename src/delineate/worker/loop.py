@@ -12,7 +12,6 @@ from delineate.worker.attempt import Attempt, Workplace
 
 _log = logging.getLogger(__name__)
 
-LEASE = 30.0  # s; the engine renews it while the worker lives
 EAGER_LOOK, IDLE_LOOK = 0.008, 0.05  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
 EAGER = 5.0  # s after a task
 RECHECK = 0.25  # s after which to try a claim though nothing changed: a task put off becomes due by itself
@@ -20,10 +19,11 @@ TROUBLE_WAIT = 1.0  # s after the store failed
 
 
 class Loop:
-    """One worker's life: tasks one after the other until it is told to stop."""
+    """One worker's life: tasks one after the other until it is told to stop. `lease` in seconds; the engine renews it."""
 
-    def __init__(self, place: Workplace, database: Database) -> None:
+    def __init__(self, place: Workplace, database: Database, lease: float) -> None:
         self._place = place
+        self._lease = lease
         self._database = database
         self._worked = 0.0
 
@@ -37,7 +37,7 @@ class Loop:
         while not channel.stopping.is_set():
             try:
                 seen = self._database.changes()
-                task = self._place.tasks.claim(self._place.name, LEASE)
+                task = self._place.tasks.claim(self._place.name, self._lease)
             except StoreError as error:
                 _log.error("no task could be claimed: %s", error.message)
                 channel.stopping.wait(TROUBLE_WAIT)

@@ -401,6 +401,15 @@ def test_urgent_work_of_one_does_not_push_others_back(store: TaskStore) -> None:
     assert [claim(store).owner for _ in range(3)] == ["many", "other", "many"]
 
 
+def test_urgent_work_of_one_does_not_hold_up_their_own_other_work(store: TaskStore) -> None:
+    for _ in range(5):
+        submit(store, owner="a", priority=INTERACTIVE)
+        claim(store)
+    for owner in ("a", "b", "b"):
+        submit(store, owner=owner)
+    assert [claim(store).owner for _ in range(3)] == ["a", "b", "b"]
+
+
 def test_who_was_idle_saves_up_nothing(store: TaskStore) -> None:
     for _ in range(10):
         submit(store, owner="busy")
@@ -474,10 +483,11 @@ def test_claim_stays_flat_with_many_rows(store: TaskStore) -> None:
     def fill(count: int) -> None:
         with store.database.write() as connection:
             connection.exec_driver_sql(
-                "INSERT INTO tasks (uid, model, state, owner, protocol, rank, turn, created, attempt, lost, not_before, cancel_requested,"
-                " fraction, message, prompts, grids, provenance) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-                " SELECT hex(randomblob(21)) || 'x', 'm', CASE i % 2 WHEN 0 THEN 'pending' ELSE 'finished' END, 'o' || (i % 7), 'v1', -10, i,"
-                " 0, 0, 0, 0, 0, 0, '', '{}', '[]', '{}' FROM n",
+                "INSERT INTO tasks (uid, model, state, owner, protocol, rank, turn, created, attempt, lost, not_before,"
+                " cancel_requested, fraction, message, prompts, grids, provenance)"
+                " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+                " SELECT hex(randomblob(21)) || 'x', 'm', CASE i % 2 WHEN 0 THEN 'pending' ELSE 'finished' END, 'o' || (i % 7),"
+                " 'v1', -10, i, 0, 0, 0, 0, 0, 0, '', '{}', '[]', '{}' FROM n",
                 (count,),
             )
 

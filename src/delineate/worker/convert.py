@@ -8,6 +8,7 @@ import numpy as np
 
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model, ModelInput
+from delineate.resampling import labels_to_grid, to_model_grid
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 from delineate.worker.check import ExpectedGrid, LabelMap
@@ -36,9 +37,6 @@ def from_model(layer: LabelMap, image: Geometry, factor: Factor, expected: Expec
     contours = image.refined(factor) if factor != (1, 1, 1) else image
     labels = layer.labels
     if model.orientation != AS_SENT:
-        # scipy is behind it and costs a worker that needs none of it a third of a second at its start
-        from delineate.resampling import labels_to_grid
-
         found = expected.contours if layer.fine else expected.image
         segmentation = Segmentation.from_labels(labels, found, dict(layer.names))
         labels = labels_to_grid(segmentation, contours if layer.fine else image).layers[0]
@@ -52,7 +50,5 @@ def _to_model(volume: Volume, model: Model, wanted: ModelInput) -> Volume:
         units = wanted.units if wanted.units == "HU" else volume.units
         volume = replace(volume, voxels=volume.values(), slope=1.0, intercept=0.0, units=units)
     if model.orientation != AS_SENT:
-        from delineate.resampling import to_model_grid
-
         volume = to_model_grid(volume, model.orientation, model.spacing)
     return volume if volume.voxels.flags.c_contiguous else replace(volume, voxels=np.ascontiguousarray(volume.voxels))

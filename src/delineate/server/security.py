@@ -30,6 +30,11 @@ class Guard:
         self._origins = frozenset(settings.cors_origins)
         self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in settings.trusted_proxies]
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether tokens are set at all."""
+        return bool(self._tokens)
+
     def require_token(self, request: Request) -> None:
         """For posting tasks and listing models: a token, where there is any.
 

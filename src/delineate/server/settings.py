@@ -43,7 +43,9 @@ class Settings:
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     workers: int = 1
+    devices: tuple[str, ...] = ()
     worker_memory_mb: int = 0
+    runners: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grace: float = 10.0
     max_upload_mb: int = 20_480
     max_entries: int = 10_000
@@ -175,6 +177,10 @@ def _pairs(value: Any) -> dict[str, str]:
     return {str(name): str(secret) for name, secret in value.items()}
 
 
+def _tables(value: Any) -> dict[str, dict[str, Any]]:
+    return {str(name): dict(table) for name, table in value.items()}
+
+
 def _path(value: Any) -> Path | None:
     return Path(value) if value else None
 
@@ -197,6 +203,7 @@ _BY_TYPE: Final[Mapping[str, Callable[[Any], Any]]] = {
     "tuple[Path, ...]": _paths,
     "tuple[str, ...]": _strings,
     "Mapping[str, str]": _pairs,
+    "Mapping[str, Mapping[str, Any]]": _tables,
     "str": str,
     "bool": _truth,
     "int": _whole,

@@ -37,7 +37,7 @@ class ChangeSource(Protocol):
 
 
 class Signal:
-    """Somebody's interest in one task. `wait` returns when there may be news, or the time is over, or nobody listens any more.
+    """Somebody's interest in one task.
 
     task : its id; quiet : whether to sleep through events that cannot end it; progress : whether to hear of progress too.
     """
@@ -58,23 +58,17 @@ class Signal:
         self.is_over = True
         self._event.set()
 
-    async def wait(self, seconds: float) -> bool:
-        """Whether there was a signal within `seconds`; each signal is heard once."""
-        if not self._event.is_set() and seconds > 0:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(seconds, self._event.set)
-            begin = loop.time()
+    async def until(self, deadline: float) -> bool:
+        """True as soon as there may be news, False when the loop's time has passed `deadline` or the signal is over."""
+        loop = asyncio.get_running_loop()
+        if not self._event.is_set() and loop.time() < deadline:
+            timer = loop.call_at(deadline, self._event.set)
             try:
                 await self._event.wait()
             finally:
                 timer.cancel()
-            if loop.time() - begin >= seconds and not self.is_over:
-                self._event.clear()
-                return False
-        signalled = self._event.is_set()
-        if not self.is_over:
-            self._event.clear()
-        return signalled
+        self._event.clear()
+        return not self.is_over and loop.time() < deadline
 
 
 class Watcher:

@@ -1,0 +1,110 @@
+"""The application: everything is constructed here, from settings, and nothing is global."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from delineate import __version__
+from delineate.errors import DelineateError
+from delineate.protocols.inference_server import KEY_HEADER, TOKEN_HEADER
+from delineate.server import openapi, problems
+from delineate.server.administration import AdministrationRoutes
+from delineate.server.feed import Feed
+from delineate.server.files import Files
+from delineate.server.inference_server import TaskRoutes
+from delineate.server.listening import Listening
+from delineate.server.metrics import Metrics
+from delineate.server.middleware import Envelope
+from delineate.server.pages import Pages
+from delineate.server.security import Guard
+from delineate.server.service import Engine, Service
+from delineate.server.settings import Settings
+from delineate.server.waiting import Watcher
+
+THREADS: Final = 16
+"""Blocking calls at once: writes to the store queue behind one lock anyway, and disks do not get faster with more."""
+
+RETENTION_INTERVAL: Final = 600.0  # s between two looks for tasks that are old enough to go
+
+_log = logging.getLogger(__name__)
+
+DESCRIPTION: Final = """Segmentation models over HTTP: post images, wait, fetch structures.
+
+Three dialects of the inference-server protocol are answered at once. Errors of legacy routes carry `detail` in the dialect's
+nesting; all errors carry the members of RFC 9457, `advice` and `request_id`."""
+
+
+def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+    """The application on the data folder of `settings`.
+
+    Parameters
+    ----------
+    engine : rung after each new task and asked for the workers' state; whoever made it starts and stops it.
+
+    Notes
+    -----
+    ``app.state.service`` and ``app.state.watcher`` are for who runs the application: the watcher is closed before the
+    server waits for open connections, so that long polls end at once.
+
+    Raises
+    ------
+    DelineateError
+        The data folder or database cannot be used.
+    """
+    service = Service(settings, engine)
+    service.prepare()
+    watcher = Watcher(Feed(service.database))
+    threads = ThreadPoolExecutor(THREADS, "delineate")
+    guard = Guard(settings)
+    files = Files(service, threads)
+    metrics = Metrics(service, watcher)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        retention = asyncio.create_task(_purge_now_and_then(service, files))
+        try:
+            yield
+        finally:
+            watcher.close()
+            retention.cancel()
+            threads.shutdown(wait=True)
+            service.close()
+
+    app = FastAPI(
+        title="Delineate", version=__version__, description=DESCRIPTION, root_path=settings.root_path, lifespan=lifespan,
+        docs_url=None, redoc_url=None, redirect_slashes=False, openapi_tags=openapi.TAGS, license_info={"name": "Apache-2.0"},
+    )  # fmt: skip
+    app.state.service, app.state.watcher = service, watcher
+    problems.add_handlers(app)
+    listening = Listening(service, watcher, longest=settings.max_wait, heartbeat=settings.heartbeat)
+    AdministrationRoutes(service, guard, files, threads).add_to(app)
+    Pages(service, guard, metrics, files).add_to(app)
+    TaskRoutes(service, guard, listening, files, metrics, threads).add_to(app)  # last: it answers whatever else is below /api/tasks
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", TOKEN_HEADER, KEY_HEADER, "Content-Type", "Range", "If-Range", "Last-Event-ID"],
+            expose_headers=["Content-Range", "Accept-Ranges", "ETag", "X-Request-ID"],
+        )  # fmt: skip
+    app.add_middleware(Envelope, guard=guard, metrics=metrics)
+    return app
+
+
+async def _purge_now_and_then(service: Service, files: Files) -> None:
+    while True:
+        try:
+            count = await files.run(lambda: service.purge(time.time()))
+            if count:
+                _log.info("%d tasks removed after their retention", count)
+        except DelineateError as error:
+            _log.error("old tasks could not be removed: %s", error.message)
+        await asyncio.sleep(RETENTION_INTERVAL)

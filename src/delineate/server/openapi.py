@@ -1,0 +1,90 @@
+"""How routes are added and described: both spellings of a path answer, and only one is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+_BINARY: Final = {"type": "string", "format": "binary"}
+
+TAGS: Final = [
+    {"name": "tasks", "description": "The inference-server protocol in its three dialects, and additions that old clients never notice."},
+    {"name": "administration", "description": "For administrators: the server's token, or the very machine it runs on."},
+    {"name": "models", "description": "What tasks can ask for."},
+    {"name": "server", "description": "The server itself."},
+]
+
+_ERRORS: Final[dict[int, str]] = {
+    401: "A token is wanted.",
+    413: "Over a limit, which is named.",
+    422: "What was sent cannot be used; the reason is in the body.",
+    503: "Busy; try again after Retry-After seconds.",
+    507: "The server's disk is full.",
+    550: "No such model.",
+    551: "The task is pending or running.",
+    552: "The task failed or was cancelled; the reason is in the body.",
+    553: "The task finished, but its result is lost.",
+    554: "No such task, or it was deleted.",
+}
+
+
+def _answers(kind: str, *errors: int, description: str = "") -> dict[str, Any]:
+    schema = {"type": "string"} if kind.startswith("text/") else _BINARY
+    responses: dict[str, Any] = {"200": {"description": description, "content": {kind: {"schema": schema}}}}
+    responses |= {str(code): {"description": _ERRORS[code]} for code in errors}
+    return {"responses": responses}
+
+
+def _file_form(*fields: str) -> dict[str, Any]:
+    properties = {name: {**_BINARY, "description": "The archive: .zip, .tar or .tar.gz."} for name in fields}
+    return {"multipart/form-data": {"schema": {"type": "object", "properties": properties}}}
+
+
+_FORM: Final = _file_form("zip_file", "tar_file")
+_FORM["multipart/form-data"]["schema"]["properties"]["prompts"] = {
+    "type": "string",
+    "description": "A JSON object of prompts, for models that take them.",
+}
+
+POST_TASK: Final[Mapping[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {**_FORM, "application/zip": {"schema": _BINARY}, "application/x-tar": {"schema": _BINARY}},
+    },
+    "responses": {
+        "200": {"description": "The uid (v2: an object with it).", "content": {"application/json": {"schema": {}}}},
+        **{str(code): {"description": _ERRORS[code]} for code in (401, 413, 422, 503, 507, 550)},
+    },
+    "parameters": [
+        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}, "description": "A repeated post answers the same uid."}
+    ],
+}
+POST_FILE: Final[Mapping[str, Any]] = {"requestBody": {"content": _file_form("zip_file", "tar_file")}}
+ZIP: Final[Mapping[str, Any]] = _answers("application/zip", 551, 552, 553, 554, description="The result, a zip of stored entries.")
+TAR: Final[Mapping[str, Any]] = _answers("application/x-tar", 551, 552, 553, 554, description="The result, a plain tar of flat names.")
+EVENTS: Final[Mapping[str, Any]] = _answers("text/event-stream", 554, description="Events `task`, `progress`, `deleted`.")
+TEXT: Final[Mapping[str, Any]] = _answers("text/plain", 554, description="Text.")
+
+
+def add_route(app: FastAPI, tag: str, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:
+    """Add a route under both spellings of its path, with and without the slash at the end; GET also answers HEAD.
+
+    No redirect from one to the other: some clients lose the body of a post on the way.
+    """
+    trimmed = path.rstrip("/")
+    listed = trimmed if "{" in trimmed.rsplit("/", 1)[-1] or trimmed.count("{") else trimmed + "/"
+    app.add_api_route(
+        listed, endpoint, methods=[method], tags=[tag], response_model=None, openapi_extra=dict(extra or {}), summary=_summary(endpoint)
+    )  # fmt: skip
+    other = trimmed if listed.endswith("/") else trimmed + "/"
+    app.add_api_route(other, endpoint, methods=[method], include_in_schema=False, response_model=None)
+    if method == "GET":
+        for spelling in (listed, other):
+            app.add_api_route(spelling, endpoint, methods=["HEAD"], include_in_schema=False, response_model=None)
+
+
+def _summary(endpoint: Callable[..., Any]) -> str:
+    text = " ".join((endpoint.__doc__ or "").split("\n\n", 1)[0].split())
+    return text.split(". ")[0].split(";")[0].rstrip(".")

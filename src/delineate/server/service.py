@@ -1,0 +1,191 @@
+"""The verbs of the server over the store, for any protocol. Everything here blocks; routes decide where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import delineate.models
+from delineate.errors import BlobError, DelineateError, InputError, ResultLostError, SettingsError, TaskCancelledError, UnknownModelError
+from delineate.model import Model, Resources
+from delineate.protocols.archive import ArchiveReader, Limits, request_images
+from delineate.protocols.inference_server import PRIORITIES, failure_error
+from delineate.server.settings import Settings
+from delineate.store.blobs import BlobStore
+from delineate.store.database import Database
+from delineate.store.models import ModelStore
+from delineate.store.records import sweep
+from delineate.store.tasks import TaskStore
+from delineate.store.writer import BlobWriter
+from delineate.task import NORMAL, Blob, Task, TaskState
+
+_DAY: Final = 86400.0
+
+
+class Engine(Protocol):
+    """What the server needs of an engine; `delineate.engines.local.LocalEngine` is one."""
+
+    def ring(self) -> None:
+        """There may be a new task."""
+
+    def status(self) -> dict[str, Any]:
+        """``workers``, ``alive``, ``ready``."""
+
+
+class Service:
+    """Tasks, models and their files. Constructed once, shared by threads; `prepare` comes first.
+
+    engine : rung after each new task, asked for its status; None where workers are started elsewhere.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.database = Database(settings.database_url, sync=settings.sync)
+        self.blobs = BlobStore(settings.data / "blobs", sync=settings.sync)
+        self.tasks = TaskStore(self.database, self.blobs)
+        self.models = ModelStore(model_folders(settings), self.database, self.blobs)
+        self._limits = archive_limits(settings)
+
+    def prepare(self) -> None:
+        """Bring the database to the newest form and remove what interrupted work left."""
+        self.database.migrate()
+        sweep(self.database, self.blobs)
+        self.models.sweep()
+
+    def submit(self, archive: BlobWriter, *, model: str, owner: str, protocol: str, priority: int, prompts: str, key: str | None) -> Task:
+        """A new task from an uploaded archive; nothing is left of one that is refused.
+
+        Raises
+        ------
+        InputError
+            Not an archive, no image in it, prompts that are no JSON object; `ArchiveLimitError` over a limit.
+        StoreError
+            The store could not take it.
+        """
+        values = _prompts(prompts)
+        with ArchiveReader(archive.path, self._limits) as reader:
+            request_images(reader.names())
+        task = self.tasks.submit(
+            model=model, archive=archive, owner=owner, protocol=protocol, priority=priority, prompts=values, key=key
+        )  # fmt: skip
+        if self.engine is not None:
+            self.engine.ring()
+        return task
+
+    def require_model(self, name: str) -> Model:
+        """The model of a name. Raises `UnknownModelError`."""
+        try:
+            return self.models.get(name)
+        except SettingsError as error:  # the name is there twice: nobody's fault who asks for it
+            raise UnknownModelError(f"the model {name!r} cannot be used: {error.message}", error.advice) from None
+
+    def result(self, task: Task) -> Blob | None:
+        """The result of a task, None while it waits or runs.
+
+        Raises
+        ------
+        ModelError, TaskCancelledError, ResultLostError
+            It will never have one.
+        """
+        if not task.state.is_final:
+            return None
+        if task.state is TaskState.FAILED:
+            raise failure_error(task.failure)
+        if task.state is TaskState.CANCELLED:
+            raise TaskCancelledError("the task was cancelled")
+        blob = task.blob("result")
+        if blob is None:
+            raise ResultLostError("the task finished, but its result is gone")
+        return blob
+
+    def file(self, blob: Blob) -> Path:
+        """The file of a blob, compared with its digest when it was not before. Raises `BlobError`."""
+        return self.blobs.verified(blob.digest)
+
+    def log(self, task: Task) -> bytes:
+        """What the model printed, empty where it printed nothing or has not ended."""
+        blob = task.blob("log")
+        try:
+            return self.file(blob).read_bytes() if blob else b""
+        except OSError as error:
+            raise BlobError(f"a stored log cannot be read: {error.strerror}") from error
+
+    def register(self, model: Model, archive: BlobWriter | None) -> Model:
+        """Add a model; its archive, if any, must be safe to unpack. Raises `SettingsError`, `ArchiveError`."""
+        if archive is not None:
+            with ArchiveReader(archive.path, self._limits) as reader:
+                reader.names()
+        return self.models.register(model, archive)
+
+    def purge(self, now: float) -> int:
+        """Remove tasks that ended longer ago than the retention says: how many."""
+        days = self.settings.retention_days
+        return self.tasks.purge(now - days * _DAY) if days else 0
+
+    def disk_free(self) -> int:
+        """Bytes left where the data are."""
+        return shutil.disk_usage(self.settings.data).free
+
+    def is_database_well(self) -> bool:
+        """Whether the database answers."""
+        with contextlib.suppress(DelineateError):
+            self.database.changes()
+            return True
+        return False
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+
+def model_folders(settings: Settings) -> list[tuple[Path, str]]:
+    """The built-in models, then those of the settings."""
+    return [(Path(delineate.models.__path__[0]), "builtin"), *((folder, "folder") for folder in settings.models)]
+
+
+def archive_limits(settings: Settings) -> Limits:
+    """The limits of archives after the settings."""
+    return Limits(entries=settings.max_entries, total_bytes=settings.max_unpacked_mb << 20, entry_bytes=settings.max_unpacked_mb << 20)
+
+
+def priority_of(text: str) -> int:
+    """A priority by name or number. Raises `InputError`."""
+    if not text:
+        return NORMAL
+    if text in PRIORITIES:
+        return PRIORITIES[text]
+    if text.isdecimal() and int(text) <= max(PRIORITIES.values()):
+        return int(text)
+    raise InputError(f"{text[:32]!r} is no priority", "Use batch, normal or interactive.")
+
+
+def container_model(name: str, image: str, description: str, flags: Mapping[str, bool]) -> Model:
+    """The record of a model registered as a container. Raises `SettingsError`."""
+    if not image.strip():
+        raise SettingsError("container_tag is missing", "Name the image, such as registry.example/model:1.")
+    parameters = {"image": image.strip(), "pull": flags.get("pull_on_every_run", False)}
+    return Model(
+        name=name,
+        runner="container",
+        description=description[:4000],
+        parameters=parameters,
+        resources=Resources(gpu=flags.get("use_gpu", False)),
+        source="http",
+    )
+
+
+def _prompts(text: str) -> dict[str, Any]:
+    if not text.strip():
+        return {}
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InputError("the prompts are no JSON object", 'Send a form field such as prompts={"foreground": [[10, 20, 30]]}.')
+    return values

@@ -1,0 +1,210 @@
+"""The asynchronous client, on asyncio or trio; it is `delineate.client.sync` with ``await``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import anyio
+
+from delineate.client.packing import Images, geometry_of, listed, packed, published, result_file
+from delineate.client.session import DEFAULT_TIMEOUT, Session
+from delineate.client.transport import AsyncDriver, ProgressCallback
+from delineate.geometry import Geometry
+from delineate.protocols.archive import read_result
+from delineate.protocols.inference_answers import TaskStatus
+from delineate.protocols.inference_flows import INTERVAL
+from delineate.protocols.inference_server import Dialect
+from delineate.protocols.retries import Backoff
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+
+
+class AsyncClient:
+    """Speaks to one inference server, of whatever dialect and make. Tasks of one event loop may share it.
+
+    Parameters
+    ----------
+    url : with scheme and, where there is one, path prefix: ``https://server.example:8443/prefix``.
+    token : sent as ``Authorization: Bearer`` and ``X-Token``, to this server only.
+    ca_file : PEM file of the server's private authority; it alone is trusted then.
+    verify : False accepts any certificate; for tests.
+    dialect : ``seed``, ``v1`` or ``v2``; None to find out.
+    timeout : seconds on the clock that each call may take in all, unless it is told otherwise; ``math.inf`` for no limit.
+    progress : called with a fraction (0 to 1, or None) and a phrase.
+    backoff : pauses between tries and their number.
+    interval : seconds between polls at first, of servers that know no long poll.
+
+    Attributes
+    ----------
+    notes : what was ignored in the last result that was read, one sentence each.
+
+    Every method raises `delineate.errors.ServerError` when the server cannot be spoken to, with what to do.
+
+    Examples
+    --------
+    >>> async with AsyncClient("https://server.example") as client:  # doctest: +SKIP
+    ...     segmentation = await client.segment("ct.nii.gz", "lungs-ct")
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca_file: str | PathLike[str] | None = None,
+        verify: bool = True,
+        dialect: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        progress: ProgressCallback | None = None,
+        backoff: Backoff | None = None,
+        interval: float = INTERVAL,
+    ) -> None:
+        self._session = Session(
+            url, token=token, ca_file=ca_file, verify=verify, dialect=dialect, timeout=timeout, progress=progress, backoff=backoff,
+            interval=interval,
+        )  # fmt: skip
+        self.notes: list[str] = []
+        self._server = self._session.server
+        self._driver = AsyncDriver(self._session.line)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._driver.close()
+
+    @property
+    def url(self) -> str:
+        """Where the server is; https where it insisted on that."""
+        return str(self._session.line.address)
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """The server's dialect, None before anything was said."""
+        return self._server.dialect
+
+    async def submit(
+        self,
+        images: Images,
+        model: str,
+        *,
+        priority: str | None = None,
+        prompts: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Send images (paths or volumes, in the order the model wants them); the task's uid.
+
+        Parameters
+        ----------
+        priority : ``batch``, ``normal`` or ``interactive``; only our server heeds it.
+        prompts : clicks, boxes, scribbles; only our server takes them.
+        key : idempotency key: sent again with the same images it answers the same uid (our server).
+
+        Raises
+        ------
+        ImageError, UnknownModelError, RejectedError, AuthorizationError
+        """
+        watch = self._session.stopwatch(timeout)
+        async with _packed(listed(images)) as archive:
+            return await self._driver.run(self._server.submit(model, str(archive), key, priority, prompts, watch.left()))
+
+    async def status(self, uid: str, *, timeout: float | None = None) -> TaskStatus:
+        """How the task stands now."""
+        return await self._driver.run(self._server.status(uid, self._session.limit(timeout)))
+
+    async def wait(self, uid: str, timeout: float | None = None) -> None:
+        """Return when the task has a result.
+
+        Raises
+        ------
+        TaskFailedError, TaskCancelledError, ResultLostError, UnknownTaskError
+            It will have none.
+        DeadlineError
+            The time passed; the task goes on.
+        """
+        await self._driver.run(self._server.wait(uid, self._session.limit(timeout)))
+
+    async def fetch(self, uid: str, *, geometry: Geometry | None = None, timeout: float | None = None) -> Segmentation:
+        """Wait for the result and read it.
+
+        `geometry` is that of the first image: size and place are then its own, whatever the headers in the result say.
+        Errors as in `wait`; `GeometryError` when the result does not fit, `ArchiveError` when it cannot be read.
+        """
+        limit = self._session.limit(timeout)
+        with result_file() as (path, sink):
+            await self._driver.run(self._server.fetch(uid, sink, limit))
+            sink.flush()
+            self.notes = notes = []
+            return await anyio.to_thread.run_sync(read_result, path, geometry, None, notes)
+
+    async def fetch_archive(self, uid: str, path: str | PathLike[str], *, timeout: float | None = None) -> Path:
+        """Wait for the result and save it as it is (a zip, from v2 servers a tar). The file appears when it is whole."""
+        target = Path(path)
+        with published(target) as sink:
+            await self._driver.run(self._server.fetch(uid, sink, self._session.limit(timeout)))
+        return target
+
+    async def segment(
+        self,
+        images: Images,
+        model: str,
+        *,
+        priority: str | None = None,
+        prompts: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        timeout: float | None = None,
+        submitted: Callable[[str], None] | None = None,
+    ) -> Segmentation:
+        """Send, wait, fetch: structures on the grid of the first image.
+
+        `submitted` is called with the uid as soon as there is one: whoever interrupts this call can fetch the result later.
+        Errors as in `submit` and `fetch`.
+        """
+        watch = self._session.stopwatch(timeout)
+        given = listed(images)
+        geometry = await anyio.to_thread.run_sync(geometry_of, given[0])
+        uid = await self.submit(list(given), model, priority=priority, prompts=prompts, key=key, timeout=watch.left())
+        if submitted is not None:
+            submitted(uid)
+        return await self.fetch(uid, geometry=geometry, timeout=watch.left())
+
+    async def models(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """The server's models: dictionaries with at least ``human_readable_id``. `AnswerError` where it lists none (seed)."""
+        return await self._driver.run(self._server.models(self._session.limit(timeout)))
+
+    async def tasks(self, *, state: str | None = None, limit: int = 50, timeout: float | None = None) -> list[dict[str, Any]]:
+        """The server's tasks, newest first, without uids; needs its token. Our server only."""
+        return await self._driver.run(self._server.tasks(state, limit, self._session.limit(timeout)))
+
+    async def cancel(self, uid: str, *, timeout: float | None = None) -> None:
+        """Stop a task; our server only."""
+        await self._driver.run(self._server.cancel(uid, self._session.limit(timeout)))
+
+    async def delete(self, uid: str, *, timeout: float | None = None) -> None:
+        """Delete a task and its files."""
+        await self._driver.run(self._server.delete(uid, self._session.limit(timeout)))
+
+    async def log(self, uid: str, *, timeout: float | None = None) -> str:
+        """What the model printed; our server only."""
+        return await self._driver.run(self._server.log(uid, self._session.limit(timeout)))
+
+
+@contextlib.asynccontextmanager
+async def _packed(images: Sequence[Path | Volume]) -> AsyncIterator[Path]:
+    """`packed` in a thread: compressing takes a while."""
+    context = packed(images)
+    archive = await anyio.to_thread.run_sync(context.__enter__)
+    try:
+        yield archive
+    finally:
+        context.__exit__(None, None, None)

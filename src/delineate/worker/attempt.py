@@ -165,7 +165,10 @@ class Attempt:
 
     def _publish(self, model: Model, sent: Sent, expected: ExpectedGrid, answer: Answer) -> None:
         image, path = sent.images[0].geometry, self._place.desk.result
-        layers = ((layer.name, *from_model(layer, image, sent.factor, expected, model), layer.names) for layer in answer.layers)
+        # One layer after the other: all of them on the contour grid may be more than fits into memory.
+        layers = (
+            (layer.name, from_model(layer, image, sent.factor, expected, model)[0], sent.contours, layer.names) for layer in answer.layers
+        )
         log = read_log(self._log.path)
         publish(path, layers, answer.others, log, model)
         self._place.channel.raise_if_cancelled()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -226,7 +227,7 @@ def _named(labels: np.ndarray, own: Mapping[int, str], declared: Mapping[int, st
             "Declare the structures in model.toml, or write their names beside the label map.",
             "labels",
         )
-    return dict(sorted(names.items()))
+    return {label: unicodedata.normalize("NFC", text) for label, text in sorted(names.items())}
 
 
 def _regular_files(folder: Path) -> tuple[dict[str, Path], list[str]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 import delineate
+from delineate.errors import InputError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import Model
-from delineate.protocols.archive import ResultWriter
+from delineate.protocols.archive import LOG_NAME, ResultWriter
 
 PROVENANCE_NAME = "provenance.txt"
-LOG_NAME = "container.log"
 
 
 def publish(
@@ -29,7 +29,25 @@ def publish(
     ----------
     layers : name, labels of shape (z, y, x), their grid, names by label; others : further files by name;
     log : what the model wrote, empty for none.
+
+    Raises
+    ------
+    ModelError
+        Kind ``output``: a name that no archive may hold.
     """
+    try:
+        _write(path, layers, others, log, model)
+    except InputError as error:
+        raise ModelError(f"the model's result cannot be packed: {error.message}", error.advice, "output") from error
+
+
+def _write(
+    path: Path,
+    layers: Iterable[tuple[str, np.ndarray, Geometry, Mapping[int, str]]],
+    others: Mapping[str, Path],
+    log: bytes,
+    model: Model,
+) -> None:
     taken = {name.lower() for name in others}
     with ResultWriter(path) as writer:
         for name, labels, geometry, names in layers:

@@ -1,17 +1,18 @@
-"""From the input blob to decoded images: verify, unpack, decode, fingerprint."""
+"""From the input blob to decoded images: unpack, decode, fingerprint."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from delineate import files
 from delineate.errors import ArchiveError, DelineateError, ModelError
 from delineate.geometry import Geometry
-from delineate.model import Model
-from delineate.protocols.archive import ArchiveReader, ImageMeta, Limits, request_images
+from delineate.model import AS_SENT, Model
+from delineate.protocols.archive import IMAGE_SUFFIXES, ArchiveReader, ImageMeta, Limits, request_images
 from delineate.volume import Volume
 
 ADVICE = "Send three-dimensional images of one grid, each a complete file."
@@ -21,11 +22,14 @@ ADVICE = "Send three-dimensional images of one grid, each a complete file."
 class Sent:
     """What was sent, unpacked and decoded.
 
-    folder : where the images are as files, as sent; images : in order; factor : contour grid over image grid, x, y, z.
+    folder : where the images are as files, as sent; images : in order, where they are in the patient as far as that is
+    known; header : grid of the first image as its own header has it, for the result; factor : contour grid over image
+    grid, x, y, z.
     """
 
     folder: Path
     images: tuple[Volume, ...]
+    header: Geometry
     factor: tuple[int, int, int]
 
     @property
@@ -33,9 +37,14 @@ class Sent:
         """Fingerprints of the inputs."""
         return [image.geometry.to_dict() for image in self.images]
 
+    @property
+    def contours(self) -> Geometry:
+        """The grid of the result."""
+        return self.header.refined(self.factor) if self.factor != (1, 1, 1) else self.header
+
 
 def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint: Callable[[], None]) -> Sent:
-    """Unpack a request archive into `folder` and decode every image. `checkpoint` may raise to stop in between.
+    """Unpack a request archive into the empty `folder` and decode every image. `checkpoint` may raise to stop in between.
 
     Raises
     ------
@@ -44,8 +53,8 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
     """
     try:
         reader = ArchiveReader(archive, limits)
-        names = request_images(reader.names())
         reader.extract(folder)
+        names = request_images(reader)
     except ArchiveError as error:
         raise ModelError(error.message, error.advice, "input") from error
     if len(names) < len(model.inputs):
@@ -54,64 +63,81 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
             "Send the images in the order the model lists.",
             "input",
         )
-    images = []
+    headers, images, metas = [], [], []
     for name in names:
         checkpoint()
-        images.append(_decode(folder, name))
+        header, image, meta = _decode(folder, name, model)
+        headers.append(header)
+        images.append(image)
+        metas.append(meta)
     if model.one_grid:
         _require_one_grid(names, images)
-    return Sent(folder=_images_folder(folder, names), images=tuple(image for image, _ in images), factor=_factor(names, images))
+    return Sent(folder=_images_folder(folder, names), images=tuple(images), header=headers[0], factor=metas[0].scaling_factor)
 
 
-def _decode(folder: Path, name: str) -> tuple[Volume, ImageMeta]:
+def _decode(folder: Path, name: str, model: Model) -> tuple[Geometry, Volume, ImageMeta]:
+    """The grid of an image's header, the image, and what is said of it beside it."""
     path = folder / name
     try:
         volume = files.read_volume(path)
-        meta = _meta(path)
+        meta = _meta(folder, name)
+        placed = _placed(volume.geometry, meta, model)
     except (DelineateError, MemoryError) as error:
         message = error.message if isinstance(error, DelineateError) else "it does not fit into memory"
         advice = error.advice if isinstance(error, DelineateError) else "Send a smaller image."
-        raise ModelError(f"{name}: {message.replace(str(path), name)}", advice or ADVICE, "input") from error
+        raise ModelError(f"{name}: {_without_folder(message, folder)}", advice or ADVICE, "input") from error
     # The protocol sends stored values; what makes them real stands in the metadata where the header does not say it.
-    if not volume.is_rescaled:
-        volume = replace(volume, slope=meta.slope, intercept=meta.intercept)
-    return replace(volume, modality=volume.modality or meta.modality, units=volume.units or meta.units), meta
+    slope, intercept = (volume.slope, volume.intercept) if volume.is_rescaled else (meta.slope, meta.intercept)
+    modality, units = volume.modality or meta.modality, volume.units or meta.units
+    image = replace(volume, geometry=placed, slope=slope, intercept=intercept, modality=modality, units=units)
+    return volume.geometry, image, meta
 
 
-def _meta(image: Path) -> ImageMeta:
-    """The image's own ``NAME.meta.json``, else ``meta.json`` beside it, else the defaults."""
-    own = image.with_name(f"{_stem(image.name)}.meta.json")
-    for path in (own, image.with_name("meta.json")):
-        if path.is_file():
-            return ImageMeta.from_json(path.read_bytes())
+def _placed(header: Geometry, meta: ImageMeta, model: Model) -> Geometry:
+    """Where the image is in the patient.
+
+    Workstations write NIfTI without direction. A model that takes what is sent relies on that; for one that declares an
+    orientation the place in the metadata counts, where our own clients put it.
+    """
+    if model.orientation == AS_SENT or meta.true_direction is None or meta.true_origin is None:
+        return header
+    return Geometry(header.size, header.spacing, _vector(meta.true_origin), meta.true_direction)
+
+
+def _vector(values: tuple[float, ...]) -> tuple[float, float, float]:
+    if len(values) != 3:
+        raise ArchiveError(f"true_origin has {len(values)} numbers instead of 3")
+    return (values[0], values[1], values[2])
+
+
+def _meta(folder: Path, name: str) -> ImageMeta:
+    """What stands in the image's own ``NAME.meta.json``, else in ``meta.json`` beside it, else the defaults."""
+    suffix = next((s for s in IMAGE_SUFFIXES if name.lower().endswith(s)), "")
+    own = f"{name[: len(name) - len(suffix)]}.meta.json"
+    for place in (own, posixpath.join(posixpath.dirname(name), "meta.json")):
+        if (folder / place).is_file():
+            return ImageMeta.from_json((folder / place).read_bytes(), place)
     return ImageMeta()
 
 
-def _stem(name: str) -> str:
-    lower = name.lower()
-    suffix = next((s for s in (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd") if lower.endswith(s)), "")
-    return name[: len(name) - len(suffix)]
+def _without_folder(message: str, folder: Path) -> str:
+    """A message about a file, named as the sender knows it."""
+    return message.replace(f"{folder}/", "")
 
 
-def _require_one_grid(names: list[str], images: list[tuple[Volume, ImageMeta]]) -> None:
-    first: Geometry = images[0][0].geometry
-    for name, (volume, _) in zip(names[1:], images[1:], strict=True):
-        difference = volume.geometry.difference(first)
+def _require_one_grid(names: list[str], images: list[Volume]) -> None:
+    first = images[0].geometry
+    for name, image in zip(names[1:], images[1:], strict=True):
+        difference = image.geometry.difference(first)
         if difference:
             raise ModelError(
-                f"{name} is on another grid than {names[0]}: {difference}; {volume.geometry} against {first}",
+                f"{name} is on another grid than {names[0]}: {difference}; {image.geometry} against {first}",
                 "Resample the images onto one grid first.",
                 "input",
             )
 
 
-def _factor(names: list[str], images: list[tuple[Volume, ImageMeta]]) -> tuple[int, int, int]:
-    """The scaling factor of the first image: results are on its grid."""
-    x, y, z = images[0][1].scaling_factor
-    return int(x), int(y), int(z)
-
-
 def _images_folder(folder: Path, names: list[str]) -> Path:
     """The folder all images are in: `folder`, or the one top folder that some archivers add."""
-    parents = {PurePosixPath(name).parent for name in names}
+    parents = {posixpath.dirname(name) for name in names}
     return folder / parents.pop() if len(parents) == 1 else folder

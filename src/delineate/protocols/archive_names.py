@@ -1,0 +1,197 @@
+"""Which names and how much an archive may hold: the rules that zip and tar share.
+
+Runs on Python 3.7 and newer with the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Dict, NamedTuple, Optional
+
+from delineate.errors import ArchiveError, ArchiveLimitError
+
+MIB = 1 << 20
+DEPTH = 32  # folders in folders: deeper serves nobody and makes removing the folder slow
+PART_BYTES = 255  # what common file systems take for one name
+
+STORED, DEFLATED = 0, 8  # zip's numbers for the two ways we read
+
+_DRIVE = re.compile(r"^[A-Za-z]:")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.IGNORECASE)
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]')
+
+
+class Entry(NamedTuple):
+    """One file or folder of an archive.
+
+    name : safe, relative, with ``/``; size : bytes unpacked; start : where its bytes begin in the archive (for a
+    ``.tar.gz`` in the unpacked tar); packed : how many they are there; method : `STORED` or `DEFLATED`;
+    crc : CRC-32 of what is unpacked, None where the format has none; is_folder : whether it is a folder.
+    """
+
+    name: str
+    size: int
+    start: int
+    packed: int
+    method: int = STORED
+    crc: Optional[int] = None
+    is_folder: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold at most; an error names the field that was exceeded.
+
+    Parameters
+    ----------
+    entries : files and folders together.
+    entry_bytes : of one file, unpacked.
+    total_bytes : of all files, unpacked.
+    ratio : bytes unpacked over bytes of the archive, looked at beyond `ratio_from` unpacked bytes only. An empty mask of
+        80 MB deflates 1000 to 1 and is no attack; what fills a disk is.
+    """
+
+    entries: int = 10000
+    entry_bytes: int = 16 * 1024 * MIB
+    total_bytes: int = 20 * 1024 * MIB
+    ratio: float = 200.0
+    ratio_from: int = 256 * MIB
+
+
+class Tally:
+    """Counts entries and bytes against the limits; `packed` is the size of the archive."""
+
+    def __init__(self, limits: Limits, packed: int) -> None:
+        self._limits = limits
+        self._by_ratio = int(max(limits.ratio_from, limits.ratio * packed))
+        self._entries = 0
+        self._bytes = 0
+
+    def add(self, name: str, size: int) -> None:
+        """Count one entry of `size` unpacked bytes before any of them is read."""
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise ArchiveLimitError("the archive has more than %d entries (limit: entries)" % self._limits.entries)
+        if size > self._limits.entry_bytes:
+            raise ArchiveLimitError("%s unpacks to more than %s (limit: entry_bytes)" % (quoted(name), _amount(self._limits.entry_bytes)))
+        self._bytes += size
+        self.require(self._bytes, name)
+
+    def require(self, total: int, name: str = "") -> None:
+        """Check that `total` unpacked bytes are allowed."""
+        where = " with %s" % quoted(name) if name else ""
+        if total > self._limits.total_bytes:
+            raise ArchiveLimitError(
+                "the archive%s unpacks to more than %s (limit: total_bytes)" % (where, _amount(self._limits.total_bytes))
+            )
+        if total > self._by_ratio:
+            raise ArchiveLimitError("the archive%s unpacks to more than %g times its size (limit: ratio)" % (where, self._limits.ratio))
+
+    def headroom(self, overhead: int) -> int:
+        """Bytes that a stream around the entries may have, where each entry costs `overhead` bytes on top."""
+        return min(self._limits.total_bytes, self._by_ratio) + overhead * (self._limits.entries + 1)
+
+
+class NameRegister:
+    """The names of one archive: safe each, and no two that a file system may take for the same."""
+
+    def __init__(self) -> None:
+        self._files: Dict[str, str] = {}
+        self._folders: Dict[str, str] = {}
+
+    def add(self, raw: str, is_folder: bool) -> str:
+        """The safe form of the name `raw`; `ArchiveError` where there is none, or it is taken."""
+        name = safe_name(raw)
+        parents = name.split("/")
+        for depth in range(1, len(parents) + (1 if is_folder else 0)):
+            self._folder("/".join(parents[:depth]))
+        if not is_folder:
+            key = name_key(name)
+            if key in self._files or key in self._folders:
+                raise _doubled(name, self._files.get(key) or self._folders[key])
+            self._files[key] = name
+        return name
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a file has that name, or one that a file system may take for the same."""
+        return name_key(name) in self._files
+
+    def _folder(self, name: str) -> None:
+        key = name_key(name)
+        if key in self._files or self._folders.setdefault(key, name) != name:
+            raise _doubled(name, self._files.get(key) or self._folders[key])
+
+
+def safe_name(raw: str) -> str:
+    """An entry's name as a relative path with ``/``, without ``.`` and empty parts.
+
+    Raises
+    ------
+    ArchiveError
+        It would lead out of the folder, or is one that a file system changes or cannot hold.
+    """
+    fault = _fault(raw)
+    parts = [part for part in raw.split("/") if part not in ("", ".")]
+    if not fault and not parts:
+        fault = "has no name"
+    for part in parts:
+        fault = fault or _part_fault(part)
+    if not fault and len(parts) > DEPTH:
+        fault = "is more than %d folders deep" % DEPTH
+    if fault:
+        raise ArchiveError("entry %s of the archive %s" % (quoted(raw), fault), "Rename it, or leave it out.")
+    return "/".join(parts)
+
+
+def name_key(name: str) -> str:
+    """Equal for names that some file system takes for the same: other case, other composition of accents."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def is_junk(name: str) -> bool:
+    """Whether an entry is what a Macintosh or Windows adds of its own: no part of what was sent."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def quoted(name: str) -> str:
+    """A name for a message: printable and not endless."""
+    text = ascii(name)
+    return text if len(text) <= 120 else text[:100] + "…" + text[-12:]
+
+
+def _fault(raw: str) -> str:
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in raw):
+        return "has control characters, or is not UTF-8"
+    if "\\" in raw:
+        return "has a backslash"
+    if raw.startswith("/") or _DRIVE.match(raw):
+        return "is an absolute path"
+    return ""
+
+
+def _part_fault(part: str) -> str:
+    if part == "..":
+        return "leads out of the folder"
+    if part != part.rstrip(". "):
+        return "ends in a dot or a blank"
+    if len(part.encode("utf-8")) > PART_BYTES:
+        return "is longer than %d bytes" % PART_BYTES
+    if os.name == "nt" and (_RESERVED.match(part) or _NOT_ON_WINDOWS.search(part)):
+        return "is no name on Windows"
+    return ""
+
+
+def _doubled(name: str, other: str) -> ArchiveError:
+    what = "is in the archive twice" if name == other else "and %s are one name where case does not count" % quoted(other)
+    return ArchiveError("entry %s %s" % (quoted(name), what), "Give each entry a name of its own.")
+
+
+def _amount(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", MIB), ("KiB", 1 << 10)):
+        if count >= size:
+            return "%.4g %s" % (count / size, unit)
+    return "%d bytes" % count

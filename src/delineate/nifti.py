@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import zlib
 from typing import BinaryIO, Iterator, Optional, Tuple, Union
 
 import numpy as np
@@ -145,15 +144,19 @@ class _Stream:
             self._gzip = gzip_codec.GzipReader(file)
             self.limit = None if size is None else size * gzip_codec.HIGHEST_RATIO
 
+    def fill(self, view: memoryview) -> int:
+        """Fill `view` as far as the file goes; how far."""
+        try:
+            count: int = self._gzip.readinto(view) if self._gzip else self._file.readinto(view)  # type: ignore[attr-defined]
+        except gzip_codec.ERRORS as error:
+            raise self._damaged(error) from error
+        self.position += count
+        return count
+
     def readinto(self, view: memoryview) -> None:
         """Fill all of `view`."""
-        try:
-            count = self._gzip.readinto(view) if self._gzip else self._file.readinto(view)  # type: ignore[attr-defined]
-        except (EOFError, zlib.error, OSError) as error:
-            raise self._damaged(error) from error
-        if count < len(view):
+        if self.fill(view) < len(view):
             raise ImageError("%s is cut off" % self.name, "Send or export the image again.")
-        self.position += count
 
     def skip_to(self, offset: int) -> None:
         """Read on until `position` is `offset`."""
@@ -165,12 +168,10 @@ class _Stream:
         if self._gzip:
             try:
                 self._gzip.finish()
-            except (EOFError, zlib.error, OSError) as error:
+            except gzip_codec.ERRORS as error:
                 raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> Exception:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error  # the disk's trouble, not the file's
+    def _damaged(self, error: BaseException) -> ImageError:
         what = "cut off" if isinstance(error, EOFError) else "damaged (%s)" % error
         return ImageError("%s is %s" % (self.name, what), "Send or export the image again.")
 
@@ -206,10 +207,8 @@ def _size(file: BinaryIO) -> Optional[int]:
 
 def _read_header(stream: _Stream) -> Header:
     raw = bytearray(nifti_header.HEADER_SIZES[0])
-    try:
-        stream.readinto(memoryview(raw))
-    except ImageError as error:
-        raise ImageError("%s is too short for a NIfTI file, or cut off" % stream.name, error.advice) from error
+    if stream.fill(memoryview(raw)) < len(raw):
+        raise ImageError("%s is too short for a NIfTI file" % stream.name)
     size, order = nifti_header.header_size(bytes(raw), stream.name)
     rest = bytearray(size - len(raw))
     stream.readinto(memoryview(rest))

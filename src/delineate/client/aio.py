@@ -144,7 +144,8 @@ class AsyncClient:
         with result_file() as (path, sink):
             await self._driver.run(self._server.fetch(uid, sink, limit))
             sink.flush()
-            self.notes = notes = []
+            notes: list[str] = []
+            self.notes = notes
             return await anyio.to_thread.run_sync(read_result, path, geometry, None, notes)
 
     async def fetch_archive(self, uid: str, path: str | PathLike[str], *, timeout: float | None = None) -> Path:

@@ -1,0 +1,40 @@
+"""Conformance suites: does a server, of whatever make, speak a dialect of the inference-server protocol?
+
+`run` checks a server by its address. In pytest, subclass a suite where a fixture ``server`` gives a `Server`::
+
+    class TestMine(V1Suite):
+        pass
+
+The suites speak plain HTTP and build their archives with the standard library: they share no code with
+Delineate's client or server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from delineate.testing.conformance.plain import NotConformingError, Server
+from delineate.testing.conformance.seed import SeedSuite
+from delineate.testing.conformance.suite import Check, Suite
+from delineate.testing.conformance.v1 import V1Suite
+from delineate.testing.conformance.v2 import V2Suite
+
+SUITES: Final[Mapping[str, type[Suite]]] = MappingProxyType({"seed": SeedSuite, "v1": V1Suite, "v2": V2Suite})
+
+
+def run(url: str, dialect: str, model: str = "noop", token: str | None = None) -> list[Check]:
+    """Run the suite of a dialect against the server at `url`; it posts small tasks.
+
+    Parameters
+    ----------
+    url : with path prefix, where there is one.
+    dialect : ``seed``, ``v1`` or ``v2``.
+    model : a model on that server that takes one image and ends soon.
+    token : where the server wants one.
+    """
+    return SUITES[dialect]().run(Server(url, model, token))
+
+
+__all__ = ["SUITES", "Check", "NotConformingError", "SeedSuite", "Server", "Suite", "V1Suite", "V2Suite", "run"]

@@ -98,7 +98,7 @@ class LocalEngine:
             keeper.start()
 
     def ring(self) -> None:
-        """There may be a new task: idle workers look at once, instead of within 50 ms. Call it after a submit."""
+        """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit."""
         for keeper in self._keepers:
             keeper.ring()
 

@@ -12,9 +12,9 @@ from delineate.worker.attempt import Attempt, Workplace
 
 _log = logging.getLogger(__name__)
 
-EAGER_LOOK, IDLE_LOOK = 0.008, 0.05  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
+EAGER_LOOK, IDLE_LOOK = 0.008, 0.08  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
 EAGER = 5.0  # s after a task
-RECHECK = 0.25  # s after which to try a claim though nothing changed: a task put off becomes due by itself
+EAGER_CLAIM, IDLE_CLAIM = 0.2, 1.0  # s after which to try a claim though nothing changed: a task put off becomes due by itself
 TROUBLE_WAIT = 1.0  # s after the store failed
 
 
@@ -25,7 +25,7 @@ class Loop:
         self._place = place
         self._lease = lease
         self._database = database
-        self._worked = 0.0
+        self._worked = time.monotonic()
 
     def run(self) -> None:
         """Work until the channel says stop.
@@ -55,8 +55,9 @@ class Loop:
     def _rest(self, seen: int) -> None:
         channel = self._place.channel
         now = time.monotonic()
-        until = now + RECHECK
-        look = EAGER_LOOK if now - self._worked < EAGER else IDLE_LOOK
+        is_eager = now - self._worked < EAGER
+        until = now + (EAGER_CLAIM if is_eager else IDLE_CLAIM)
+        look = EAGER_LOOK if is_eager else IDLE_LOOK
         while not channel.stopping.is_set() and time.monotonic() < until:
             if channel.wake.wait(look):
                 channel.wake.clear()

@@ -9,7 +9,8 @@ interpolating in three dimensions and needs numpy alone.
   averaged over (new / old - 1) old voxels, so that fine structure fades instead of aliasing. Ramps come out
   exactly either way.
 - Label maps: each structure's indicator is interpolated linearly, and the largest one wins. Among
-  equals a structure wins over the background, then the lower label.
+  equals a structure wins over the background, then the lower label: thin structures survive, nothing
+  is shifted, and where grid points fall half way between voxels structures grow rather than shrink.
 - The outermost voxels reach to the grid's edge: points between the last centre and the edge take
   the last value; for label maps all beyond the edge is background.
 """

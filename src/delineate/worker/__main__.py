@@ -36,12 +36,14 @@ from delineate.worker.warm import WarmRunners
 
 _PR_SET_PDEATHSIG = 1
 _KILLED_FIRST = 500  # of 1000: before the server, when the machine runs out of memory
+_NICE = 5  # the server answers while all cores compute
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker until it is told to stop; the exit code is 0 then."""
     options = _parser().parse_args(arguments)
     _die_with(options.parent)
+    _stand_back()
     events = os.dup(1)
     os.dup2(2, 1)
     channel = Channel(0, events)
@@ -101,10 +103,16 @@ def _die_with(parent: int) -> None:
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_KILLED_FIRST), encoding="ascii")
     if parent and os.getppid() != parent:  # it ended before we asked
         end_process_group()
+
+
+def _stand_back() -> None:
+    """Leave processor and memory to the server when there is too little for both."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_KILLED_FIRST), encoding="ascii")
 
 
 if __name__ == "__main__":

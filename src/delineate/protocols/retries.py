@@ -97,6 +97,7 @@ class Exchange:
             except (ConnectionFailedError, DeadlineError) as error:
                 last, pause = error, 0.0
                 harmless = repeatable or bool(getattr(error, "is_refused", False))
+                self.has_contact = self.has_contact or bool(getattr(error, "headers", None))
             else:
                 self.has_contact = True
                 if response is None:

@@ -1,0 +1,74 @@
+"""Messages: bodies of known length, multipart, JSON, where a body begins."""
+
+from __future__ import annotations
+
+import email.parser
+import email.policy
+from pathlib import Path
+
+import pytest
+
+from delineate.errors import AnswerError
+from delineate.protocols.messages import Body, FileBody, JoinedBody, Part, Response, body_start, multipart
+
+
+def test_file_body_reads_its_range_again_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(100)))
+    body = FileBody(str(path), 10, 20)
+    assert body.length == 20
+    assert b"".join(body) == b"".join(body) == bytes(range(10, 30))
+    assert b"".join(FileBody(str(path), 90)) == bytes(range(90, 100))
+
+
+def test_file_body_that_became_shorter_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10)
+    body = FileBody(str(path))
+    path.write_bytes(b"x" * 5)
+    with pytest.raises(OSError, match="shorter"):
+        list(body)
+
+
+def test_joined_body_skips_nothing() -> None:
+    body = JoinedBody([Body(b"ab"), Body(), Body(b"c")])
+    assert (b"".join(body), body.length) == (b"abc", 3)
+
+
+def test_multipart_is_read_by_an_independent_parser(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(b"\r\n--not a boundary\r\n\x00\xff")
+    kind, body = multipart([Part("prompts", Body(b'{"a": 1}')), Part("zip_file", FileBody(str(path)), 'na"me\r\n.zip', "application/zip")])
+    data = b"".join(body)
+    assert len(data) == body.length
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + data)
+    first, second = message.iter_parts()
+    assert first.get_payload(decode=True) == b'{"a": 1}'
+    assert first.get_filename() is None
+    assert second.get_payload(decode=True) == path.read_bytes()
+    assert second.get_content_type() == "application/zip"
+    assert second.get_filename() == "na%22me%0D%0A.zip"
+
+
+def test_content_type_is_the_last_header_of_a_part_and_the_boundary_is_unquoted() -> None:
+    kind, body = multipart([Part("f", Body(b"x"), "n", "application/zip")])
+    assert '"' not in kind
+    assert b"\r\nContent-Type: application/zip\r\n\r\nx\r\n" in b"".join(body)
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"", b"\xff\xfe", b"{"])
+def test_what_is_not_json_is_an_answer_error(content: bytes) -> None:
+    with pytest.raises(AnswerError, match="not JSON"):
+        Response(200, {"content-type": "text/html; charset=x"}, content).json()
+
+
+def test_media_type_loses_its_parameters() -> None:
+    assert Response(200, {"content-type": "Text/HTML; charset=x"}).media_type == "text/html"
+    assert Response(200, {}).media_type == ""
+
+
+def test_a_part_begins_where_it_says() -> None:
+    assert body_start(200, {"content-range": "bytes 5-9/10"}) == 0
+    assert body_start(206, {"content-range": "bytes 5-9/10"}) == 5
+    with pytest.raises(AnswerError, match="which"):
+        body_start(206, {})

@@ -43,13 +43,13 @@ class AdministrationRoutes:
     def add_to(self, app: FastAPI) -> None:
         """Add the routes; before those that hold a uid."""
         add = partial(openapi.add_route, app)
-        add("administration", "/api/tasks", "GET", self.tasks)
-        add("administration", "/api/tasks", "PUT", self.set_state)
-        add("administration", "/api/tasks/inputs", "GET", self.inputs)
-        add("administration", "/api/tasks/outputs", "POST", self.put_output, openapi.POST_FILE)
-        add("models", "/api/models", "GET", self.models)
-        add("models", "/api/models", "POST", self.register, openapi.POST_FILE)
-        add("models", "/api/models/tars", "GET", self.model_tar)
+        add("administration", "/api/tasks/", "GET", self.tasks)
+        add("administration", "/api/tasks/", "PUT", self.set_state)
+        add("administration", "/api/tasks/inputs/", "GET", self.inputs)
+        add("administration", "/api/tasks/outputs/", "POST", self.put_output, openapi.POST_FILE)
+        add("models", "/api/models/", "GET", self.models)
+        add("models", "/api/models/", "POST", self.register, openapi.POST_FILE)
+        add("models", "/api/models/tars/", "GET", self.model_tar)
 
     async def tasks(
         self,

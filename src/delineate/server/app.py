@@ -83,6 +83,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         title="Delineate", version=__version__, description=DESCRIPTION, root_path=settings.root_path, lifespan=lifespan,
         docs_url=None, redoc_url=None, redirect_slashes=False, openapi_tags=openapi.TAGS, license_info={"name": "Apache-2.0"},
     )  # fmt: skip
+    app.router.route_class = openapi.TwofoldRoute
     app.state.service, app.state.watcher = service, watcher
     problems.add_handlers(app)
     listening = Listening(service, watcher, longest=settings.max_wait, heartbeat=settings.heartbeat)

@@ -41,9 +41,9 @@ class TaskRoutes:
     def add_to(self, app: FastAPI) -> None:
         """Add the routes whose paths hold no uid, then those that do, then what cannot be a uid."""
         add = partial(openapi.add_route, app, "tasks")
-        add("/api/tasks", "POST", self.post, extra=openapi.POST_TASK)
-        add("/api/tasks", "DELETE", self.delete_by_query)
-        add("/api/tasks/outputs", "GET", self.outputs, extra=openapi.TAR)
+        add("/api/tasks/", "POST", self.post, extra=openapi.POST_TASK)
+        add("/api/tasks/", "DELETE", self.delete_by_query)
+        add("/api/tasks/outputs/", "GET", self.outputs, extra=openapi.TAR)
         add(protocol.STATUS_PATH, "GET", self.status)
         add(protocol.EVENTS_PATH, "GET", self.events, extra=openapi.EVENTS)
         add(protocol.LOG_PATH, "GET", self.log, extra=openapi.TEXT)
@@ -51,7 +51,7 @@ class TaskRoutes:
         add(protocol.TASK_PATH, "GET", self.result, extra=openapi.ZIP)
         add(protocol.TASK_PATH, "DELETE", self.delete)
         # A uid with slashes in it, written as such or as %2F.
-        app.add_api_route("/api/tasks/{rest:path}", _unknown, methods=["GET", "HEAD", "DELETE"], include_in_schema=False)
+        app.add_api_route("/api/tasks/{rest:path}", _unknown, methods=["GET", "DELETE"], include_in_schema=False)
         app.add_api_route("/api/tasks/{rest:path}/cancel", _unknown, methods=["POST"], include_in_schema=False)
 
     async def post(

@@ -32,30 +32,32 @@ class Listening:
 
     async def ended(self, request: Request, uid: str, seconds: float) -> Task:
         """The task, as soon as it has ended or `seconds` have passed. Raises `UnknownTaskError`."""
+        if seconds := self._capped(seconds):
+            self._watcher.begin()
         task = self._tasks.get(uid)
-        if task.state.is_final or not (seconds := self._capped(seconds)):
+        if task.state.is_final or not seconds:
             return task
         with self._watcher.watch(task.id, quiet=True) as signal:
             async with _hung_up(request, signal):
                 deadline = asyncio.get_running_loop().time() + seconds
-                while True:
+                while not task.state.is_final and await signal.until(deadline):
                     task = self._tasks.get(uid)
-                    if task.state.is_final or not await signal.until(deadline):
-                        return task
+        return task
 
     async def changed(self, request: Request, uid: str, after: int, seconds: float) -> tuple[Task, int]:
         """The task and the id of its last event, as soon as that is above `after`, the progress moves, or `seconds` have passed."""
+        if seconds := self._capped(seconds):
+            self._watcher.begin()
         task, event = self._look(uid)
-        if task.state.is_final or event > after or not (seconds := self._capped(seconds)):
+        if task.state.is_final or event > after or not seconds:
             return task, event
         known = (task.fraction, task.message)
         with self._watcher.watch(task.id, progress=True) as signal:
             async with _hung_up(request, signal):
                 deadline = asyncio.get_running_loop().time() + seconds
-                while True:
+                while event <= after and (task.fraction, task.message) == known and await signal.until(deadline):
                     task, event = self._look(uid)
-                    if event > after or (task.fraction, task.message) != known or not await signal.until(deadline):
-                        return task, event
+        return task, event
 
     async def stream(self, uid: str, after: int) -> AsyncIterator[bytes]:
         """Server-sent events until the task has ended: one ``task`` per event row with its id, ``progress`` without an id between.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import sys
 import threading
@@ -35,6 +36,8 @@ def serve(settings: Settings) -> None:
         The data folder or database cannot be used.
     """
     _log_to_stderr(settings.log_level)
+    # uvicorn raises the signal that stopped it once more when it is done: it must not end the process before the workers are stopped.
+    signal.signal(signal.SIGTERM, _leave)
     with locked(settings.data), contextlib.closing(_listen(settings.host, settings.port)) as listener:
         Database(settings.database_url, sync=settings.sync).migrate()
         engine = _engine(settings)
@@ -45,6 +48,10 @@ def serve(settings: Settings) -> None:
             _Server(_config(app, settings), app, lambda: _say_ready(settings, listener)).run(sockets=[listener])
         finally:
             engine.stop(settings.grace)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 def run_workers(settings: Settings, stop: threading.Event, on_ready: Callable[[], None]) -> None:

@@ -1,11 +1,15 @@
-"""How routes are added and described: both spellings of a path answer, and only one is listed."""
+"""How routes are added and described."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 _BINARY: Final = {"type": "string", "format": "binary"}
 
@@ -68,21 +72,36 @@ EVENTS: Final[Mapping[str, Any]] = _answers("text/event-stream", 554, descriptio
 TEXT: Final[Mapping[str, Any]] = _answers("text/plain", 554, description="Text.")
 
 
-def add_route(app: FastAPI, tag: str, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:
-    """Add a route under both spellings of its path, with and without the slash at the end; GET also answers HEAD.
+class TwofoldRoute(APIRoute):
+    """A route that answers with and without the slash at its end, and to HEAD where it answers to GET.
 
-    No redirect from one to the other: some clients lose the body of a post on the way.
+    No redirect from one spelling to the other: some clients lose the body of a post on the way. Listed once.
     """
-    trimmed = path.rstrip("/")
-    listed = trimmed if "{" in trimmed.rsplit("/", 1)[-1] or trimmed.count("{") else trimmed + "/"
-    app.add_api_route(
-        listed, endpoint, methods=[method], tags=[tag], response_model=None, openapi_extra=dict(extra or {}), summary=_summary(endpoint)
-    )  # fmt: skip
-    other = trimmed if listed.endswith("/") else trimmed + "/"
-    app.add_api_route(other, endpoint, methods=[method], include_in_schema=False, response_model=None)
-    if method == "GET":
-        for spelling in (listed, other):
-            app.add_api_route(spelling, endpoint, methods=["HEAD"], include_in_schema=False, response_model=None)
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        if path != "/":
+            self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$").removesuffix("/") + "/?$")
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As the base, with HEAD taken for GET."""
+        return super().matches({**scope, "method": "GET"} if self._is_head(scope) else scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the base, with HEAD allowed where GET is."""
+        if self._is_head(scope):
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+    def _is_head(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and scope["method"] == "HEAD" and "GET" in (self.methods or ())
+
+
+def add_route(app: FastAPI, tag: str, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:
+    """Add a route whose description is its endpoint's docstring."""
+    options: dict[str, Any] = {"openapi_extra": dict(extra or {}), "summary": _summary(endpoint)}
+    app.add_api_route(path, endpoint, methods=[method], tags=[tag], response_model=None, **options)
 
 
 def _summary(endpoint: Callable[..., Any]) -> str:

@@ -50,7 +50,7 @@ class Pages:
         add = partial(openapi.add_route, app, "server")
         add("/healthz", "GET", self.health)
         add("/metrics", "GET", self.figures, openapi.TEXT)
-        app.add_api_route("/", self.landing, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
+        app.add_api_route("/", self.landing, methods=["GET"], include_in_schema=False, response_model=None)
 
     async def health(self, ready: Annotated[str | None, Query(description="Answer 503 unless tasks can be worked on.")] = None) -> Response:
         """Whether the server lives, and how it is. Always 200 while it answers; with `?ready` 503 when something is missing."""

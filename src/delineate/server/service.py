@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -24,6 +25,7 @@ from delineate.store.writer import BlobWriter
 from delineate.task import NORMAL, Blob, Task, TaskState
 
 _DAY: Final = 86400.0
+_FRESH: Final = 0.5  # s; a look at all model folders costs as much as a small task
 
 
 class Engine(Protocol):
@@ -50,6 +52,7 @@ class Service:
         self.tasks = TaskStore(self.database, self.blobs)
         self.models = ModelStore(model_folders(settings), self.database, self.blobs)
         self._limits = archive_limits(settings)
+        self._recent: dict[str, tuple[float, Model]] = {}
 
     def prepare(self) -> None:
         """Bring the database to the newest form and remove what interrupted work left."""
@@ -78,11 +81,18 @@ class Service:
         return task
 
     def require_model(self, name: str) -> Model:
-        """The model of a name. Raises `UnknownModelError`."""
+        """The model of a name, as it was at most half a second ago. Raises `UnknownModelError`."""
+        now = time.monotonic()
+        known = self._recent.get(name)
+        if known is not None and now - known[0] < _FRESH:
+            return known[1]
+        self._recent.pop(name, None)
         try:
-            return self.models.get(name)
+            model = self.models.get(name)
         except SettingsError as error:  # the name is there twice: nobody's fault who asks for it
             raise UnknownModelError(f"the model {name!r} cannot be used: {error.message}", error.advice) from None
+        self._recent[name] = (now, model)
+        return model
 
     def result(self, task: Task) -> Blob | None:
         """The result of a task, None while it waits or runs.

@@ -66,12 +66,14 @@ def _listed(names: frozenset[str]) -> str:
 class _Buffer:
     """A block of memory that is used again and again: growing a new one each time costs more than hashing it."""
 
-    def __init__(self) -> None:
-        self._view = memoryview(bytearray(BUFFER + _PIECE))
+    def __init__(self, size: int) -> None:
+        self._view = memoryview(bytearray(size))
         self.filled = 0
 
     def add(self, data: memoryview) -> None:
         end = self.filled + len(data)
+        if end > len(self._view):
+            raise InputError("the body is longer than announced", "Send it with the right Content-Length.")
         self._view[self.filled : end] = data
         self.filled = end
 
@@ -178,7 +180,7 @@ class Upload(Generic[W]):
         self._threads = threads
         self._limit = limit
         self._files = files
-        self._buffer = _Buffer()
+        self._buffer = _Buffer(0)
         self._spare: _Buffer | None = None
         self._writer: W | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -212,6 +214,9 @@ class Upload(Generic[W]):
             raise self._too_large()
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise InputError("the request has a content encoding", "Send the archive as it is.")
+        # A small body gets a small buffer; whoever sends more than announced is stopped by the HTTP parser.
+        small = announced.isdecimal() and int(announced) < BUFFER
+        self._buffer = _Buffer(int(announced) if small else BUFFER + _PIECE)
         media_type, options = parse_options_header(request.headers.get("content-type", ""))
         if media_type == b"multipart/form-data":
             await self._read_form(request, options.get(b"boundary", b""))
@@ -271,7 +276,7 @@ class Upload(Generic[W]):
         """Give the full buffer to the thread once the one before is written; the other, empty one."""
         if self._writing is not None:
             await self._writing
-        full, self._buffer = self._buffer, self._spare or _Buffer()
+        full, self._buffer = self._buffer, self._spare or _Buffer(BUFFER + _PIECE)
         self._spare = full
         self._writing = asyncio.get_running_loop().run_in_executor(self._threads, self._write, full.take())
         return self._buffer

@@ -91,13 +91,13 @@ class Watcher:
 
     @contextmanager
     def watch(self, task: int, *, quiet: bool = False, progress: bool = False) -> Iterator[Signal]:
-        """Listen to a task, from now on: read its state *after* entering, and nothing is missed."""
+        """Listen to a task. Nothing is missed when its state is read after entering, or between `begin` and here without an await."""
         signal = Signal(task, quiet=quiet, progress=progress)
         if self._closed:
             signal.end()
             yield signal
             return
-        self._start()
+        self.begin()
         self._signals.setdefault(task, set()).add(signal)
         self._with_progress += progress
         try:
@@ -115,7 +115,10 @@ class Watcher:
         for signal in [signal for signals in self._signals.values() for signal in signals]:
             signal.end()
 
-    def _start(self) -> None:
+    def begin(self) -> None:
+        """Look from now on; it ends by itself when nobody listens at the next turn of the loop."""
+        if self._closed:
+            return
         if self._task is not None and not self._task.done():
             return
         version = self._source.version()  # before the newest event: one that comes between is looked at twice, not never

@@ -171,7 +171,7 @@ def test_two_spheres_come_back_where_they_were_and_left_stays_left(codes: str, s
         dice = 2 * (mask & ideal).sum() / (mask.sum() + ideal.sum())
         assert dice > 0.9
         drawn = places(seen)[found.mask(name)].mean(axis=0)  # a sphere of few voxels is not quite at its centre
-        np.testing.assert_allclose(places(start)[mask].mean(axis=0), drawn, atol=0.2)  # half a voxel is 0.3 to 1.5 mm
+        np.testing.assert_allclose(places(start)[mask].mean(axis=0), drawn, atol=0.25)  # half a voxel is 0.3 to 1.5 mm
         assert mask.sum() == pytest.approx(ideal.sum(), rel=0.08)
     assert places(start)[back.mask("Left")][:, 0].mean() > places(start)[back.mask("Right")][:, 0].mean()
 

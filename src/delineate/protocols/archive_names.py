@@ -104,6 +104,8 @@ class NameRegister:
 
     def add(self, raw: str, is_folder: bool) -> str:
         """The safe form of the name `raw`; `ArchiveError` where there is none, or it is taken."""
+        if is_folder and raw in (".", "./"):
+            return ""  # the top itself, with which `tar -c .` begins
         name = safe_name(raw)
         parents = name.split("/")
         for depth in range(1, len(parents) + (1 if is_folder else 0)):

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from delineate.errors import AuthorizationError
+from delineate.server.security import Guard
+from delineate.server.settings import Settings
+
+
+def asked(method: str = "POST", client: str = "127.0.0.1", **headers: str) -> Request:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in {"host": "127.0.0.1:8000", **headers}.items()]
+    return Request({"type": "http", "method": method, "headers": raw, "client": (client, 5), "path": "/", "query_string": b""})
+
+
+def status(guard: Guard, request: Request) -> int:
+    try:
+        guard.require_administrator(request)
+    except AuthorizationError as error:
+        assert error.advice
+        return error.status
+    return 200
+
+
+def test_without_a_token_administration_is_for_this_machine() -> None:
+    guard = Guard(Settings())
+    assert status(guard, asked()) == 200
+    assert status(guard, asked(host="localhost:8000")) == 200
+    assert status(guard, asked(host="[::1]:8000")) == 200
+    guard.require_token(asked(client="10.0.0.1"))
+
+
+@pytest.mark.parametrize("header", ["x_forwarded_for", "x_real_ip", "forwarded", "x_forwarded_host"])
+def test_a_proxy_makes_loopback_meaningless(header: str) -> None:
+    assert status(Guard(Settings()), asked(**{header: "for=1.2.3.4"})) == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "192.168.0.5:8000"])
+def test_a_foreign_name_is_refused(host: str) -> None:
+    assert status(Guard(Settings()), asked(host=host)) == 403
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.5"])
+def test_bound_to_the_network_without_token_is_closed(host: str) -> None:
+    assert status(Guard(Settings(host=host)), asked()) == 403
+
+
+@pytest.mark.parametrize(
+    "headers", [{"authorization": "Bearer s3cret"}, {"authorization": "bearer  s3cret"}, {"x_token": "s3cret"}]
+)  # fmt: skip
+def test_the_token_opens_from_anywhere(headers: dict[str, str]) -> None:
+    guard = Guard(Settings(host="0.0.0.0", token="s3cret"))
+    assert status(guard, asked(client="10.0.0.1", host="segment.example", **headers)) == 200
+    assert guard.owner(asked(**headers)) == "token"
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"x_token": ""}, {"x_token": "s3cre"}, {"x_token": "s3cret "*2}, {"authorization": "Basic s3cret"}, {"x_token": "\xfc"}]
+)  # fmt: skip
+def test_anything_else_does_not(headers: dict[str, str]) -> None:
+    guard = Guard(Settings(token="s3cret"))
+    assert status(guard, asked(**headers)) == 401
+    with pytest.raises(AuthorizationError):
+        guard.require_token(asked(**headers))
+
+
+def test_tasks_belong_to_the_name_of_a_token() -> None:
+    guard = Guard(Settings(tokens={"ward": "a1", "lab": "b2"}))
+    assert guard.owner(asked(x_token="b2")) == "lab"
+    assert guard.owner(asked(x_token="c3", client="9.9.9.9")) == "9.9.9.9"
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "owner"),
+    [
+        ("8.8.8.8", "1.1.1.1", "8.8.8.8"),
+        ("10.0.0.1", "1.1.1.1", "1.1.1.1"),
+        ("10.0.0.1", "6.6.6.6, 1.1.1.1, 10.0.0.2", "1.1.1.1"),
+        ("10.0.0.1", "nonsense", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.9", "10.0.0.9"),
+    ],
+)
+def test_addresses_behind_trusted_proxies(client: str, forwarded: str, owner: str) -> None:
+    guard = Guard(Settings(trusted_proxies=("10.0.0.0/8",)))
+    assert guard.owner(asked(client=client, x_forwarded_for=forwarded)) == owner
+
+
+@pytest.mark.parametrize(
+    ("headers", "foreign"),
+    [
+        ({}, False),
+        ({"origin": "http://127.0.0.1:8000"}, False),
+        ({"origin": "https://viewer.example"}, False),
+        ({"origin": "http://evil.example"}, True),
+        ({"origin": "null"}, True),
+        ({"origin": ""}, True),
+        ({"origin": "http://127.0.0.1:9000"}, True),
+        ({"origin": "https://public.example", "x_forwarded_host": "public.example"}, True),
+        ({"origin": "https://public.example", "x_forwarded_host": "public.example", "client": "10.0.0.1"}, False),
+    ],
+)
+def test_pages_of_other_sites(headers: dict[str, str], foreign: bool) -> None:
+    guard = Guard(Settings(cors_origins=("https://viewer.example",), trusted_proxies=("10.0.0.0/8",)))
+    assert guard.is_foreign_site(asked(**headers).scope) is foreign
+    assert not guard.is_foreign_site(asked("GET", **headers).scope)

@@ -261,6 +261,27 @@ def test_cancelling_stops_a_model_within_a_second(site: Site, engine: LocalEngin
         assert time.monotonic() - began < most
 
 
+@pytest.mark.parametrize("model", ["hanger-30", "process-hanger"])
+def test_a_model_that_waits_is_interrupted_and_its_worker_lives_on(model: str, site: Site, engine: LocalEngine) -> None:
+    uid = site.submit(model)
+    worker = _worker(site, site.running(uid))
+    time.sleep(0.3)
+    site.tasks.cancel(uid)
+    assert site.ended(uid).state is TaskState.CANCELLED
+    assert worker.is_running()
+    assert worker.children(recursive=True) == []
+
+
+def test_what_a_guard_looks_after_is_gone_after_a_kill(site: Site, engine: LocalEngine) -> None:
+    uid = site.submit("process-hanger")
+    worker = _worker(site, site.running(uid))
+    below = _wait_for(lambda: found if len(found := worker.children(recursive=True)) >= 2 else None)
+    site.tasks.cancel(uid)
+    worker.kill()
+    assert site.ended(uid).state is TaskState.CANCELLED
+    _wait_for(lambda: True if not _alive(below) else None)
+
+
 def test_deleting_a_running_task_frees_its_worker(site: Site, engine: LocalEngine) -> None:
     uids = [site.submit("hanger-30") for _ in range(2)]
     for uid in uids:

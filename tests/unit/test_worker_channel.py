@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from delineate.worker.channel import Cancelled, Channel
+from delineate.worker.channel import INTERRUPT, Cancelled, Channel
 
 
 class Pipes:
@@ -104,3 +105,21 @@ def test_an_engine_that_does_not_listen_any_more_ends_the_worker(pipes: Pipes) -
     os.close(pipes.events)
     with pytest.raises(SystemExit):
         pipes.channel.ready()
+
+
+def test_a_cancellation_interrupts_a_wait_inside_a_model_only(pipes: Pipes) -> None:
+    before = signal.getsignal(INTERRUPT)
+    try:
+        pipes.channel.hear_interrupts()
+        pipes.channel.listen()
+        pipes.channel.started("now", 3.0, 0)
+        began = time.monotonic()
+        with pytest.raises(Cancelled), pipes.channel.interruptible():
+            pipes.tell(command="cancel", task="now")
+            time.sleep(30)
+        assert time.monotonic() - began < 5
+        os.kill(os.getpid(), INTERRUPT)  # outside of a model it means nothing
+        with pytest.raises(Cancelled), pipes.channel.interruptible():
+            raise AssertionError("a cancelled task does not begin")
+    finally:
+        signal.signal(INTERRUPT, before)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delineate.runners import memory
+from delineate.worker.strays import unguarded
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -117,8 +117,8 @@ class WorkerProcess:
                 os.write(self._commands, line)
 
     def kill(self) -> None:
-        """Kill it and all that it started, at once."""
-        processes = memory.tree(self.pid)
+        """Kill it and all that it started, at once; guards of commands and containers clean up by themselves when it is dead."""
+        processes = unguarded(self.pid)
         for kill, number in ((os.killpg, self.pid), *((os.kill, process) for process in processes)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(number, signal.SIGKILL)

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     events = os.dup(1)
     os.dup2(2, 1)
     channel = Channel(0, events)
+    channel.hear_interrupts()
     channel.listen()
     faulthandler.enable()
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")

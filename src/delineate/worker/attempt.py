@@ -32,11 +32,13 @@ from delineate.worker.publish import publish
 from delineate.worker.retries import retry_after
 from delineate.worker.shelf import ModelShelf
 from delineate.worker.stage import Sent, stage
+from delineate.worker.strays import kill_strays, own_strays
 from delineate.worker.tasklog import TaskLog, read_log
 from delineate.worker.warm import WarmRunners
 
 _log = logging.getLogger(__name__)
 
+FINDING_LIMIT = 3600.0  # s for unpacking a model's files
 BROKEN_KINDS = frozenset({"crash", "memory", "timeout", "start"})
 """Failures after which a runner is not used again."""
 
@@ -103,11 +105,21 @@ class Attempt:
                 kind = "memory" if isinstance(error, MemoryError) else "crash"
                 self._fail(Failure(kind=kind, message=f"the worker failed: {type(error).__name__}: {error}", advice="See the task's log."))
         except Cancelled:
+            self._clear_interrupted()
             self._place.tasks.cancelled(self._task.uid, self._place.name)
+
+    def _clear_interrupted(self) -> None:
+        """A model that was interrupted anywhere is not used again, and what it started goes with it."""
+        warm = self._place.warm
+        warm.drop(self._task.model)
+        if own_strays():
+            warm.close()  # some may be of other models: these begin anew, too
+            kill_strays()
 
     def _do(self) -> None:
         place, task = self._place, self._task
-        place.channel.started(task.uid, 3600.0, 0)
+        if not place.models.knows(task.model):  # finding it may take a while
+            place.channel.started(task.uid, FINDING_LIMIT, 0)
         model, model_folder = self._find_model()
         place.channel.started(task.uid, model.time_limit, model.resources.memory_mb)
         resident.reset_peak()
@@ -148,7 +160,7 @@ class Attempt:
             task=f"{place.name}-{self._task.id}",
         )
         try:
-            with self._log.captured():
+            with self._log.captured(), place.channel.interruptible():
                 # A model with a limit of its own gets the room that others hold.
                 budget = model.resources.memory_mb << 19 if model.resources.memory_mb else None
                 result: Segmentation | None = place.warm.get(model, folder, budget).segment(job)

@@ -14,14 +14,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 PROGRESS_INTERVAL = 0.1  # s; a model may report as often as it likes
 
 
+INTERRUPT = signal.SIGUSR1
+"""Wakes the main thread out of a wait, so that it hears of a cancellation."""
+
+
 class Cancelled(BaseException):
-    """Raised inside `Channel.report` when somebody cancelled the task; no ``except Exception`` of a model swallows it."""
+    """Raised inside a model when somebody cancelled the task; no ``except Exception`` of a model swallows it."""
 
 
 class Channel:
@@ -41,6 +45,7 @@ class Channel:
         self._task: str | None = None
         self._cancelled: str | None = None
         self._reported = 0.0
+        self._is_in_model = False
         self.wake = threading.Event()
         self.stopping = threading.Event()
 
@@ -90,6 +95,24 @@ class Channel:
         if self.is_cancelled:
             raise Cancelled
 
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """`Cancelled` is raised inside as soon as the interpreter can, also out of a wait. For the main thread."""
+        self._is_in_model = True
+        try:
+            self.raise_if_cancelled()
+            yield
+        finally:
+            self._is_in_model = False
+
+    def hear_interrupts(self) -> None:
+        """Install the handler of `INTERRUPT`. For the main thread."""
+        signal.signal(INTERRUPT, self._interrupt)
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        if self._is_in_model:
+            self.raise_if_cancelled()
+
     def _send(self, event: Mapping[str, Any]) -> None:
         line = json.dumps(event).encode("ascii") + b"\n"
         with self._lock:
@@ -115,6 +138,8 @@ class Channel:
     def _obey(self, command: Mapping[str, Any]) -> None:
         if command["command"] == "cancel":
             self._cancelled = command["task"]
+            if self._is_in_model and signal.getsignal(INTERRUPT) == self._interrupt:
+                signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
         elif command["command"] == "stop":
             self.stopping.set()
         self.wake.set()

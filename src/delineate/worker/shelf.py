@@ -20,11 +20,14 @@ class ModelShelf:
         self._clock = clock
         self._found: dict[str, tuple[float, Model, Path | None]] = {}
 
+    def knows(self, name: str) -> bool:
+        """Whether `find` would answer from memory."""
+        known = self._found.get(name)
+        return known is not None and self._clock() - known[0] <= FRESH
+
     def find(self, name: str) -> tuple[Model, Path | None]:
         """The model, its digest included, and the folder of its files. Raises as `ModelStore.get` and `folder` do."""
-        now = self._clock()
-        known = self._found.pop(name, None)
-        if known is None or now - known[0] > FRESH:
-            known = (now, self._models.get(name, digest=True), self._models.folder(name))
-        self._found[name] = known
-        return known[1], known[2]
+        if not self.knows(name):
+            self._found.pop(name, None)
+            self._found[name] = (self._clock(), self._models.get(name, digest=True), self._models.folder(name))
+        return self._found[name][1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -479,14 +480,38 @@ def test_a_huge_zip_directory_is_not_read(tmp_path: Path) -> None:
     assert "limit: entries" in error.message
 
 
-@pytest.mark.parametrize("size", [b"-0000000001\0", b"\xff" * 12, b"77777777777\0", b"abcdefghijk\0"])
-def test_absurd_sizes_in_a_tar_header(tmp_path: Path, size: bytes) -> None:
+def test_a_gzip_bomb_between_the_entries(tmp_path: Path) -> None:
+    """Extended headers of a megabyte before small files: more than the entries may ever need."""
+    record = b"1048576 comment=" + b"x" * (1048576 - 17) + b"\n"
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    raw = b"".join(header.tobuf() + record + tarfile.TarInfo(f"f{number}").tobuf() for number in range(60))
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(raw + bytes(1024), 1))
+    assert len(ArchiveReader(path).names()) == 60
+    assert "limit: ratio" in refused(path, tmp_path / "out", Limits(entries=100, ratio=1, ratio_from=4 << 20)).message
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.DIRTYPE])
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (b"-0000001000\0", "no sensible size"),
+        (b"\xff" * 10 + b"\xfe\x00", "no sensible size"),
+        (b"77777777777\0", "cut off|larger|limit"),
+        (b"abcdefghijk\0", "neither zip nor tar"),
+    ],
+)
+def test_absurd_sizes_in_a_tar_header(tmp_path: Path, kind: bytes, size: bytes, words: str) -> None:
     raw = bytearray(make_tar(tmp_path / "a.tar", FILES).read_bytes())
     raw[124:136] = size
+    raw[156:157] = kind
     raw[148:156] = b"%06o\0 " % (sum(raw[:512]) - sum(raw[148:156]) + 8 * 32)
     path = tmp_path / "b.tar"
     path.write_bytes(raw)
-    refused(path, tmp_path / "out")
+    if kind == tarfile.DIRTYPE and size.startswith(b"7"):
+        words = "damaged"  # a folder's size is not looked at, so that its content is taken for the next header
+    assert re.search(words, refused(path, tmp_path / "out").message)
 
 
 @pytest.mark.parametrize(

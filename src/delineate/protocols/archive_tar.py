@@ -41,7 +41,6 @@ class PlainSource:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._length = os.fstat(file.fileno()).st_size
         self.position = 0
 
     def readinto(self, view: memoryview) -> int:
@@ -52,8 +51,7 @@ class PlainSource:
 
     def skip(self, count: int) -> None:
         """Go on by `count` bytes."""
-        if self.position + count > self._length:
-            raise _cut_off()
+        # Beyond the end is no error yet: the next header is missing there.
         self._file.seek(count, os.SEEK_CUR)
         self.position += count
 
@@ -74,7 +72,6 @@ class GzipSource:
         """Some bytes; 0 at the end."""
         if self.position > self._most:
             self._tally.require(self.position)
-            raise ArchiveLimitError("the archive unpacks to more than its entries hold (limit: ratio)")
         try:
             count = self._gzip.readinto(view)
         except Exception as error:

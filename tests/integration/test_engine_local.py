@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import nibabel
 import numpy as np
 import psutil
 import pytest
@@ -72,6 +73,8 @@ class Site:
         models.copy("hanger", self.models, "hanger-1", time_limit=0.3)
         models.copy("sleeper", self.models, "sleeper-60", seconds=60.0)
         models.copy("memory-eater", self.models, "memory-eater-quick", megabytes=400, memory_mb=200)
+        lps = models.copy("threshold", self.models, "threshold-lps") / "model.toml"
+        lps.write_text('orientation = "LPS"\n' + lps.read_text(encoding="utf-8"), encoding="utf-8")
         models.copy("crasher", self.models, "crasher-abort", signal="SIGABRT")
 
     def engine(self, workers: int = 2, lease: float = 30.0) -> LocalEngine:
@@ -222,6 +225,37 @@ def test_a_model_that_removes_its_folders_disturbs_nobody(site: Site, engine: Lo
 
 
 # What is sent
+
+
+def _images() -> list[Path]:
+    """Real images, where they are present."""
+    folder = Path(os.environ.get("DELINEATE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+    return [path for name in ("S01*/*ct*.nii.gz", "S03*/*mr*.nii.gz", "S11*/*t2*.nii.gz") for path in sorted(folder.glob(name))[:1]]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("model", ["threshold", "threshold-lps"])
+def test_a_result_has_the_affine_of_the_image(model: str, site: Site, engine: LocalEngine, tmp_path: Path) -> None:
+    """As nibabel sees both; `threshold` takes what is sent, its variant wants LPS."""
+    oblique = tmp_path / "oblique.nii.gz"
+    cosine, sine = np.cos(0.3), np.sin(0.3)
+    affine = np.array([[0, -2 * sine, 3 * cosine, 5], [-1.5, 0, 0, -70], [0, 2 * cosine, 3 * sine, 11], [0, 0, 0, 1]])
+    voxels = np.random.default_rng(0).integers(0, 200, (8, 9, 10)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), oblique)
+    for path in [oblique, *_images()]:
+        image = nibabel.load(path)
+        request = tmp_path / "request.zip"
+        with RequestWriter(request) as writer:
+            writer.add_image(path)
+        task = site.ended(site.tasks.submit(model=model, archive=site.blobs.adopt(request), owner="me", protocol="v1").uid, 60.0)
+        assert task.failure is None
+        blob = task.blob("result")
+        assert blob is not None
+        with zipfile.ZipFile(site.blobs.verified(blob.digest)) as archive:
+            archive.extract("segmentation.nii.gz", tmp_path)
+        result = nibabel.load(tmp_path / "segmentation.nii.gz")
+        np.testing.assert_allclose(result.affine, image.affine, atol=1e-3)
+        np.testing.assert_array_equal(np.asanyarray(result.dataobj), image.get_fdata() >= 100)
 
 
 def test_a_bad_input_fails_at_once(site: Site, engine: LocalEngine) -> None:

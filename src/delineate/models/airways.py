@@ -70,7 +70,7 @@ def _spots(hu: np.ndarray, body: Mask, spacing: Triple) -> Mask:
     """Round dark spots in axial slices, of a trachea's size."""
     labels, count = ndimage.label((hu < LUMEN) & body, _PLANE)
     if count == 0:
-        return body & False
+        return np.zeros_like(body)
     index = np.arange(1, count + 1)
     area = sizes(labels, count)[1:] * spacing[1] * spacing[2]
     darkest = ndimage.minimum(hu, labels, index)
@@ -82,7 +82,8 @@ def _spots(hu: np.ndarray, body: Mask, spacing: Triple) -> Mask:
         width = (boxes[i][2].stop - boxes[i][2].start) * spacing[2]
         at_edge = any(b.start == 0 or b.stop == n for b, n in zip(boxes[i][1:], hu.shape[1:], strict=True))
         keep[i + 1] = not at_edge and max(height, width) < 2.6 * min(height, width) and area[i] > 0.45 * height * width
-    return keep[labels]
+    result: Mask = keep[labels]
+    return result
 
 
 def _grown(hu: np.ndarray, trachea: Mask, lung_air: Mask, spacing: Triple) -> Mask:

@@ -49,7 +49,8 @@ def find_lungs(hu: Values, spacing: Triple) -> tuple[Mask, Mask]:
     box = tuple(slice(max(0, b.start - 3), b.stop + 3) for b in box)  # type: ignore[assignment]
     left, right, airways = lungs_on_blocks(coarse[box], body[box], blocks.coarse)
     whole = np.zeros((3, *coarse.shape), dtype=bool)
-    whole[(slice(None), *box)] = left, right, airways
+    for number, mask in enumerate((left, right, airways)):
+        whole[number][box] = mask
     return _drawn(whole, hu, blocks)
 
 
@@ -64,7 +65,7 @@ def lungs_on_blocks(hu: np.ndarray, body: Mask, spacing: Triple) -> tuple[Mask, 
     middle = middle if middle is not None else midline(hu, body, lung, spacing)
     left, right = _sides(hu, lung, middle, spacing)
     left, right = (_completed(side, other, airways, spacing) for side, other in ((left, right), (right, left)))
-    return left, right & ~left, airways
+    return left, right & ~left, airways & ~left & ~right
 
 
 def _lung_parts(hu: np.ndarray, aerated: Mask, spacing: Triple) -> Mask:
@@ -79,7 +80,8 @@ def _lung_parts(hu: np.ndarray, aerated: Mask, spacing: Triple) -> Mask:
     medians = np.append(0.0, ndimage.median(hu, labels, np.arange(1, count + 1))) if count else np.zeros(1)
     near &= (sizes(labels, count) < 0.1 * np.count_nonzero(lung)) & (medians > DARK)
     near[0] = False
-    return lung | near[labels]
+    result: Mask = lung | near[labels]
+    return result
 
 
 def _lung_like(hu: np.ndarray, aerated: Mask, spacing: Triple) -> Mask:
@@ -108,7 +110,8 @@ def _lung_like(hu: np.ndarray, aerated: Mask, spacing: Triple) -> Mask:
     z = np.flatnonzero(keep[labels].any(axis=(1, 2))) if beside and keep.any() else np.zeros(0)
     for label, top in beside:
         keep[label] = bool(z.size) and top > (z[0] + z[-1]) / 2
-    return keep[labels]
+    result: Mask = keep[labels]
+    return result
 
 
 def _gas(hu: np.ndarray, aerated: Mask, spacing: Triple) -> Mask:
@@ -205,10 +208,9 @@ def _completed(side: Mask, other: Mask, airways: Mask, spacing: Triple) -> Mask:
     if not side.any():
         return side
     filled = close(side, max(VESSEL, 1.05 * max(spacing)), spacing)
-    # Only what an axial slice encloses: a nodule is part of the lung, the vessels of the hilum come out of the mediastinum.
-    filled = fill_slices(filled)
-    filled &= ~other & ~airways
-    return reconstruct(side, filled)
+    filled = reconstruct(side, filled & ~airways)
+    # Only what an axial slice encloses: a nodule or a lobe's bronchus is in the lung, the hilum is part of the mediastinum.
+    return fill_slices(filled) & ~other
 
 
 def _drawn(coarse: np.ndarray, hu: Values, blocks: Blocks) -> tuple[Mask, Mask]:

@@ -78,7 +78,8 @@ def reconstruct(seed: Mask, inside: Mask) -> Mask:
     keep = np.zeros(count + 1, dtype=bool)
     keep[np.unique(labels[seed & inside])] = True
     keep[0] = False
-    return keep[labels]
+    result: Mask = keep[labels]
+    return result
 
 
 def fill_slices(mask: Mask, axis: int = 0) -> Mask:
@@ -111,7 +112,7 @@ def sizes(labels: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
 def shares(labels: npt.NDArray[Any], count: int, mask: Mask) -> npt.NDArray[np.float64]:
     """The share of each label's voxels that lie in a mask."""
     inside = np.bincount(labels.ravel(), weights=mask.ravel(), minlength=count + 1)
-    return inside / np.maximum(sizes(labels, count), 1)  # type: ignore[no-any-return]
+    return inside / np.maximum(sizes(labels, count), 1)
 
 
 def contact(labels: npt.NDArray[Any], count: int, mask: Mask) -> npt.NDArray[np.float64]:

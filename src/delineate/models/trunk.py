@@ -61,7 +61,8 @@ def _filled(body: Mask, solid: Mask) -> Mask:
         return body
     small = sizes(labels, count) <= max(8, 0.002 * np.count_nonzero(solid))
     small[0] = False
-    return body | small[labels]
+    result: Mask = body | small[labels]
+    return result
 
 
 def _thick_parts(tissue: Mask, spacing: Triple) -> Mask:
@@ -71,7 +72,7 @@ def _thick_parts(tissue: Mask, spacing: Triple) -> Mask:
     radius = min(max(THIN, 1.05 * max(spacing[1:])), thickest / 3)
     labels, count = ndimage.label(inside > radius)
     if count == 0:
-        return tissue & False
+        return np.zeros_like(tissue)
     index = np.arange(1, count + 1)
     thickness = np.append(0, ndimage.maximum(inside, labels, index))
     volume = sizes(labels, count)
@@ -127,7 +128,8 @@ def _enclosed_air(hu: np.ndarray, tissue: Mask, solid: Mask, spacing: Triple) ->
     textured = (medians > LUNG_TEXTURE[0]) & (medians < TISSUE)
     keep = np.where(textured, touching > 0.5, touching > 0.85)
     keep[0] = False
-    return keep[labels]
+    result: Mask = keep[labels]
+    return result
 
 
 def _open_air(hu: np.ndarray, air: Mask, solid: Mask, spacing: Triple) -> tuple[Mask, Mask]:

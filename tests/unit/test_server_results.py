@@ -56,7 +56,9 @@ def test_the_whole(body: Body) -> None:
     assert headers["accept-ranges"] == "bytes"
 
 
-@pytest.mark.parametrize(("text", "start", "end"), [("bytes=0-0", 0, 1), ("bytes=5-20", 5, 21), ("bytes=900-", 900, None), ("bytes=-7", -7, None)])
+@pytest.mark.parametrize(
+    ("text", "start", "end"), [("bytes=0-0", 0, 1), ("bytes=5-20", 5, 21), ("bytes=900-", 900, None), ("bytes=-7", -7, None)]
+)
 def test_ranges(body: Body, text: str, start: int, end: int | None) -> None:
     whole = b"".join(body)
     status, headers, data, _ = ask(body, range=text)

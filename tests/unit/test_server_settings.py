@@ -12,7 +12,9 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def test_precedence_is_argument_environment_file_default(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text('port = 1\nworkers = 2\nhost = "::1"\nmodels = ["a", "b"]\n[tokens]\nward = "s3cret"\n[runners.container]\nengine = "podman"\n')
+    file.write_text(
+        'port = 1\nworkers = 2\nhost = "::1"\nmodels = ["a", "b"]\n[tokens]\nward = "s3cret"\n[runners.container]\nengine = "podman"\n'
+    )
     environment = {"DELINEATE_PORT": "3", "DELINEATE_WORKERS": "4"}
     settings = Settings.load(file, environment, workers=5, host=None)
     assert (settings.port, settings.workers, settings.host, settings.log_level) == (3, 5, "::1", "info")

@@ -266,5 +266,3 @@ def test_cancelled_while_finishing_waits_for_the_thread(bench: Bench) -> None:
 
     asyncio.run(go())
     assert bench.left() == []
-
-

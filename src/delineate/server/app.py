@@ -80,7 +80,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
             service.close()
 
     app = FastAPI(
-        title="Delineate", version=__version__, description=DESCRIPTION, root_path=settings.root_path, lifespan=lifespan,
+        title="Delineate", version=__version__, description=DESCRIPTION, lifespan=lifespan,
         docs_url=None, redoc_url=None, redirect_slashes=False, openapi_tags=openapi.TAGS, license_info={"name": "Apache-2.0"},
     )  # fmt: skip
     app.router.route_class = openapi.TwofoldRoute
@@ -96,7 +96,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
             allow_headers=["Authorization", TOKEN_HEADER, KEY_HEADER, "Content-Type", "Range", "If-Range", "Last-Event-ID"],
             expose_headers=["Content-Range", "Accept-Ranges", "ETag", "X-Request-ID"],
         )  # fmt: skip
-    app.add_middleware(Envelope, guard=guard, metrics=metrics)
+    app.add_middleware(Envelope, guard=guard, metrics=metrics, root_path=settings.root_path)
     return app
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from delineate.errors import ArchiveError, BlobError
 from delineate.protocols.archive import tar_view
 from delineate.protocols.messages import Body, FileBody, JoinedBody
 from delineate.server.results import SMALL, BodyResponse
@@ -50,7 +51,10 @@ class Files:
         return FileBody(str(self._service.file(blob)))
 
     def _tar_body(self, blob: Blob) -> Body:
-        return tar_view(str(self._service.file(blob)))
+        try:
+            return tar_view(self._service.file(blob), with_log=True)
+        except ArchiveError as error:  # nobody's input: what lies here is no result of ours
+            raise BlobError(f"the stored result cannot be read: {error.message}") from None
 
     def _answer(self, body: Body, tag: str, filename: str) -> BodyResponse:
         kind = "application/x-tar" if filename.endswith(".tar") else "application/zip"

@@ -38,16 +38,20 @@ class Envelope:
     The log names the route, never the path: a path holds a uid, and a uid is the right to the images.
     """
 
-    def __init__(self, app: ASGIApp, guard: Guard, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, metrics: Metrics, root_path: str = "") -> None:
         self._app = app
         self._guard = guard
         self._metrics = metrics
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._root_path:
+            # The proxy may have taken the prefix away or left it: routes are found either way, links need it.
+            scope["root_path"] = self._root_path
         given = Headers(scope=scope).get("x-request-id", "")
         id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = id

@@ -107,7 +107,7 @@ def _grown(hu: np.ndarray, trachea: Mask, lung_air: Mask, spacing: Triple) -> Ma
         if found > start + 32 or found > 1.7 * volume + 2:
             break
         best, volume = grown, found
-    result = trachea.copy()
+    result: Mask = trachea.copy()
     result[box] |= best
     return result
 

@@ -43,7 +43,7 @@ def find_bones(hu: Values, spacing: Triple) -> Mask:
     if box is None:
         return np.zeros(hu.shape, dtype=bool)
     found[box] = bones_on_blocks(coarse[box], body[box], blocks.coarse)
-    return _drawn(found, hu, blocks)
+    return _drawn(found, coarse, hu, blocks)
 
 
 def _body(hu: Values, spacing: Triple, blocks: Blocks) -> Mask:
@@ -103,7 +103,10 @@ def _contrast(hu: np.ndarray, dense: Mask, spacing: Triple) -> Mask:
 
 def _spongy(hu: np.ndarray, bone: Mask, body: Mask, spacing: Triple) -> Mask:
     """Add spongy bone that is less dense than the threshold but lies between cortices: vertebrae of the elderly."""
-    between = close(bone, 12.0, spacing) & ~bone & body & (ndimage.median_filter(hu, 3) > 0.6 * DENSE)
+    large = Blocks.of(bone.shape, spacing, 4.0)
+    hull = large.spread(close(large.mean(bone) > 0.2, 12.0, large.coarse))
+    # Cortex would outshine the mean of what is beside it.
+    between = hull & ~bone & body & (ndimage.uniform_filter(np.minimum(hu, 1.25 * DENSE), 3) > 0.6 * DENSE)
     # Opened: the voxels that mix cortex with what is beside it are one thick, and no marrow.
     labels, count = ndimage.label(ndimage.binary_opening(between) if min(bone.shape) > 2 else between)
     keep = contact(labels, count, bone | (between & (labels == 0))) > 0.6
@@ -132,7 +135,7 @@ def _marrow(hu: np.ndarray, bone: Mask, spacing: Triple) -> Mask:
     return result
 
 
-def _drawn(coarse: Mask, hu: Values, blocks: Blocks) -> Mask:
+def _drawn(coarse: Mask, means: np.ndarray, hu: Values, blocks: Blocks) -> Mask:
     """The border on the full grid: half way between the bone and soft tissue."""
     if max(blocks.factor) == 1:  # voxels too large to peel: they would take thin cortex with them
         return coarse
@@ -140,7 +143,7 @@ def _drawn(coarse: Mask, hu: Values, blocks: Blocks) -> Mask:
     inner = blocks.spread(depth(coarse, blocks.coarse) > 1.01 * step if not coarse.all() else coarse)
     outer = blocks.spread(dilate(coarse, 0.8 * step, blocks.coarse))
     core = blocks.spread(coarse)
-    edge = blocks.spread(_half_way(blocks.mean(hu), blocks))
+    edge = blocks.spread(_half_way(means))
     limit = 30 / float(np.prod(blocks.spacing[1:]))
     for k in range(hu.shape[0]):
         part = inner[k] | (outer[k] & (hu[k] > edge[k]))
@@ -158,7 +161,7 @@ def _drawn(coarse: Mask, hu: Values, blocks: Blocks) -> Mask:
     return inner
 
 
-def _half_way(hu: np.ndarray, blocks: Blocks) -> npt.NDArray[np.int16]:
+def _half_way(hu: np.ndarray) -> npt.NDArray[np.int16]:
     """HU half way between soft tissue and the densest bone near a block; thin cortex and spongy bone stay whole."""
     densest = ndimage.maximum_filter(hu, 3)
     result: npt.NDArray[np.int16] = np.clip((densest + 50) / 2, DENSE - 10, 250).astype(np.int16)

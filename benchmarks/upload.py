@@ -71,6 +71,7 @@ def _serve(folder: Path, ready: Connection) -> None:
     app = Starlette(routes=[Route(path, endpoint, methods=["POST"]) for path in receivers])
     config = uvicorn.Config(app, port=0, http="httptools", loop="uvloop", log_level="warning", access_log=False)
     listener = config.bind_socket()
+    listener.listen(16)  # from now on nobody is refused
     ready.send(listener.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listener])
 

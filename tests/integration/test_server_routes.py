@@ -401,7 +401,7 @@ def test_a_connection_that_breaks_while_uploading_leaves_nothing(server: Served)
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = "POST /api/tasks/?model_human_readable_id=noop HTTP/1.1\r\nHost: x\r\n"
         head += "Content-Type: application/zip\r\nContent-Length: 9000000\r\n\r\n"
-        connection.sendall(head.encode() + bytes(4_000_000))
+        connection.sendall(head.encode() + bytes(8_000_000))
         until(lambda: len(server.leftovers()) == 1)
     until(lambda: server.leftovers() == [])
     assert server.service.tasks.tasks() == []

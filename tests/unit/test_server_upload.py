@@ -211,7 +211,7 @@ def test_a_slow_disk_slows_the_sender_down() -> None:
     writer, sent = Slow(), []
 
     async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(160):
+        for _ in range(400):
             sent.append(1)
             yield bytes(65536)
 
@@ -227,7 +227,7 @@ def test_a_slow_disk_slows_the_sender_down() -> None:
                 assert len(sent) * 65536 <= 2 * (BUFFER + 65536)
                 writer.gate.set()
                 await reading
-                assert await upload.finish(lambda done: done.size) == 160 * 65536
+                assert await upload.finish(lambda done: done.size) == 400 * 65536
 
     asyncio.run(go())
     assert writer.discarded

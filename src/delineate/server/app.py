@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -64,28 +64,14 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     service.prepare()
     watcher = Watcher(Feed(service.database))
     threads = ThreadPoolExecutor(THREADS, "delineate")
-    guard = Guard(settings)
-    files = Files(service, threads)
-    metrics = Metrics(service, watcher)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        retention = asyncio.create_task(_purge_now_and_then(service, files))
-        try:
-            yield
-        finally:
-            watcher.close()
-            retention.cancel()
-            threads.shutdown(wait=True)
-            service.close()
-
     app = FastAPI(
-        title="Delineate", version=__version__, description=DESCRIPTION, lifespan=lifespan,
+        title="Delineate", version=__version__, description=DESCRIPTION, lifespan=_lifespan(service, watcher, threads),
         docs_url=None, redoc_url=None, redirect_slashes=False, openapi_tags=openapi.TAGS, license_info={"name": "Apache-2.0"},
     )  # fmt: skip
     app.router.route_class = openapi.TwofoldRoute
     app.state.service, app.state.watcher = service, watcher
     problems.add_handlers(app)
+    guard, metrics, files = Guard(settings), Metrics(service, watcher), Files(service, threads)
     listening = Listening(service, watcher, longest=settings.max_wait, heartbeat=settings.heartbeat)
     AdministrationRoutes(service, guard, files, threads).add_to(app)
     Pages(service, guard, metrics, files).add_to(app)
@@ -100,10 +86,27 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     return app
 
 
-async def _purge_now_and_then(service: Service, files: Files) -> None:
+def _lifespan(
+    service: Service, watcher: Watcher, threads: ThreadPoolExecutor
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        retention = asyncio.create_task(_purge_now_and_then(service, threads))
+        try:
+            yield
+        finally:
+            watcher.close()
+            retention.cancel()
+            threads.shutdown(wait=True)
+            service.close()
+
+    return lifespan
+
+
+async def _purge_now_and_then(service: Service, threads: ThreadPoolExecutor) -> None:
     while True:
         try:
-            count = await files.run(lambda: service.purge(time.time()))
+            count = await asyncio.get_running_loop().run_in_executor(threads, lambda: service.purge(time.time()))
             if count:
                 _log.info("%d tasks removed after their retention", count)
         except DelineateError as error:

@@ -72,6 +72,8 @@ class Listening:
                 try:
                     rows = self._tasks.events(uid, after)
                     task = self._tasks.get(uid)
+                    if task.state.is_final:  # it may have ended between the two reads: its last event must not be left out
+                        rows = self._tasks.events(uid, after)
                 except UnknownTaskError:
                     yield _event("deleted", {"uid": uid})
                     return

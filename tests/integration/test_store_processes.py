@@ -22,7 +22,7 @@ from delineate.task import TaskState
 OPEN = """
 import hashlib, os, sys, time
 from pathlib import Path
-from delineate.errors import LeaseLostError
+from delineate.errors import BlobError, LeaseLostError, UnknownTaskError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
@@ -41,12 +41,18 @@ def work(store, worker):
     task = store.claim(worker)
     if task is None:
         return None
-    data = store.blobs.verified(task.blob("input").digest).read_bytes()
-    store.heartbeat(task.uid, worker)
     try:
+        data = store.blobs.verified(task.blob("input").digest).read_bytes()
+        store.heartbeat(task.uid, worker)
         store.finish(task.uid, worker, result=blob(store, hashlib.sha256(data).hexdigest().encode()), provenance={})
     except LeaseLostError:
         return None
+    except (BlobError, FileNotFoundError):  # the other process may have deleted the task; nothing else excuses a missing file
+        try:
+            store.get(task.uid)
+        except UnknownTaskError:
+            return None
+        raise
     return task.uid
 
 store = open_store(sys.argv[1])

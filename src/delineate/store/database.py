@@ -1,6 +1,6 @@
 """The connection to the database: transactions, migrations, and a cheap signal that something changed.
 
-SQLite in WAL mode. The statements are portable; what is SQLite's alone stands in `_configure`, `_begin` and
+SQLite in WAL mode. The statements are portable; what is SQLite's alone stands in `_configure`, `_begin`, `_lock` and
 `changes`, so that another database can be added there.
 """
 
@@ -24,6 +24,8 @@ from delineate.store.faults import storage_error, translated
 from delineate.store.tables import HEAD, METADATA, VERSION
 
 _WRITES: Final = "delineate_writes"
+_LIGHT: Final = "delineate_light"
+_FIRST_LOOK, _LONGEST_LOOK = 0.0002, 0.004  # seconds between two tries for the writers' lock of all processes
 
 
 class Database:
@@ -54,9 +56,10 @@ class Database:
             connect_args={"timeout": busy_timeout, "check_same_thread": False},
         )
         event.listen(self._engine, "connect", self._configure)
-        event.listen(self._engine, "begin", _begin)
+        event.listen(self._engine, "begin", self._begin)
         self._writer: Engine = self._engine.execution_options(**{_WRITES: True})
-        # Threads of one process queue here, woken at once; SQLite's own waiting between processes is by sleeping.
+        self._light_writer: Engine = self._engine.execution_options(**{_WRITES: True, _LIGHT: True})
+        # Threads of one process queue here, woken at once; between processes there is only asking again, see `_lock`.
         self._turn = threading.Lock()
         self._watch_lock = threading.Lock()
         self._watch: sqlite3.Connection | None = None
@@ -93,8 +96,11 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, light: bool = False) -> Iterator[Connection]:
         """The only writing transaction of all processes; commits at the end, rolls back on any exception.
+
+        A `light` one survives the death of all processes but perhaps not a power cut: for what may be forgotten then,
+        such as who works on a task.
 
         Raises
         ------
@@ -106,10 +112,44 @@ class Database:
         if not self._turn.acquire(timeout=self._busy_timeout):
             raise StoreBusyError("the database was busy for too long")
         try:
-            with translated(str(self.path)), self._writer.begin() as connection:
+            with translated(str(self.path)), (self._light_writer if light else self._writer).begin() as connection:
                 yield connection
         finally:
             self._turn.release()
+
+    def _begin(self, connection: Connection) -> None:
+        # A deferred transaction that turns to writing fails at once when another wrote in between: writers lock first.
+        options = connection.get_execution_options()
+        # Straight to the driver: SQLAlchemy's way costs ten times what the statement does.
+        driver = connection.connection.dbapi_connection
+        if not isinstance(driver, sqlite3.Connection):
+            raise StoreError("the database's driver is not SQLite's")
+        if driver.in_transaction:  # a rollback failed, on a broken disk
+            driver.rollback()
+        if not options.get(_WRITES):
+            driver.execute("BEGIN")
+            return
+        if self._sync:
+            driver.execute(f"PRAGMA synchronous={'NORMAL' if options.get(_LIGHT) else 'FULL'}")
+        self._lock(driver)
+
+    def _lock(self, driver: sqlite3.Connection) -> None:
+        """Begin to write. SQLite's own waiting soon sleeps 25 ms and more at a time, where a transaction takes 2."""
+        deadline = time.monotonic() + self._busy_timeout
+        pause = _FIRST_LOOK
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            while True:
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_LOOK)
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={int(self._busy_timeout * 1000)}")
 
     def migrate(self) -> None:
         """Bring the tables to `HEAD`; safe when several processes do so at once.
@@ -180,18 +220,6 @@ class Database:
                 self._watch = None
                 self._version = -1
         self._engine.dispose()
-
-
-def _begin(connection: Connection) -> None:
-    # A deferred transaction that turns to writing fails at once when another wrote in between: writers lock first.
-    writes = connection.get_execution_options().get(_WRITES)
-    # Straight to the driver: SQLAlchemy's way costs ten times what the statement does.
-    driver = connection.connection.dbapi_connection
-    if not isinstance(driver, sqlite3.Connection):
-        raise StoreError("the database's driver is not SQLite's")
-    if driver.in_transaction:  # a rollback failed, on a broken disk
-        driver.rollback()
-    driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _file_of(url: str) -> Path:

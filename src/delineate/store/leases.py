@@ -53,7 +53,7 @@ class TaskLeases(TaskRecords):
         with self.database.read() as connection:  # idle workers ask often: they do not take the writers' lock
             if self._next(connection) is None:
                 return None
-        with self.database.write() as connection:
+        with self.database.write(light=True) as connection:
             row = self._next(connection)
             if row is None:
                 return None
@@ -78,7 +78,7 @@ class TaskLeases(TaskRecords):
         LeaseLostError
             The task is no longer this worker's.
         """
-        with self.database.write() as connection:
+        with self.database.write(light=True) as connection:
             row = self._held(connection, uid, worker, attempt)
             values = {"which": row.id, "lease_expires": self._clock() + lease, "fraction": fraction, "message": message}
             connection.execute(CHANGE_TASK, values)

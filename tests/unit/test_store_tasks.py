@@ -15,7 +15,6 @@ from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
-from delineate.store.workers import WorkerStore
 from delineate.store.writer import BlobWriter
 from delineate.task import BATCH, INTERACTIVE, NORMAL, Failure, Task, TaskState
 
@@ -504,19 +503,3 @@ def test_claim_stays_flat_with_many_rows(store: TaskStore) -> None:
     few = fastest()
     fill(20_000)
     assert fastest() < 2 * few + 0.001
-
-
-def test_workers(store: TaskStore, clock: Clock) -> None:
-    workers = WorkerStore(store.database, clock)
-    first = workers.register("b", device="cuda:0", host="h", pid=1)
-    assert (first.device, first.host, first.pid, first.started, first.seen) == ("cuda:0", "h", 1, 1000.0, 1000.0)
-    second = workers.register("a")
-    assert second.pid > 0 and second.host
-    clock.now += 5
-    workers.seen("b")
-    workers.seen("unknown")
-    assert [(worker.id, worker.seen) for worker in workers.workers()] == [("a", 1000.0), ("b", 1005.0)]
-    assert workers.register("b").started == 1005.0
-    workers.remove("b")
-    workers.remove("b")
-    assert workers.workers() == [second]

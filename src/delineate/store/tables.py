@@ -96,17 +96,6 @@ MODELS: Final = Table(
     Index(None, "archive"),
 )
 
-WORKERS: Final = Table(
-    "workers",
-    METADATA,
-    Column("id", String(255), primary_key=True),
-    Column("host", String(255), nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("device", String(255), nullable=False),
-    Column("started", Float, nullable=False),
-    Column("seen", Float, nullable=False),
-)
-
 VERSION: Final = Table(
     "alembic_version",  # Alembic's own table, written here without importing Alembic
     MetaData(),

@@ -29,16 +29,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name="pk_models"),
     )
     op.create_index("ix_models_archive", "models", ["archive"])
-    op.create_table(
-        "workers",
-        sa.Column("id", sa.String(255), nullable=False),
-        sa.Column("host", sa.String(255), nullable=False),
-        sa.Column("pid", sa.Integer, nullable=False),
-        sa.Column("device", sa.String(255), nullable=False),
-        sa.Column("started", sa.Float, nullable=False),
-        sa.Column("seen", sa.Float, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_workers"),
-    )
 
 
 def _tasks() -> None:

@@ -386,7 +386,8 @@ def test_v2_says_500_for_an_unknown_uid() -> None:
     ("final", "kind"),
     [
         (answer(552, {"detail": {"detail": "exit code 1"}}), TaskFailedError), (answer(553), ResultLostError),
-        (answer(401), AuthorizationError), (answer(403), AuthorizationError), (answer(404, {"detail": "Not Found"}), AnswerError), (answer(422), RejectedError),
+        (answer(401), AuthorizationError), (answer(403), AuthorizationError), (answer(404, {"detail": "Not Found"}), AnswerError),
+        (answer(422), RejectedError),
         (answer(550), UnknownModelError), (answer(500), UnavailableError), (Response(200, {"content-type": "text/html"}), AnswerError),
         (answer(307, None, location="https://x/login"), AnswerError),
     ],

@@ -47,7 +47,10 @@ def failure_from(error: Exception, address: Address, headers: dict[str, str] | N
         return AnswerError(f"{where} sent a body that cannot be decoded: {error}")
     if isinstance(error, httpx.RemoteProtocolError) and "illegal status line" in str(error):
         return _no_http(str(error), address)
-    return ConnectionFailedError(f"the connection to {where} was dropped", "The server or a proxy closed it; try again.", headers=headers)
+    advice = "The server or a proxy closed it; try again."
+    if address.scheme == "http" and headers is None:
+        advice += " If the server wants TLS, write https:// in its address."
+    return ConnectionFailedError(f"the connection to {where} was dropped", advice, headers=headers)
 
 
 def _silence(error: httpx.TimeoutException, where: str, headers: dict[str, str] | None, seconds: float | None) -> DelineateError:

@@ -27,8 +27,8 @@ ProgressCallback = Callable[["float | None", str], None]
 CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 120.0  # seconds in which not one byte moves: a server that checks a large upload is silent for a while
 LARGEST_CONTENT = 64 << 20  # an answer without a sink is text; more than this is a mistake or an attack
+KEPT = 4.0  # seconds an idle connection is used again: servers commonly close at 5, and a post must not meet a closed one
 SHOWN_FROM = 8 << 20  # bytes from which a transfer is worth a progress report
-READ_BLOCK = 1 << 18
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Line:
             "verify": False if is_plain else self._trust(),
             "trust_env": not self.address.is_loopback,
             "follow_redirects": False,
-            "limits": httpx.Limits(max_connections=20, max_keepalive_connections=4, keepalive_expiry=15.0),
+            "limits": httpx.Limits(max_connections=20, max_keepalive_connections=4, keepalive_expiry=KEPT),
         }
 
     def _trust(self) -> ssl.SSLContext:
@@ -139,11 +139,12 @@ class Call:
         return not (self.request.peek and response.is_success)
 
     def chunks(self, response: httpx.Response) -> Any:
-        """Undecoded bytes; decoded where a server encodes although it was asked not to."""
+        """Undecoded bytes as they arrive; decoded where a server encodes although it was asked not to."""
+        # No block size: httpx would gather blocks of that size, and a server that drips would not be noticed.
         encoded = (self.headers or {}).get("content-encoding", "identity").lower() not in ("identity", "")
         if isinstance(response.stream, httpx.AsyncByteStream):
-            return response.aiter_bytes(READ_BLOCK) if encoded else response.aiter_raw(READ_BLOCK)
-        return response.iter_bytes(READ_BLOCK) if encoded else response.iter_raw(READ_BLOCK)
+            return response.aiter_bytes() if encoded else response.aiter_raw()
+        return response.iter_bytes() if encoded else response.iter_raw()
 
     def receiver(self, response: httpx.Response) -> Receiver:
         """What takes the body."""

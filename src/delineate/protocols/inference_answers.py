@@ -191,9 +191,12 @@ def _from_status(status: int, reason: str, what: str) -> DelineateError:
 
 def _from_problem(response: Response, reason: str) -> Optional[DelineateError]:
     """The very error that our own server raised, None where the answer is not ours."""
-    if "json" not in response.media_type:
+    if "json" not in response.media_type or not response.content:
         return None
-    body = response.json()
+    try:
+        body = response.json()
+    except AnswerError:
+        return None
     name = body.get("type", "") if isinstance(body, dict) else ""
     if not isinstance(name, str) or not name.startswith(PROBLEM_PREFIX):
         return None

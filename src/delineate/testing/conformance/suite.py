@@ -99,18 +99,24 @@ class Suite:
         """The answer when there is nothing more to wait for."""
         raise NotImplementedError
 
+    def names(self) -> list[str]:
+        """Names of the checks, in words."""
+        return [name.removeprefix("test_").replace("_", " ") for name in sorted(dir(self)) if name.startswith("test_")]
+
     def run(self, server: Server) -> list[Check]:
         """All checks of the suite, in the order of their names."""
-        return [self._one(name, getattr(self, name), server) for name in sorted(dir(self)) if name.startswith("test_")]
+        return [self.check(name, server) for name in self.names()]
 
-    def _one(self, name: str, method: Callable[[Server], None], server: Server) -> Check:
-        label = f"{self.dialect}: {name.removeprefix('test_').replace('_', ' ')}"
+    def check(self, name: str, server: Server) -> Check:
+        """One check, by its name in words; whatever goes wrong is its detail."""
+        label = f"{self.dialect}: {name}"
+        method: Callable[[Server], None] = getattr(self, "test_" + name.replace(" ", "_"))
         try:
             method(server)
         except NotConformingError as error:
             return Check(label, False, str(error))
         except httpx.HTTPError as error:
             return Check(label, False, f"the server could not be spoken to: {type(error).__name__}: {error}")
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             return Check(label, False, f"an answer could not be read: {type(error).__name__}: {error}")
         return Check(label, True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import trustme
@@ -465,3 +466,23 @@ def test_tasks_of_one_loop_share_a_client(volume: Volume) -> None:
 
     with scripted(dialect="v1") as server:
         assert asyncio.run(go(server.url)) == [["First_Half", "Second_Half"]] * 8
+
+
+def test_a_server_that_insists_on_https_is_met_there(make: Maker, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, str(request.url.copy_with(query=None)).rpartition("/api/")[0]))
+        if request.url.scheme == "http":
+            location = str(request.url.copy_with(scheme="https"))
+            return httpx.Response(308, headers={"location": location}, stream=httpx.ByteStream(b""))
+        status, body = (200, b'"%s"' % (b"u" * 43)) if request.method == "POST" else (554, b'{"detail": "x"}')
+        return httpx.Response(status, headers={"content-type": "application/json"}, stream=httpx.ByteStream(body))
+
+    monkeypatch.setattr("delineate.client.transport.Line.options", lambda _: {"transport": httpx.MockTransport(handle)})
+    with make("http://server.example/x") as client:
+        assert client.submit(volume, "noop") == "u" * 43
+        assert client.url == "https://server.example/x"
+    assert seen == [
+        ("GET", "http://server.example/x"), ("GET", "https://server.example/x"), ("POST", "https://server.example/x"),
+    ]  # fmt: skip

@@ -138,13 +138,20 @@ class Call:
         """Whether the body is worth reading."""
         return not (self.request.peek and response.is_success)
 
-    def chunks(self, response: httpx.Response) -> Any:
-        """Undecoded bytes as they arrive; decoded where a server encodes although it was asked not to."""
-        # No block size: httpx would gather blocks of that size, and a server that drips would not be noticed.
-        encoded = (self.headers or {}).get("content-encoding", "identity").lower() not in ("identity", "")
-        if isinstance(response.stream, httpx.AsyncByteStream):
-            return response.aiter_bytes() if encoded else response.aiter_raw()
-        return response.iter_bytes() if encoded else response.iter_raw()
+    # As bytes arrive, not in blocks of a size: httpx would gather them, and a server that drips would not be noticed.
+    # Decoded where a server encodes although it was asked not to.
+
+    def chunks(self, response: httpx.Response) -> Iterator[bytes]:
+        """The body of an answer."""
+        return response.iter_bytes() if self._is_encoded else response.iter_raw()
+
+    def awaited_chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """The body of an answer."""
+        return response.aiter_bytes() if self._is_encoded else response.aiter_raw()
+
+    @property
+    def _is_encoded(self) -> bool:
+        return (self.headers or {}).get("content-encoding", "identity").lower() not in ("identity", "")
 
     def receiver(self, response: httpx.Response) -> Receiver:
         """What takes the body."""
@@ -243,7 +250,7 @@ class SyncDriver:
                     for block in call.chunks(response):
                         receiver.take(block)
                 return Response(response.status_code, call.headers or {}, bytes(receiver.content))
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise call.failure(error) from error
 
 
@@ -306,7 +313,7 @@ class AsyncDriver:
                 return await self._receive(call, message)
         except TimeoutError:
             raise call.late() from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise call.failure(error) from error
 
     async def _receive(self, call: Call, message: httpx.Request) -> Response:
@@ -315,7 +322,7 @@ class AsyncDriver:
             call.begin(response)
             receiver = call.receiver(response)
             if call.wants_body(response):
-                async for block in call.chunks(response):
+                async for block in call.awaited_chunks(response):
                     receiver.take(block)
             return Response(response.status_code, call.headers or {}, bytes(receiver.content))
         finally:

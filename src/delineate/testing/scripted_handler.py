@@ -26,6 +26,7 @@ class ScriptedHandler(BaseHTTPRequestHandler):
 
     peer: ScriptedServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
 
     def setup(self) -> None:
         """Be known to the server, so that it can break the connection."""

@@ -217,7 +217,7 @@ def _bones(canvas: Canvas, cavity: Array, arms: bool) -> Mask:
     angle = np.arctan2(np.abs(x), y + 4)  # 0 at the spine, pi at the sternum
     fall = 58 * np.sin(angle / 2) ** 2
     rib = np.sqrt((cavity - 1) ** 2 + (0.8 * (np.mod(z + fall + 400, 26) - 13)) ** 2) - 5.0
-    limits = intersection(rib, 0.24 - angle, z + fall - 116, -140 - z)
+    limits = intersection(rib, (0.24 - angle) * 80, z + fall - 116, -140 - z)
     canvas.paint(intersection(limits, (angle - 2.82) * 60) + 1, CARTILAGE)
     lay(np.maximum(limits, (angle - 2.2) * 60), 1.8)
     front = -98 + 0.10 * np.abs(z)

@@ -14,6 +14,7 @@ Runs on Python 3.7 and newer with numpy alone.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Dict, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -60,6 +61,7 @@ class Header(NamedTuple):
     intercept: float
 
 
+@lru_cache(maxsize=4)  # making one costs more than all the rest of a header
 def _header_dtype(version: int, order: str) -> np.dtype:
     places = {name: places[version] for name, places in _FIELDS.items()}
     formats = [form for _, form in places.values()]

@@ -167,7 +167,7 @@ class TaskLeases(TaskRecords):
                         values |= {"state": CANCELLED, "failure": None}
                         writers.pop("result", None)
                     self._leave(connection, row, values, worker, why)
-                    stale = self._digests(connection, row.id, *writers)  # logs of earlier tries
+                    stale = self._digests(connection, row.id, *writers) if writers else []  # logs of earlier tries
                     for role, writer in writers.items():
                         self._place(connection, row.id, role, writer)
                     task = self._load(connection, row.id)

@@ -152,10 +152,8 @@ class TaskRecords:
         connection.execute(INSERT_BLOB, values)
 
     def _digests(self, connection: Connection, task: int, *roles: str) -> list[str]:
-        query = sa.select(BLOBS.c.digest).where(BLOBS.c.task == task)
-        if roles:
-            query = query.where(BLOBS.c.role.in_(roles))
-        return list(connection.execute(query).scalars())
+        rows = connection.execute(BLOBS_OF_TASK, {"which": task})
+        return [row.digest for row in rows if not roles or row.role in roles]
 
     def _forget(self, digests: Iterable[str]) -> None:
         """Remove the files that no row names any more; what fails here is left to the next sweep."""

@@ -20,7 +20,7 @@ from delineate import nifti
 from delineate.geometry import Geometry
 from delineate.volume import Volume
 
-MODEL = '''
+MODEL = """
 import numpy as np
 from delineate.segmentation import Segmentation, Structure
 
@@ -32,7 +32,7 @@ class Noise:
         geometry = job.images[0].geometry
         labels = np.random.default_rng(0).integers(0, 256, geometry.shape, dtype=np.uint8)
         return Segmentation(geometry, (labels,), tuple(Structure(f"S{i}", i) for i in range(1, 256)))
-'''
+"""
 
 CLIENT = """
 import pathlib, resource, sys

@@ -180,7 +180,9 @@ class ConnectionFailedError(ServerError):
 
     default_advice = "Check the server's address and port, and that the server runs."
 
-    def __init__(self, message: str, advice: str = "", status: int = 0, is_refused: bool = False, headers: Optional[Dict[str, str]] = None) -> None:
+    def __init__(
+        self, message: str, advice: str = "", status: int = 0, is_refused: bool = False, headers: Optional[Dict[str, str]] = None
+    ) -> None:
         super().__init__(message, advice, status)
         self.is_refused = is_refused
         self.headers = headers or {}

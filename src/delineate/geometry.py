@@ -68,7 +68,9 @@ class Geometry:
             raise GeometryError("the spacing of a grid must be positive, not %s" % (self.spacing,))
         matrix = self.matrix
         if np.abs(matrix.T @ matrix - np.eye(3)).max() > ORTHOGONALITY_TOLERANCE:
-            raise GeometryError("the axes of the grid are not perpendicular unit vectors", "Resample the image onto an orthogonal grid first.")
+            raise GeometryError(
+                "the axes of the grid are not perpendicular unit vectors", "Resample the image onto an orthogonal grid first."
+            )
 
     @property
     def shape(self) -> Tuple[int, int, int]:

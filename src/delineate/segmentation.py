@@ -24,7 +24,7 @@ PALETTE: Tuple[Colour, ...] = (
     (230, 25, 75), (60, 180, 75), (67, 133, 255), (255, 200, 25), (245, 130, 48), (70, 220, 230),
     (240, 50, 230), (170, 220, 60), (250, 150, 190), (0, 150, 150), (200, 160, 255), (170, 110, 40),
     (255, 240, 150), (190, 40, 40), (150, 240, 190), (140, 140, 0), (255, 190, 150), (80, 80, 200),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Segmentation:
         object.__setattr__(self, "structures", tuple(self.structures))
         for layer in self.layers:
             if tuple(layer.shape) != self.geometry.shape:
-                raise GeometryError("a label map of shape %s does not fit a grid of shape %s (z, y, x)" % (tuple(layer.shape), self.geometry.shape))
+                raise GeometryError(
+                    "a label map of shape %s does not fit a grid of shape %s (z, y, x)" % (tuple(layer.shape), self.geometry.shape)
+                )
             if layer.dtype.kind not in "ub":
                 raise InputError("a label map must be of unsigned integers, not %s" % layer.dtype)
         names = [s.name for s in self.structures]
@@ -130,7 +132,9 @@ class Segmentation:
         for label, (name, mask) in enumerate(masks.items(), start=1):
             inside = np.asarray(mask, dtype=bool)
             if tuple(inside.shape) != geometry.shape:
-                raise GeometryError("mask %s of shape %s does not fit a grid of shape %s (z, y, x)" % (name, tuple(inside.shape), geometry.shape))
+                raise GeometryError(
+                    "mask %s of shape %s does not fit a grid of shape %s (z, y, x)" % (name, tuple(inside.shape), geometry.shape)
+                )
             place = next((i for i, layer in enumerate(layers) if not layer[inside].any()), len(layers))
             if place == len(layers):
                 layers.append(np.zeros(geometry.shape, dtype=dtype))

@@ -42,7 +42,9 @@ class Finding:
 def examine_installation() -> Iterator[Finding]:
     """Python, the optional parts, a container engine."""
     version = platform.python_version()
-    yield Finding("ok" if sys.version_info >= (3, 10) else "problem", "delineate", f"{__version__} on Python {version}, {platform.system()}")
+    yield Finding(
+        "ok" if sys.version_info >= (3, 10) else "problem", "delineate", f"{__version__} on Python {version}, {platform.system()}"
+    )
     for module, purpose, extra, advice in PARTS:
         try:
             importlib.import_module(module)
@@ -60,7 +62,12 @@ def examine_folder(data: Path) -> Iterator[Finding]:
     """A server's data folder: writable, with space left."""
     place = next(path for path in (data, *data.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free / 1e9
-    yield Finding("ok" if free > 5 else "problem", "disk", f"{free:.1f} GB free at {place}", "" if free > 5 else "Free space, or move the data folder.")
+    yield Finding(
+        "ok" if free > 5 else "problem",
+        "disk",
+        f"{free:.1f} GB free at {place}",
+        "" if free > 5 else "Free space, or move the data folder.",
+    )
     if not data.exists():
         yield Finding("note", "data folder", f"{data} does not exist yet", "`delineate serve` makes it.")
 

@@ -52,7 +52,12 @@ def write_result(segmentation: Segmentation, output: Path, name: str, image: Vol
     written = Written(files=write_segmentation(path, segmentation))
     for structure in segmentation:
         written.structures.append(
-            {"name": structure.name, "label": structure.label, "layer": structure.layer, "volume_ml": round(segmentation.volume_ml(structure.name), 3)}
+            {
+                "name": structure.name,
+                "label": structure.label,
+                "layer": structure.layer,
+                "volume_ml": round(segmentation.volume_ml(structure.name), 3),
+            }
         )
     if image is not None:
         picture = path.with_name(stem(path) + ".png")

@@ -15,7 +15,9 @@ from delineate.pictures import preview as draw
 @click.argument("segmentation", type=click.Path(path_type=Path))
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The PNG file to write.")
 @click.option("--title", default="", help="Printed above the picture.")
-@click.option("--window", nargs=2, type=float, default=None, metavar="LOW HIGH", help="Values drawn black and white; found out where not given.")
+@click.option(
+    "--window", nargs=2, type=float, default=None, metavar="LOW HIGH", help="Values drawn black and white; found out where not given."
+)
 def preview(image: Path, segmentation: Path, output: Path, title: str, window: tuple[float, float] | None) -> None:
     """Draw SEGMENTATION on IMAGE: three planes through the structures, contours and names."""
     picture = draw(read_volume(image), read_segmentation(segmentation), title=title, window=window)

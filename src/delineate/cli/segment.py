@@ -20,7 +20,13 @@ from delineate.files import read_volume
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--model", "-m", required=True, help="Name of the model; `delineate models` lists them.")
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, or a file (.nii.gz, .nrrd, .mha).")
-@click.option("--models", "model_folders", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of models for the embedded server; repeatable.")
+@click.option(
+    "--models",
+    "model_folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of models for the embedded server; repeatable.",
+)
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds on the clock until it gives up.")
 @click.option("--no-picture", is_flag=True, help="Do not draw a picture of the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -22,12 +22,16 @@ _TIMEOUT = click.option("--timeout", type=float, default=3600.0, show_default=Tr
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--model", "-m", required=True, help="Name of the model.")
-@click.option("--priority", type=click.Choice(["batch", "normal", "interactive"]), help="Interactive goes ahead of normal, normal ahead of batch.")
+@click.option(
+    "--priority", type=click.Choice(["batch", "normal", "interactive"]), help="Interactive goes ahead of normal, normal ahead of batch."
+)
 @click.option("--key", help="Idempotency key: sent again with the same images it answers the same uid.")
 @_JSON
 @_QUIET
 @connection_options
-def submit(images: tuple[Path, ...], model: str, priority: str | None, key: str | None, as_json: bool, quiet: bool, **connection: Any) -> None:
+def submit(
+    images: tuple[Path, ...], model: str, priority: str | None, key: str | None, as_json: bool, quiet: bool, **connection: Any
+) -> None:
     """Send IMAGE... to a server and print the uid of the task.
 
     The uid is a key: whoever knows it can fetch and delete the result.
@@ -52,7 +56,13 @@ def wait(uid: str, timeout: float, as_json: bool, quiet: bool, **connection: Any
 
 @click.command()
 @click.argument("uid")
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, an image file (.nii.gz, .nrrd, .mha), or an archive (.zip).")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder, an image file (.nii.gz, .nrrd, .mha), or an archive (.zip).",
+)
 @click.option("--image", type=click.Path(path_type=Path), help="The image that was sent first: its grid is used, and a picture is drawn.")
 @_JSON
 @_QUIET

@@ -19,7 +19,7 @@ WORKSTATION = [
     "errors.py", "geometry.py", "volume.py", "segmentation.py", "gzip_codec.py", "nifti_header.py", "nifti.py",
     "protocols/messages.py", "protocols/archive.py", "protocols/inference_server.py",
     "protocols/inference_answers.py", "protocols/inference_flows.py", "protocols/retries.py",
-    "protocols/archive_names.py", "protocols/archive_stream.py", "protocols/archive_zip.py", "protocols/archive_tar.py",
+    "protocols/archive_entries.py", "protocols/archive_zip.py", "protocols/archive_tar.py",
     "protocols/archive_reader.py", "protocols/archive_writer.py", "protocols/task_archive.py", "protocols/result_archive.py",
 ]  # fmt: skip
 FORBIDDEN_NAMES = {"core", "utils", "util", "helpers", "helper", "impl", "common", "misc"}

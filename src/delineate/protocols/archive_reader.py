@@ -13,8 +13,7 @@ from typing import BinaryIO, Iterator, List, Optional, Tuple, Type, Union
 
 from delineate.errors import ArchiveError, ArchiveLimitError
 from delineate.protocols import archive_tar, archive_zip
-from delineate.protocols.archive_names import MIB, STORED, Entry, Limits, is_junk, quoted
-from delineate.protocols.archive_stream import BLOCK, EntryStream, file_stream
+from delineate.protocols.archive_entries import BLOCK, MIB, STORED, Entry, EntryStream, Limits, file_stream, is_junk, quoted
 
 PathLike = Union[str, "os.PathLike[str]"]
 

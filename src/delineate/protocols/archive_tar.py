@@ -15,8 +15,7 @@ from typing import BinaryIO, Dict, Iterator, NamedTuple, Optional, Union
 from delineate.errors import ArchiveError, ArchiveLimitError
 from delineate.gzip_codec import MAGIC as GZIP_MAGIC
 from delineate.gzip_codec import GzipReader
-from delineate.protocols.archive_names import Entry, Limits, NameRegister, Tally, quoted
-from delineate.protocols.archive_stream import is_damage
+from delineate.protocols.archive_entries import Entry, Limits, NameRegister, Tally, is_damage, quoted
 
 BLOCK = tarfile.BLOCKSIZE
 ZEROS = bytes(BLOCK)

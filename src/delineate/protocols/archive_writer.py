@@ -15,9 +15,8 @@ from types import TracebackType
 from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
 from delineate.errors import ArchiveError
-from delineate.protocols.archive_names import NameRegister, name_key
+from delineate.protocols.archive_entries import BLOCK, NameRegister, name_key
 from delineate.protocols.archive_reader import ZIP, ArchiveReader, PathLike
-from delineate.protocols.archive_stream import BLOCK
 from delineate.protocols.messages import Body, FileBody, JoinedBody
 
 LOG_NAME = "container.log"

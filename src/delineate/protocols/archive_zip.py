@@ -15,7 +15,7 @@ import zipfile
 from typing import Any, BinaryIO, List, Tuple
 
 from delineate.errors import ArchiveError, ArchiveLimitError
-from delineate.protocols.archive_names import DEFLATED, STORED, Entry, Limits, NameRegister, Tally, quoted
+from delineate.protocols.archive_entries import DEFLATED, STORED, Entry, Limits, NameRegister, Tally, quoted
 
 MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 

@@ -16,9 +16,8 @@ import numpy as np
 from delineate import nifti
 from delineate.errors import ArchiveError, GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
-from delineate.protocols.archive_names import MIB, Limits, name_key, quoted
+from delineate.protocols.archive_entries import BLOCK, MIB, EntryStream, Limits, is_damage, name_key, quoted
 from delineate.protocols.archive_reader import ArchiveReader, PathLike
-from delineate.protocols.archive_stream import BLOCK, EntryStream, is_damage
 from delineate.protocols.archive_writer import StoredZipWriter
 from delineate.protocols.task_archive import json_object
 from delineate.segmentation import Segmentation, Structure, names_by_label

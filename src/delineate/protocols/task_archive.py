@@ -18,9 +18,8 @@ import numpy as np
 from delineate import gzip_codec, nifti
 from delineate.errors import ArchiveError
 from delineate.geometry import Geometry
-from delineate.protocols.archive_names import is_junk, name_key, quoted
+from delineate.protocols.archive_entries import BLOCK, is_junk, name_key, quoted
 from delineate.protocols.archive_reader import ArchiveReader, PathLike
-from delineate.protocols.archive_stream import BLOCK
 from delineate.protocols.archive_writer import StoredZipWriter
 from delineate.volume import Volume
 

@@ -13,6 +13,7 @@ from delineate.cli.connection import connect, connection_options
 from delineate.cli.embedded import embedded_server
 from delineate.cli.output import say, target_path, write_result
 from delineate.cli.progress import ProgressDisplay
+from delineate.errors import DeadlineError
 from delineate.files import read_volume
 
 
@@ -44,13 +45,20 @@ def segment(
     target_path(output, model)  # a wrong output path should not cost a segmentation
     reference = read_volume(images[0])
     begin = time.monotonic()
+    embedded, uids = server is None, list[str]()
     with contextlib.ExitStack() as stack:
         show = stack.enter_context(ProgressDisplay(quiet))
         if server is None:
             show(None, "starting a server")
             server = stack.enter_context(embedded_server(model_folders, verbose))
         client = stack.enter_context(connect(server, **connection, progress=show))
-        segmentation = client.segment(images, model, timeout=timeout)
+        try:
+            segmentation = client.segment(images, model, timeout=timeout, submitted=uids.append)
+        except (KeyboardInterrupt, DeadlineError):
+            if uids and not embedded:
+                click.echo(f"The task goes on. Its result: delineate fetch {uids[0]} -o {output} --server {server}", err=True)
+            raise
         show(1.0, "writing")
         written = write_result(segmentation, output, model, None if no_picture else reference, title=model)
+        written.notes += client.notes
     say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))

@@ -1,0 +1,155 @@
+"""The command line with real servers: one command, the single steps, failures, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from delineate.cli.embedded import embedded_server
+from delineate.files import read_segmentation, read_volume, write_volume
+from delineate.testing.models import FOLDER
+from delineate.testing.phantoms import chest_ct
+
+SIZE, SPACING = (86, 76, 56), (4.8, 5.0, 6.0)
+
+
+def delineate(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "delineate.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with embedded_server([FOLDER]) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("chest") / "chest.nii.gz"
+    write_volume(path, chest_ct(SIZE, SPACING).volume)
+    return path
+
+
+def test_segment_with_a_server_of_its_own(chest: Path, tmp_path: Path) -> None:
+    done = delineate("segment", chest, "--model", "lungs-ct", "-o", tmp_path / "out", "--json")
+    result = json.loads(done.stdout)
+    assert [structure["name"] for structure in result["structures"]] == ["Lung_L", "Lung_R"]
+    assert all(Path(path).is_file() for path in result["files"])
+    assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert "reading Hounsfield units" in done.stderr, "progress of the model is shown"
+    segmentation = read_segmentation(tmp_path / "out" / "lungs-ct.nii.gz")
+    assert segmentation.geometry.matches(read_volume(chest).geometry)
+    where = np.argwhere(segmentation.mask("Lung_L"))[:, ::-1].mean(axis=0)
+    other = np.argwhere(segmentation.mask("Lung_R"))[:, ::-1].mean(axis=0)
+    assert segmentation.geometry.to_world(where)[0] > 0 > segmentation.geometry.to_world(other)[0], "left is left"
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PIR", "SLP"])
+def test_left_is_left_whatever_the_file(codes: str, tmp_path: Path, server: str) -> None:
+    phantom = chest_ct(SIZE, SPACING, orientation=codes)
+    write_volume(tmp_path / "ct.nii.gz", phantom.volume)
+    delineate(
+        "segment", tmp_path / "ct.nii.gz", "--model", "lungs-ct", "-o", tmp_path / "lungs.nrrd", "--server", server, "--no-picture", "-q"
+    )
+    found = read_segmentation(tmp_path / "lungs.nrrd")
+    for name in ("Lung_L", "Lung_R"):
+        mask, truth = found.mask(name), phantom.segmentation.mask(name)
+        assert 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth)) > 0.9
+
+
+def test_the_single_steps(chest: Path, tmp_path: Path, server: str) -> None:
+    uid = delineate("submit", chest, "--model", "threshold", "--server", server, "--key", "once", "-q").stdout.strip()
+    assert uid == delineate("submit", chest, "--model", "threshold", "--server", server, "--key", "once", "-q").stdout.strip()
+    assert delineate("wait", uid, "--server", server, "-q").stdout == "finished\n"
+    delineate("fetch", uid, "--image", chest, "-o", tmp_path / "out", "--server", server, "-q")
+    assert (tmp_path / "out" / "structures.png").is_file()
+    delineate("fetch", uid, "-o", tmp_path / "raw.zip", "--server", server, "-q")
+    assert (tmp_path / "raw.zip").read_bytes().startswith(b"PK")
+    rows = json.loads(delineate("tasks", "--server", server, "--json").stdout)
+    assert any(row["model"] == "threshold" and row["state"] == "finished" for row in rows)
+    assert uid not in json.dumps(rows), "a list of tasks gives nobody the right to fetch them"
+    delineate("delete", uid, "--server", server)
+    delineate("wait", uid, "--server", server, "-q", code=2)
+
+
+def test_a_model_that_fails(chest: Path, tmp_path: Path, server: str) -> None:
+    uid = delineate("submit", chest, "--model", "raiser", "--server", server, "-q").stdout.strip()
+    done = delineate("wait", uid, "--server", server, "-q", code=4)
+    assert "told to fail" in done.stderr
+    assert "Traceback" in delineate("log", uid, "--server", server).stdout
+
+
+def test_unknown_model_lists_what_to_do(chest: Path, tmp_path: Path, server: str) -> None:
+    done = delineate("segment", chest, "--model", "lungs-mr", "-o", tmp_path, "--server", server, "-q", code=2)
+    assert "lungs-mr" in done.stderr and "delineate models" in done.stderr
+
+
+def test_the_time_limit_is_5(chest: Path, tmp_path: Path, server: str) -> None:
+    uid = delineate("submit", chest, "--model", "sleeper", "--server", server, "-q").stdout.strip()
+    delineate("cancel", uid, "--server", server)
+    delineate("wait", uid, "--server", server, "-q", code=4)
+    hanging = delineate("submit", chest, "--model", "hanger", "--server", server, "-q").stdout.strip()
+    begin = time.monotonic()
+    delineate("wait", hanging, "--timeout", "1", "--server", server, "-q", code=5)
+    assert time.monotonic() - begin < 10
+    delineate("cancel", hanging, "--server", server)
+
+
+def test_models_and_doctor(server: str) -> None:
+    names = {row["human_readable_id"] for row in json.loads(delineate("models", "--json").stdout)}
+    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr"}
+    assert "noop" in delineate("models", "--server", server).stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "delineate.cli", "doctor", "--server", server], capture_output=True, text=True, check=False
+    )
+    assert "answers as dialect" in done.stdout
+
+
+def test_interruption_at_a_server_leaves_the_task(chest: Path, tmp_path: Path, server: str) -> None:
+    command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "hanger", "-o", str(tmp_path), "--server", server]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "running" in line or "hanging" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 130
+    uid = rest.split("delineate fetch ")[1].split()[0]
+    delineate("cancel", uid, "--server", server)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interruption_leaves_nothing(chest: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "sleeper", "--models", str(FOLDER)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "running" in line or "sleeping" in line:
+            break
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family, "server and worker"
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(30) == 130, rest
+    assert "interrupted" in rest
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert list(tmp_path.iterdir()) == []
+    process.stderr.close()

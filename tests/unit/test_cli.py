@@ -1,0 +1,150 @@
+"""The command line without a server: usage, errors as one sentence, exit codes."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from delineate import errors, nifti
+from delineate.cli.main import COMMANDS, cli, exit_code, main
+from delineate.cli.output import stem, target_path
+from delineate.cli.progress import ProgressDisplay
+from delineate.geometry import Geometry
+from delineate.volume import Volume
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "ct.nii.gz"
+    nifti.write(path, Volume(np.zeros((3, 4, 5), np.int16), Geometry((5, 4, 3))))
+    return path
+
+
+@pytest.fixture
+def nobody() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
+
+
+def test_help_lists_every_command() -> None:
+    listed = CliRunner().invoke(cli, ["--help"]).output.split("Commands:")[1]
+    assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "] == list(COMMANDS)
+
+
+def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["segment"], capsys)[0] == 2
+    assert run(["no-such-command"], capsys)[0] == 2
+    assert run(["serve", "--port", "many"], capsys)[0] == 2
+
+
+def test_a_missing_image_is_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(["segment", str(tmp_path / "none.nii.gz"), "--model", "lungs-ct", "-o", str(tmp_path)], capsys)
+    assert code == 2
+    assert "none.nii.gz" in err
+    assert "Traceback" not in err and out == ""
+
+
+def test_a_file_that_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "text.nii.gz"
+    path.write_text("hello")
+    code, out, err = run(["segment", str(path), "--model", "lungs-ct", "-o", str(tmp_path), "--json"], capsys)
+    assert code == 2
+    assert json.loads(out)["error"] == "ImageError"
+    assert "text.nii.gz" in err
+
+
+def test_nobody_there_is_3(image: Path, nobody: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["submit", str(image), "--model", "m", "--server", nobody, "-q"], capsys)
+    assert code == 3
+    assert "Check the server's address" in err
+
+
+def test_an_address_without_scheme_is_explained(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["submit", str(image), "--model", "m", "--server", "server.example", "-q"], capsys)
+    assert code == 3
+    assert "https://server.example" in err
+
+
+def test_a_token_file_that_is_not_there(image: Path, nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["models", "--server", nobody, "--token-file", "/nonexistent/token"], capsys)
+    assert code == 2
+    assert "no token could be read" in err
+
+
+def test_doctor_finds_its_parts(capsys: pytest.CaptureFixture[str], tmp_path: Path, nobody: str) -> None:
+    code, out, _ = run(["doctor", "--json", "--data", str(tmp_path)], capsys)
+    findings = {finding["subject"]: finding for finding in json.loads(out)}
+    assert findings["fastapi"]["level"] == "ok"
+    assert findings["disk"]["detail"].startswith(tuple("0123456789"))
+    assert code == (2 if any(finding["level"] == "problem" for finding in findings.values()) else 0)
+    code, out, _ = run(["doctor", "--server", nobody], capsys)
+    assert code == 2
+    assert "problem server" in " ".join(out.split())
+
+
+def test_settings_that_make_no_sense(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("colour = 1")
+    code, _, err = run(["serve", "--settings", str(file)], capsys)
+    assert code == 2
+    assert "colour" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.DeadlineError("late"), 5),
+        (errors.ConnectionFailedError("gone"), 3),
+        (errors.RejectedError("no"), 3),
+        (errors.TaskFailedError("failed"), 4),
+        (errors.ResultLostError("lost"), 4),
+        (errors.ImageError("bad"), 2),
+        (errors.UnknownModelError("which"), 2),
+        (errors.MissingPartError("x", "images"), 2),
+        (errors.StorageFullError("full"), 1),
+    ],
+)
+def test_exit_codes(error: errors.DelineateError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_where_results_go(tmp_path: Path) -> None:
+    assert target_path(tmp_path / "new", "lungs-ct") == tmp_path / "new" / "lungs-ct.nii.gz"
+    assert target_path(tmp_path / "a.nrrd", "lungs-ct") == tmp_path / "a.nrrd"
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InputError, match="is a file"):
+        target_path(tmp_path / "file", "lungs-ct")
+    assert stem(tmp_path / "a.b.nii.gz") == "a.b"
+
+
+def test_progress_in_a_log_is_a_line_per_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay() as show:
+        for hundredth in range(101):
+            show(hundredth / 100, "working")
+        show(None, "done")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 12
+    assert lines[5].endswith(" 50%  working") and lines[-1].endswith("done")
+    with ProgressDisplay(quiet=True) as show:
+        show(0.5, "working")
+    assert capsys.readouterr().err == ""

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from delineate.errors import InputError, UnknownModelError, UnknownTaskError
 from delineate.model import Model
+from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as protocol
 from delineate.server import openapi
 from delineate.server.adoption import as_result
@@ -74,7 +75,7 @@ class AdministrationRoutes:
         else:
             found = self._service.tasks.tasks(state, limit=limit, before=before)
         models = {model.name: model for model in self._service.models.models()}
-        return [protocol.task_to_json(task, models.get(task.model)) for task in found if state in (None, task.state)]
+        return [replies.task_to_json(task, models.get(task.model)) for task in found if state in (None, task.state)]
 
     async def set_state(self, request: Request, task_id: TaskId, status: Status) -> Response:
         """Say what a task's status is: -1 queues it again, 2 is for a worker outside of this server."""
@@ -118,7 +119,7 @@ class AdministrationRoutes:
     ) -> Response:
         """The models that tasks can ask for."""
         self._guard.require_token(request)
-        found = [protocol.model_to_json(model) for model in await self._files.run(self._service.models.models)]
+        found = [replies.model_to_json(model) for model in await self._files.run(self._service.models.models)]
         return JSONResponse(
             [row for row in found if model_id in (None, row["id"]) and human_readable_id in ("", row["human_readable_id"])]
         )  # fmt: skip
@@ -155,16 +156,16 @@ class AdministrationRoutes:
 
     def _folder(self, number: int) -> tuple[str, Any]:
         for model in self._service.models.models():
-            if protocol.model_id(model.name) == number:
+            if replies.model_id(model.name) == number:
                 return model.name, self._service.models.folder(model.name)
         raise UnknownModelError("no model has this id")
 
     def _registered(self, model: Model) -> Response:
-        return JSONResponse(protocol.model_to_json(model))
+        return JSONResponse(replies.model_to_json(model))
 
     def _answer(self, task: Task) -> Response:
         models = {model.name: model for model in self._service.models.models()}
-        return JSONResponse(protocol.task_to_json(task, models.get(task.model)))
+        return JSONResponse(replies.task_to_json(task, models.get(task.model)))
 
     def _upload(self) -> Upload[BlobWriter]:
         return Upload(self._service.blobs.incoming, self._threads, self._service.settings.max_upload_mb << 20, FILE_FIELDS)

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from delineate.errors import InputError, UnknownTaskError
+from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as protocol
 from delineate.protocols.inference_server import Dialect
 from delineate.server import openapi, problems
@@ -88,7 +89,7 @@ class TaskRoutes:
         source = task.blob("input")
         self._metrics.uploaded(source.size if source else 0)
         if dialect is Dialect.V2:
-            return JSONResponse(protocol.task_to_json(task, self._service.require_model(task.model)))
+            return JSONResponse(replies.task_to_json(task, self._service.require_model(task.model)))
         return JSONResponse(task.uid)
 
     def _limit(self) -> int:
@@ -107,7 +108,7 @@ class TaskRoutes:
     async def status(self, request: Request, uid: str, wait: Wait = 0.0, after: After = 0) -> Response:
         """State, progress and reason of failure. With `wait` it answers when something changed after the event `after`."""
         task, event = await self._listening.changed(request, uid, after, wait)
-        return JSONResponse(protocol.status_to_json(task, event))
+        return JSONResponse(replies.status_to_json(task, event))
 
     async def events(self, request: Request, uid: str, after: After = 0) -> Response:
         """Everything that happens to the task, as server-sent events, until it has ended; `Last-Event-ID` resumes."""
@@ -126,7 +127,7 @@ class TaskRoutes:
         """Stop the task: a waiting one at once, a running one soon; one that has ended stays as it is."""
         owner = self._guard.owner(request)
         task = await self._files.run(lambda: self._service.tasks.cancel(uid, owner))
-        return JSONResponse(protocol.status_to_json(task, self._service.tasks.last_events([uid]).get(uid, 0)))
+        return JSONResponse(replies.status_to_json(task, self._service.tasks.last_events([uid]).get(uid, 0)))
 
     async def delete(self, request: Request, uid: str) -> Response:
         """Delete the task and its files."""

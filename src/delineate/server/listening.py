@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 
 from delineate.errors import UnknownTaskError
-from delineate.protocols.inference_server import status_to_json
+from delineate.protocols.inference_replies import status_to_json
 from delineate.server.service import Service
 from delineate.server.waiting import Signal, Watcher
 from delineate.task import Task

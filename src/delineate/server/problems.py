@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from delineate.errors import AuthorizationError, BlobError, DelineateError, StorageFullError, StoreBusyError, StoreError
+from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as protocol
 from delineate.protocols.inference_server import Dialect
 
@@ -71,10 +72,10 @@ def answer(request: Request, error: DelineateError) -> JSONResponse:
         # Its message may name files of the server: for the log, not for strangers.
         _log.error("request %s: %s", request_id(request), error.sentence())
         error = InternalError("the server's storage failed")
-    status = protocol.status_of(error)
-    body = protocol.problem(error, request_id(request))
+    status = replies.status_of(error)
+    body = replies.problem(error, request_id(request))
     headers = {}
-    if (seconds := protocol.retry_after(status)) is not None:
+    if (seconds := replies.retry_after(status)) is not None:
         headers["Retry-After"] = str(seconds)
     if isinstance(error, AuthorizationError) and status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="delineate"'
@@ -84,7 +85,7 @@ def answer(request: Request, error: DelineateError) -> JSONResponse:
 def _json(request: Request, status: int, body: dict[str, Any], detail: str, headers: dict[str, str]) -> JSONResponse:
     legacy = is_legacy(request)
     if legacy:
-        body.update(protocol.detail_body(detail, dialect_of(request)))
+        body.update(replies.detail_body(detail, dialect_of(request)))
     return JSONResponse(body, status, headers, "application/json" if legacy else PROBLEM_TYPE)
 
 

@@ -42,9 +42,14 @@ class BodyResponse(Response):
         headers: Mapping[str, str] = self._head(status, start, end)
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
+        last = b""
         if scope["method"] != "HEAD" and status in (200, 206):
-            await self._send(part_of(self._content, start, end), send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            body = part_of(self._content, start, end)
+            if body.length <= SMALL:
+                last = b"".join(body)
+            else:
+                await self._send(body, send)
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _select(self, request: Headers) -> tuple[int, int, int]:
         """Status, first byte, and the one after the last."""
@@ -75,9 +80,6 @@ class BodyResponse(Response):
         return headers
 
     async def _send(self, body: Body, send: Send) -> None:
-        if body.length <= SMALL:
-            await send({"type": "http.response.body", "body": b"".join(body), "more_body": True})
-            return
         loop = asyncio.get_running_loop()
         blocks = _grouped(body)
         coming = loop.run_in_executor(self._threads, next, blocks, None)

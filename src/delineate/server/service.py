@@ -14,7 +14,8 @@ import delineate.models
 from delineate.errors import BlobError, DelineateError, InputError, ResultLostError, SettingsError, TaskCancelledError, UnknownModelError
 from delineate.model import Model, Resources
 from delineate.protocols.archive import ArchiveReader, Limits, request_images
-from delineate.protocols.inference_server import PRIORITIES, failure_error
+from delineate.protocols.inference_replies import failure_error
+from delineate.protocols.inference_server import PRIORITIES
 from delineate.server.settings import Settings
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database

@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from delineate.errors import ArchiveError, ArchiveLimitError, InputError
 
-BUFFER: Final = 4 << 20
+BUFFER: Final = 2 << 20
 """Bytes handed to the writing thread at once: large, so that the interpreter lock changes hands rarely."""
 
 _PIECE: Final = 1 << 18  # a buffer always has room for one more piece of what came

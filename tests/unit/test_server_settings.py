@@ -50,7 +50,8 @@ def test_environment_values_are_converted() -> None:
         ({"port": "http"}, "port"), ({"port": 70000}, "port"), ({"workers": -1}, "workers"), ({"workers": 1.5}, "workers"),
         ({"log_level": "loud"}, "log_level"), ({"tls_key": "k.pem"}, "tls_certificate"), ({"root_path": "/a?b"}, "root_path"),
         ({"cors_origins": ["viewer"]}, "cors_origins"), ({"trusted_proxies": ["proxy"]}, "trusted_proxies"),
-        ({"sync": "perhaps"}, "sync"), ({"tokens": {"a": ""}}, "tokens"), ({"max_upload_mb": 0}, "max_upload_mb"), ({"colour": 1}, "colour"),
+        ({"sync": "perhaps"}, "sync"), ({"tokens": {"a": ""}}, "tokens"), ({"max_upload_mb": 0}, "max_upload_mb"),
+        ({"colour": 1}, "colour"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_named(given: dict[str, object], word: str) -> None:

@@ -27,8 +27,10 @@ from delineate.errors import (
     UnknownTaskError,
 )
 from delineate.model import Model
+from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as wire
-from delineate.protocols.inference_answers import (
+from delineate.protocols.inference_server import (
+    Dialect,
     described_dialect,
     ended_error,
     error_from,
@@ -41,7 +43,6 @@ from delineate.protocols.inference_answers import (
     require_archive,
     wants_v2,
 )
-from delineate.protocols.inference_server import Dialect
 from delineate.protocols.messages import Response
 from delineate.task import BATCH, INTERACTIVE, NORMAL, Blob, Failure, Task, TaskState
 
@@ -82,25 +83,28 @@ def test_every_state_has_a_v2_number() -> None:
     ],
 )  # fmt: skip
 def test_status_of_errors(error: DelineateError, status: int) -> None:
-    assert wire.status_of(error) == status
+    assert replies.status_of(error) == status
 
 
 def test_v1_nests_detail_twice_and_v2_once() -> None:
-    error = UnknownModelError("no model x", "List them.")
-    status, body = wire.error_answer(error, Dialect.V1, "r1")
-    assert (status, body["detail"], body["request_id"]) == (550, {"detail": "no model x. List them."}, "r1")
-    assert wire.error_answer(error, Dialect.V2)[1]["detail"] == "no model x. List them."
-    assert wire.not_ready_body(Dialect.SEED)["detail"]["detail"]
-    assert isinstance(wire.not_ready_body(Dialect.V2)["detail"], str)
+    assert replies.detail_body("no model x", Dialect.SEED) == {"detail": {"detail": "no model x"}}
+    assert replies.detail_body("no model x", Dialect.V1) == {"detail": {"detail": "no model x"}}
+    assert replies.detail_body("no model x", Dialect.V2) == {"detail": "no model x"}
+
+
+def test_a_problem_keeps_message_and_advice_apart() -> None:
+    body = replies.problem(UnknownModelError("no model x", "List them."), "r1")
+    assert (body["status"], body["detail"], body["request_id"]) == (550, "no model x. List them.", "r1")
+    assert (body["message"], body["advice"], body["type"]) == ("no model x", "List them.", "urn:delineate:error:unknown-model")
 
 
 def test_what_can_heal_says_when_to_come_again() -> None:
-    assert [bool(wire.retry_after(s)) for s in (503, 507, 422, 552)] == [True, True, False, False]
+    assert [bool(replies.retry_after(s)) for s in (503, 507, 422, 552)] == [True, True, False, False]
 
 
 def test_task_object_of_v2() -> None:
     blobs = (Blob(role="input", name="in.tar", digest="d", size=1),)
-    body = wire.task_to_json(_task(blobs=blobs, state=TaskState.RUNNING))
+    body = replies.task_to_json(_task(blobs=blobs, state=TaskState.RUNNING))
     for name in (
         "id",
         "uid",
@@ -115,14 +119,14 @@ def test_task_object_of_v2() -> None:
         assert name in body
     assert (body["status"], body["is_deleted"], body["input_tar"], body["output_tar"]) == (2, False, "in.tar", None)
     assert body["datetime_created"].startswith("1970-01-01T00:00:01.5")
-    assert wire.task_to_json(_task())["is_deleted"] is True
+    assert replies.task_to_json(_task())["is_deleted"] is True
     assert body["model"]["human_readable_id"] == "lungs"
-    json.dumps(wire.task_to_json(_task(), Model(name="lungs", runner="python")))
+    json.dumps(replies.task_to_json(_task(), Model(name="lungs", runner="python")))
 
 
 def test_model_ids_are_stable_positive_integers() -> None:
-    assert wire.model_id("lungs-ct") == wire.model_id("lungs-ct") != wire.model_id("bones-ct")
-    assert 0 <= wire.model_id("Größe") < 2**31
+    assert replies.model_id("lungs-ct") == replies.model_id("lungs-ct") != replies.model_id("bones-ct")
+    assert 0 <= replies.model_id("Größe") < 2**31
 
 
 @pytest.mark.parametrize("text", ["..", "a/b", "", "a b", "ü", "a" * 129, "a\n", "%2e"])
@@ -145,8 +149,8 @@ def test_what_is_no_uid(text: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_errors_of_our_server_arrive_whole(raised: type[DelineateError], heard: type[DelineateError], dialect: Dialect) -> None:
-    status, body = wire.error_answer(raised("what happened", "what to do"), dialect)
-    error = error_from(_json(status, body))
+    problem = replies.problem(raised("what happened", "what to do"))
+    error = error_from(_json(problem["status"], {**problem, **replies.detail_body(problem["detail"], dialect)}))
     assert type(error) is heard
     assert (error.message, error.advice) == ("what happened", "what to do")
 
@@ -223,13 +227,13 @@ def test_what_is_no_uid_is_no_answer(body: object) -> None:
 
 def test_status_goes_there_and_back() -> None:
     failure = Failure(kind="memory", message="out of memory", advice="Use less.")
-    status = read_status(_json(200, wire.status_to_json(_task(state=TaskState.FAILED, fraction=0.5, message="m", failure=failure), 12)))
+    status = read_status(_json(200, replies.status_to_json(_task(state=TaskState.FAILED, fraction=0.5, message="m", failure=failure), 12)))
     assert status == ("failed", 0.5, "m", "out of memory", "Use less.", 12)
     error = ended_error(status)
     assert isinstance(error, TaskFailedError)
     assert (error.message, error.advice) == ("out of memory", "Use less.")
-    assert ended_error(read_status(_json(200, wire.status_to_json(_task(), 0)))) is None
-    assert isinstance(ended_error(read_status(_json(200, wire.status_to_json(_task(state=TaskState.CANCELLED), 0)))), TaskCancelledError)
+    assert ended_error(read_status(_json(200, replies.status_to_json(_task(), 0)))) is None
+    assert isinstance(ended_error(read_status(_json(200, replies.status_to_json(_task(state=TaskState.CANCELLED), 0)))), TaskCancelledError)
 
 
 @pytest.mark.parametrize("body", [[], {}, {"state": "nonsense"}, "finished"])
@@ -246,7 +250,7 @@ def test_lists() -> None:
 
 
 def test_rows_of_tasks_are_plain_and_without_uid() -> None:
-    row = read_task_row(wire.task_to_json(_task(state=TaskState.RUNNING), Model(name="lungs", runner="python")))
+    row = read_task_row(replies.task_to_json(_task(state=TaskState.RUNNING), Model(name="lungs", runner="python")))
     assert (row["model"], row["state"], "uid" in row) == ("lungs", "running", False)
     assert read_task_row({"id": 1, "status": 1, "model": {"human_readable_id": "x"}})["state"] == "finished"
 

@@ -16,9 +16,8 @@ from delineate.client.session import DEFAULT_TIMEOUT, Session
 from delineate.client.transport import AsyncDriver, ProgressCallback
 from delineate.geometry import Geometry
 from delineate.protocols.archive import read_result
-from delineate.protocols.inference_answers import TaskStatus
 from delineate.protocols.inference_flows import INTERVAL
-from delineate.protocols.inference_server import Dialect
+from delineate.protocols.inference_server import Dialect, TaskStatus
 from delineate.protocols.retries import Backoff
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume

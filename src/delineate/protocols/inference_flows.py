@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 from delineate.errors import AnswerError, RejectedError, ResultLostError, SettingsError, UnknownTaskError
 from delineate.protocols import inference_server as wire
-from delineate.protocols.archive import tar_view
-from delineate.protocols.inference_answers import (
+from delineate.protocols.archive_writer import tar_view
+from delineate.protocols.inference_server import (
+    Dialect,
     TaskStatus,
     described_dialect,
     ended_error,
@@ -32,7 +33,6 @@ from delineate.protocols.inference_answers import (
     require_archive,
     wants_v2,
 )
-from delineate.protocols.inference_server import Dialect
 from delineate.protocols.messages import Body, FileBody, Flow, Part, Progress, Request, Response, Wait, multipart
 from delineate.protocols.retries import Backoff, Clock, Deadline, Exchange
 
@@ -84,10 +84,7 @@ class InferenceServer:
         deadline = Deadline(timeout, self._clock)
         if self.dialect is not None:
             return self.dialect
-        nobody = wire.TASK_PATH.format(uid=secrets.token_urlsafe(32))
-        answer = yield from self._send(
-            Request("GET", nobody, timeout=CALL_TIMEOUT, peek=True), deadline, "the question which protocol it speaks"
-        )
+        answer = yield from self._ask_for_nobody(deadline)
         if self.is_ours or answer.status == wire.UNKNOWN_TASK:
             return self._settle(Dialect.V1)
         if wire.SEED_NOT_READY in reason_of(answer):
@@ -108,7 +105,8 @@ class InferenceServer:
     def _ask_for_nobody(self, deadline: Deadline) -> Flow[Response]:
         """Ask for a task that cannot exist: each dialect says so in its own way."""
         nobody = wire.TASK_PATH.format(uid=secrets.token_urlsafe(32))
-        answer = yield from self._send(Request("GET", nobody, timeout=CALL_TIMEOUT, peek=True), deadline, "a question of the protocol")
+        request = Request("GET", nobody, timeout=CALL_TIMEOUT, peek=True)
+        answer = yield from self._send(request, deadline, "the question which protocol it speaks")
         return answer
 
     # ------------------------------------------------------------ tasks
@@ -362,10 +360,7 @@ class InferenceServer:
         """Detect even where a dialect was given: what is asked for is beyond all dialects."""
         yield from self._detected(deadline)
         if not self.is_ours:
-            nobody = wire.TASK_PATH.format(uid=secrets.token_urlsafe(32))
-            yield from self._send(
-                Request("GET", nobody, timeout=CALL_TIMEOUT, peek=True), deadline, "the question which protocol it speaks"
-            )
+            yield from self._ask_for_nobody(deadline)
         if not self.is_ours:
             raise AnswerError("this server does not %s: it speaks dialect %s alone" % (what, self.dialect), "Ask its administrator.")
 

@@ -1,8 +1,10 @@
-"""The inference-server protocol on the wire: paths, fields, codes, and what a server answers.
+"""The inference-server protocol on the wire: paths, fields and codes, and how a client reads what servers answer.
 
 Three dialects are in use (`Dialect`); one server answers all of them. The codes 550-554 and the
-status integers of v2 are defined in this module and nowhere else. How a client reads the answers is
-in `delineate.protocols.inference_answers`, the conversations are in `delineate.protocols.inference_flows`.
+status integers of v2 are defined in this module and nowhere else. Reading is strict about what must be right (a uid,
+a state) and tolerant about what servers word differently (either nesting of ``detail``, validation lists, problem
+JSON, HTML of proxies). What our server answers is in `delineate.protocols.inference_replies`, the conversations are
+in `delineate.protocols.inference_flows`.
 
 Source: observed requests and answers of servers and clients of the three dialects.
 Runs on Python 3.7 and newer with the standard library alone.
@@ -10,33 +12,30 @@ Runs on Python 3.7 and newer with the standard library alone.
 
 from __future__ import annotations
 
-import datetime
 import re
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type
 
 from delineate.errors import (
-    ArchiveLimitError,
+    AnswerError,
     AuthorizationError,
     BlobError,
+    CertificateError,
+    ConnectionFailedError,
     DelineateError,
     InputError,
     ModelError,
     RejectedError,
     ResultLostError,
     ServerError,
-    StorageFullError,
-    StoreBusyError,
+    TaskCancelledError,
     TaskEndedError,
     TaskFailedError,
     UnavailableError,
     UnknownModelError,
     UnknownTaskError,
 )
-
-if TYPE_CHECKING:
-    from delineate.model import Model
-    from delineate.task import Failure, Task
+from delineate.protocols.messages import Response
 
 
 class Dialect(str, Enum):
@@ -58,9 +57,7 @@ EVENTS_PATH = "/api/tasks/{uid}/events"
 LOG_PATH = "/api/tasks/{uid}/log"
 CANCEL_PATH = "/api/tasks/{uid}/cancel"
 OUTPUTS_PATH = "/api/tasks/outputs/"
-INPUTS_PATH = "/api/tasks/inputs/"
 MODELS_PATH = "/api/models/"
-MODEL_TARS_PATH = "/api/models/tars/"
 
 # Query parameters and multipart fields.
 MODEL_PARAMETER = {Dialect.SEED: "model_human_readable_id", Dialect.V1: "model_human_readable_id", Dialect.V2: "human_readable_id"}
@@ -101,24 +98,6 @@ STATES_BY_NUMBER = {PENDING_NUMBER: "pending", RUNNING_NUMBER: "running", FINISH
 
 UID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")  # ours are 43 characters; strangers' lengths are their own
 PROBLEM_PREFIX = "urn:delineate:error:"
-RETRY_AFTER_SECONDS = 2
-
-# The first class an error belongs to decides; subclasses stand before their bases.
-_STATUS_BY_ERROR: Tuple[Tuple[Type[DelineateError], int], ...] = (
-    (UnknownModelError, UNKNOWN_MODEL),
-    (UnknownTaskError, UNKNOWN_TASK),
-    (ResultLostError, RESULT_LOST),
-    (BlobError, RESULT_LOST),
-    (ModelError, TASK_FAILED),
-    (TaskEndedError, TASK_FAILED),
-    (ArchiveLimitError, 413),
-    (InputError, 422),
-    (StorageFullError, 507),
-    (StoreBusyError, 503),
-    (AuthorizationError, 401),
-    (RejectedError, 422),
-    (UnavailableError, 503),
-)
 
 
 def is_uid(text: str) -> bool:
@@ -126,141 +105,226 @@ def is_uid(text: str) -> bool:
     return UID_PATTERN.match(text) is not None
 
 
-def status_of(error: DelineateError) -> int:
-    """The HTTP status with which an error is answered; 500 for what nobody foresaw."""
-    if isinstance(error, ServerError) and error.status:
-        return error.status
-    return next((status for kind, status in _STATUS_BY_ERROR if isinstance(error, kind)), 500)
-
-
-def retry_after(status: int) -> Optional[int]:
-    """Seconds for the header ``Retry-After`` of an answer that may heal, None for the others."""
-    return RETRY_AFTER_SECONDS if status in (503, 507) else None
-
-
-def detail_body(detail: str, dialect: Dialect) -> Dict[str, Any]:
-    """An error body in the dialect's nesting: v1 (and seed, read by the same clients) nests ``detail`` twice, v2 once."""
-    return {"detail": detail} if dialect is Dialect.V2 else {"detail": {"detail": detail}}
-
-
-def not_ready_body(dialect: Dialect) -> Dict[str, Any]:
-    """The body of a 551."""
-    return detail_body("the task is pending or running", dialect)
-
-
-def problem(error: DelineateError, request_id: str = "") -> Dict[str, Any]:
-    """RFC 9457 members of an error: what stands in a body beside or instead of the dialect's ``detail``.
-
-    ``message`` and ``advice`` are kept apart for our own client; ``detail`` is both, for people who read raw answers.
-    """
-    slug = error_slug(type(error))
-    body = {
-        "type": PROBLEM_PREFIX + slug,
-        "title": slug.replace("-", " "),
-        "status": status_of(error),
-        "detail": error.sentence(),
-        "message": error.message,
-        "advice": error.advice,
-    }
-    if isinstance(error, ModelError):
-        body["kind"] = error.kind
-    if request_id:
-        body["request_id"] = request_id
-    return body
-
-
-def error_answer(error: DelineateError, dialect: Dialect, request_id: str = "") -> Tuple[int, Dict[str, Any]]:
-    """Status and JSON body with which a server of `dialect` answers an error."""
-    body = problem(error, request_id)
-    body.update(detail_body(error.sentence(), dialect))
-    return status_of(error), body
-
-
-def failure_error(failure: Optional[Failure]) -> DelineateError:
-    """The error with which a failed task is answered."""
-    if failure is None:
-        return TaskFailedError("the task failed and left no reason")
-    return ModelError(failure.message, failure.advice, failure.kind if failure.kind in ModelError.KINDS else "model")
-
-
-def task_to_json(task: Task, model: Optional[Model] = None) -> Dict[str, Any]:
-    """A task as the JSON object of v2; our own members (``state`` … ``failure``) stand beside v2's.
-
-    `model` is its record where it is still registered.
-    """
-    result = task.blob("result")
-    source = task.blob("input")
-    return {
-        "id": task.id,
-        "uid": task.uid,
-        "model_id": model_id(task.model),
-        "model": model_to_json(model) if model else {"id": model_id(task.model), "human_readable_id": task.model},
-        "datetime_created": _iso(task.created),
-        "datetime_dispatched": _iso(task.started),
-        "datetime_finished": _iso(task.finished),
-        "input_tar": source.name if source else None,
-        "output_tar": result.name if result else None,
-        "status": STATE_NUMBERS[task.state.value],
-        "is_deleted": source is None,
-        "state": task.state.value,
-        "priority": task.priority,
-        "attempt": task.attempt,
-        "created": task.created,
-        "started": task.started,
-        "finished": task.finished,
-        "fraction": task.fraction,
-        "message": task.message,
-        "failure": _failure_to_json(task.failure),
-    }
-
-
-def model_to_json(model: Model) -> Dict[str, Any]:
-    """A model as v1 and v2 list it; our own members stand beside theirs."""
-    return {
-        "id": model_id(model.name),
-        "human_readable_id": model.name,
-        "description": model.description,
-        "container_tag": str(model.parameters.get("image", "")),
-        "use_gpu": model.resources.gpu,
-        "model_available": model.source == "http",
-        "version": model.version,
-        "source": model.source,
-        "inputs": [{"modality": i.modality, "units": i.units, "description": i.description} for i in model.inputs],
-        "structures": [s.name for s in model.structures],
-        "prompts": list(model.prompts),
-    }
-
-
-def model_id(name: str) -> int:
-    """A stable positive integer for a model's name: v2 wants integers, our registry knows names (FNV-1a, 31 bits)."""
-    value = 0x811C9DC5
-    for byte in name.encode("utf-8"):
-        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
-    return value & 0x7FFFFFFF
-
-
-def status_to_json(task: Task, event: int) -> Dict[str, Any]:
-    """The answer of ``GET /api/tasks/{uid}/status``; `event` is the id of the task's last event, to be sent as ``after``."""
-    return {
-        "uid": task.uid,
-        "model": task.model,
-        "state": task.state.value,
-        "fraction": task.fraction,
-        "message": task.message,
-        "failure": _failure_to_json(task.failure),
-        "attempt": task.attempt,
-        "event": event,
-    }
-
-
-def _failure_to_json(failure: Optional[Failure]) -> Optional[Dict[str, str]]:
-    return {"kind": failure.kind, "message": failure.message, "advice": failure.advice} if failure else None
-
-
-def _iso(seconds: Optional[float]) -> Optional[str]:
-    return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat()
-
-
 def error_slug(kind: Type[DelineateError]) -> str:
     """The name of an error class in a problem's ``type``: ``task-cancelled`` of `TaskCancelledError`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", re.sub(r"Error$", "", kind.__name__)).lower() or "error"
+
+
+class TaskStatus(NamedTuple):
+    """How a task stands, as a client sees it.
+
+    state : a value of `delineate.task.TaskState`; servers that are not ours say ``pending`` until it has ended.
+    fraction : 0 to 1; message : progress in words; reason, advice : why it failed; event : id of its last event.
+    """
+
+    state: str
+    fraction: float = 0.0
+    message: str = ""
+    reason: str = ""
+    advice: str = ""
+    event: int = 0
+
+
+def read_status(response: Response) -> TaskStatus:
+    """What ``GET /api/tasks/{uid}/status`` answers; `AnswerError` where it is something else."""
+    body = response.json()
+    if not isinstance(body, dict) or body.get("state") not in STATE_NUMBERS:
+        raise AnswerError("the server answered a question about a task with something else", status=response.status)
+    failure = body.get("failure")
+    if not isinstance(failure, dict):
+        failure = {}
+    return TaskStatus(
+        body["state"],
+        float(body.get("fraction") or 0.0),
+        str(body.get("message") or ""),
+        str(failure.get("message") or ""),
+        str(failure.get("advice") or ""),
+        int(body.get("event") or 0),
+    )
+
+
+def ended_error(status: TaskStatus) -> Optional[TaskEndedError]:
+    """What a state without a result means for whoever waits, None while there is hope."""
+    if status.state == "cancelled":
+        return TaskCancelledError(status.reason or status.message or "the task was cancelled", status.advice)
+    if status.state == "failed":
+        return TaskFailedError(status.reason or "the task failed; the server gave no reason", status.advice)
+    return None
+
+
+def read_uid(response: Response) -> str:
+    """The uid in the answer to a post: a bare JSON string (seed, v1) or a member of an object (v2 and the oldest)."""
+    require_type(response, ("application/json", "text/plain", ""))
+    body = response.json()
+    uid = body.get("uid") if isinstance(body, dict) else body
+    if not isinstance(uid, str) or not is_uid(uid):
+        raise AnswerError("the server answered the post of a task with something that is no uid", status=response.status)
+    return uid
+
+
+def read_records(response: Response) -> List[Dict[str, Any]]:
+    """A JSON list of objects, as models and tasks are listed."""
+    require_type(response, ("application/json", "text/plain", ""))
+    body = response.json()
+    if not isinstance(body, list) or not all(isinstance(row, dict) for row in body):
+        raise AnswerError("the server answered with something that is no list", status=response.status)
+    return body
+
+
+def read_task_row(row: Mapping[str, Any]) -> Dict[str, Any]:
+    """One row of a list of tasks with plain members: id, model (its name), state, fraction, created, started, finished, failure."""
+    model = row.get("model")
+    state = row.get("state") or STATES_BY_NUMBER.get(row.get("status", PENDING_NUMBER), "pending")
+    plain = dict(row, state=state, model=model.get("human_readable_id") if isinstance(model, dict) else model)
+    plain.pop("uid", None)  # a uid is the right to fetch and delete: lists are for looking
+    return plain
+
+
+def require_type(response: Response, allowed: Tuple[str, ...]) -> None:
+    """`AnswerError` where a successful answer has a content type that cannot be meant."""
+    if response.media_type not in allowed:
+        what = "an HTML page" if "html" in response.media_type else "content of type " + response.media_type
+        raise AnswerError("the server answered with %s, not with what was asked for" % what, status=response.status)
+
+
+def require_archive(response: Response) -> None:
+    """`AnswerError` where the answer to a fetch cannot be an archive, whatever its bytes."""
+    if "html" in response.media_type or response.media_type in ("application/json", "application/problem+json"):
+        what = "an HTML page" if "html" in response.media_type else "JSON"
+        raise AnswerError("the server answered with %s instead of a result archive" % what, status=response.status)
+
+
+def reason_of(response: Response) -> str:
+    """The server's own words: ``detail`` in either nesting, or a list of validation errors; at most 500 characters."""
+    try:
+        body = response.json()
+    except AnswerError:
+        text = response.content[:2000].decode("utf-8", "replace") if response.media_type == "text/plain" else ""
+        return _clean(text)
+    return _clean("; ".join(_words(body)))
+
+
+def is_not_ready(response: Response) -> bool:
+    """Whether an answer to a fetch means: ask again later."""
+    return response.status == NOT_READY or (response.status == 404 and SEED_NOT_READY in reason_of(response))
+
+
+def error_from(response: Response, what: str = "the request") -> DelineateError:
+    """The error that an answer without success means; `what` was asked, in words."""
+    status, reason = response.status, reason_of(response)
+    if 300 <= status < 400:
+        target = re.sub(r"[?#].*", "", response.headers.get("location", "")) or "nowhere"  # a query may hold secrets
+        return AnswerError(
+            "the server redirects to %s instead of answering %s" % (target, what),
+            "Give the address of the server itself; a login page or another address stands before it.",
+            status=status,
+        )
+    known = _from_problem(response, reason)
+    if known is not None:
+        return known
+    if response.is_success:
+        kind = "an HTML page" if "html" in response.media_type else "something else"
+        return AnswerError("the server answered %s with %s: no inference server is at this address" % (what, kind), status=status)
+    if "html" in response.media_type and status not in (401, 403, 502, 503, 504):
+        return AnswerError("the server answered %s with an HTML page (status %d)" % (what, status), status=status)
+    return _from_status(status, reason, what)
+
+
+def _from_status(status: int, reason: str, what: str) -> DelineateError:
+    because = ": " + reason if reason else ""
+    if status == UNKNOWN_MODEL:
+        return UnknownModelError(reason or "the server does not know the model")
+    if status == UNKNOWN_TASK:
+        return UnknownTaskError(reason or "the server does not know the task")
+    if status == TASK_FAILED:
+        return TaskFailedError(reason or "the task failed; the server gave no reason")
+    if status == RESULT_LOST:
+        return ResultLostError(reason or "the task finished, but its result is gone from the server")
+    if status in (401, 403):
+        return AuthorizationError("the server refused %s (status %d)%s" % (what, status, because), status=status)
+    if status in (404, 405):
+        return AnswerError("the server does not know the path of %s (status %d)%s" % (what, status, because), status=status)
+    if 400 <= status < 500:
+        return RejectedError("the server refused %s (status %d)%s" % (what, status, because), status=status)
+    return UnavailableError("the server could not answer %s (status %d)%s" % (what, status, because), status=status)
+
+
+def _from_problem(response: Response, reason: str) -> Optional[DelineateError]:
+    """The very error that our own server raised, None where the answer is not ours."""
+    if "json" not in response.media_type or not response.content:
+        return None
+    try:
+        body = response.json()
+    except AnswerError:
+        return None
+    name = body.get("type", "") if isinstance(body, dict) else ""
+    if not isinstance(name, str) or not name.startswith(PROBLEM_PREFIX):
+        return None
+    message, advice = _clean(str(body.get("message") or reason)), _clean(str(body.get("advice") or ""))
+    kind = next((c for c in _classes(DelineateError) if error_slug(c) == name[len(PROBLEM_PREFIX) :]), DelineateError)
+    if issubclass(kind, ServerError) and kind not in (ConnectionFailedError, CertificateError):
+        return kind(message, advice, status=response.status)
+    if issubclass(kind, ModelError):
+        return TaskFailedError(message, advice)
+    if issubclass(kind, (TaskEndedError, UnknownModelError, UnknownTaskError)):
+        return kind(message, advice)
+    if kind is BlobError:
+        return ResultLostError(message, advice)
+    if issubclass(kind, InputError):
+        return RejectedError(message, advice, status=response.status)
+    return UnavailableError(message, advice, status=response.status)
+
+
+def wants_v2(answer: Response) -> bool:
+    """Whether a post as v1 was refused because the server wants the names of v2."""
+    if answer.status not in (404, 422):
+        return False
+    reason = reason_of(answer)
+    return "tar_file" in reason or re.search(r"(?<!model_)human_readable_id", reason) is not None
+
+
+def described_dialect(answer: Response) -> Optional[Dialect]:
+    """The dialect that an OpenAPI description shows, None where it shows none."""
+    if not answer.is_success or "json" not in answer.media_type:
+        return None
+    description = answer.json()
+    paths = description.get("paths") if isinstance(description, dict) else None
+    if not isinstance(paths, dict):
+        return None
+    plain = {str(path).rstrip("/"): methods for path, methods in paths.items() if isinstance(methods, dict)}
+    post = plain.get("/api/tasks", {}).get("post", {})
+    names = [p.get("name") for p in post.get("parameters", ()) if isinstance(p, dict)] if isinstance(post, dict) else []
+    if OUTPUTS_PATH.rstrip("/") in plain or MODEL_PARAMETER[Dialect.V2] in names:
+        return Dialect.V2
+    if MODEL_PARAMETER[Dialect.V1] not in names:
+        return None
+    return Dialect.V1 if any("delete" in methods for path, methods in plain.items() if path.startswith("/api/tasks/{")) else Dialect.SEED
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Readable parts of an error body of any shape."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        if "msg" in value:  # one of FastAPI's validation errors
+            yield "%s %s" % (".".join(str(p) for p in value.get("loc", ())), value["msg"])
+        else:
+            for inner in _words(value.get("detail", value.get("message"))):
+                yield inner
+    elif isinstance(value, list):
+        for item in value:
+            for inner in _words(item):
+                yield inner
+
+
+def _clean(text: str) -> str:
+    """One printable line of at most 500 characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 500 else line[:497] + "..."
+
+
+def _classes(kind: Type[DelineateError]) -> Iterator[Type[DelineateError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        for inner in _classes(child):
+            yield inner

@@ -10,7 +10,7 @@ import random
 from typing import Callable, NamedTuple, Optional, Tuple
 
 from delineate.errors import ConnectionFailedError, DeadlineError, DelineateError
-from delineate.protocols.inference_answers import error_from
+from delineate.protocols.inference_server import error_from
 from delineate.protocols.messages import Flow, Request, Response, Wait
 
 TRANSIENT = (429, 502, 503, 504, 507)

@@ -31,6 +31,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
 
 _READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+_HEADER = 1 << 20  # bytes; Slicer's longest headers are a tenth of it
 
 
 def suffix_of(path: str | PathLike[str]) -> str:
@@ -235,10 +236,33 @@ def _read_image(path: Path, suffix: str) -> Any:
     sitk = _simpleitk()
     if not path.is_file():
         raise ImageError(f"{path.name} cannot be opened: no such file", "Check the path.")
+    _require_own_voxels(path, suffix)
     try:
         return sitk.ReadImage(str(path), imageIO=_READERS[suffix])
     except (RuntimeError, MemoryError) as error:
         raise ImageError(f"{path.name} is cut off, damaged or no {suffix[1:].upper()} file", "Export the image again.") from error
+
+
+def _require_own_voxels(path: Path, suffix: str) -> None:
+    """Refuse an ``.nrrd`` or ``.mha`` that names another file for its voxels: sent by a stranger, it would read any file of ours.
+
+    An ``.mhd`` always names one; it is never taken from an archive.
+    """
+    if suffix == ".mhd":
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER)
+    except OSError as error:
+        raise ImageError(f"{path.name} cannot be read: {error.strerror}", "Check the file and its permissions.") from error
+    if suffix == ".mha":
+        # One mention only, LOCAL: whatever a reader makes of odd lines before it, it finds no other.
+        named = re.search(rb"(?:\A|\n)[ \t]*ElementDataFile[ \t]*[=:][ \t]*(?:LOCAL|Local|local)[ \t]*\r?\n", start)
+        is_own = named is not None and start.count(b"ElementDataFile") == 1
+    else:
+        is_own = re.search(rb"\n\r?\n", start) is not None and re.search(rb"(?i)[\r\n]\s*data\s*file\s*:", start) is None
+    if not is_own:
+        raise ImageError(f"{path.name} is cut off, damaged or keeps its voxels in another file", "Export the image again, into one file.")
 
 
 def _voxels(image: Any, name: str) -> tuple[np.ndarray, Geometry]:

@@ -190,6 +190,36 @@ def test_broken_files_say_so(tmp_path: Path, suffix: str, capfd: pytest.CaptureF
     capfd.readouterr()  # ITK writes to standard error by itself
 
 
+NRRD = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n%sendian: little\n\n"
+MHA = b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\n%s"
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.nrrd", NRRD % b"data file: ../secret\n"),
+        ("a.nrrd", NRRD % b"DataFile: %s\n"),
+        ("a.nrrd", NRRD % b"datafile: LIST\n" + b"%s\n"),
+        ("a.nrrd", NRRD % (b"# " + b"x" * (2 << 20) + b"\ndata file: %s\n")),
+        ("a.mha", MHA % b"ElementDataFile = %s\n"),
+        ("a.mha", MHA % b"ElementDataFile: ../secret\n"),
+        ("a.mha", MHA % b"ElementDataFile = LIST\n%s\n%s\n"),
+        ("a.mha", MHA % b"Offset = 0 0\nElementDataFile = LOCAL\n0\nElementDataFile = %s\n"),
+        ("a.mha", MHA % b"Comment = \rElementDataFile = LOCAL\nElementDataFile = %s\n"),
+    ],
+)
+def test_an_image_cannot_name_another_file_for_its_voxels(tmp_path: Path, name: str, header: bytes) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"password")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / name).write_bytes(header.replace(b"%s", str(secret).encode()))
+    with pytest.raises(ImageError, match="voxels in another file"):
+        files.read_volume(folder / name)
+    with pytest.raises(ImageError, match="voxels in another file"):
+        files.read_segmentation(folder / name)
+
+
 def test_what_is_not_one_number_per_voxel_in_three_dimensions(tmp_path: Path) -> None:
     path = tmp_path / "image.nrrd"
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4, 3), np.uint8), isVector=True), str(path))

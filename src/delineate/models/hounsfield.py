@@ -13,6 +13,9 @@ from delineate.volume import Volume
 LOWEST, HIGHEST = -1024, 3071
 """The range of a 12-bit CT, HU; padding lies below, metal above."""
 
+OTHERS = ("MR", "PT", "NM", "US")
+"""DICOM modalities whose values are no Hounsfield units."""
+
 ADVICE = "Send a CT in Hounsfield units (with its rescale slope and intercept)."
 
 
@@ -27,6 +30,8 @@ def hounsfield(volume: Volume, log: Callable[[str], None]) -> Values:
     ModelError
         Kind ``input``: no finite value, one value only, or values that are no CT's.
     """
+    if volume.modality in OTHERS:
+        raise ModelError(f"the image is of modality {volume.modality}, not CT", ADVICE, kind="input")
     values = volume.values()
     sample = values[tuple(slice(None, None, max(1, n // 96)) for n in values.shape)].astype(np.float32, copy=False).ravel()
     sample = sample[np.isfinite(sample)]
@@ -47,10 +52,9 @@ def _offset(sample: np.ndarray) -> int:
     if tissue.size < 0.001 * sample.size:
         raise ModelError("all values of the image are below those of air", ADVICE, kind="input")
     low, high = np.percentile(tissue, (0.5, 99.5))
-    near_zero = _share(tissue, -160, 160) - _share(tissue, 0, 0)
-    near_1024 = _share(tissue, 850, 1250)
-    if low >= -60 and near_1024 > max(0.03, near_zero):
-        # As good a sign as soft tissue: next to nothing lies beyond 12 bits.
+    soft, beyond = _share(tissue, 900, 1140), _share(tissue, 1250, np.inf)
+    # Air near 0, soft tissue in a narrow peak near 1024, next to nothing between lung and fat, little bone.
+    if low >= -60 and soft > 0.03 and soft > 3 * _share(tissue, 450, 690) and beyond < soft:
         return -1024
     if low > -160 and high - low < 60:
         raise ModelError(f"the image's values span {low:g} to {high:g} only: this is no CT", ADVICE, kind="input")

@@ -42,11 +42,11 @@ def find_lungs(hu: Values, spacing: Triple) -> tuple[Mask, Mask]:
     coarse = blocks.mean(hu)
     body = body_on_blocks(coarse, blocks.coarse)
     nothing = np.zeros(hu.shape, dtype=bool)
-    box = bounds(body & (coarse < AERATED))
-    if box is None:
+    aerated, whole_body = bounds(body & (coarse < AERATED)), bounds(body)
+    if aerated is None or whole_body is None:
         return nothing, nothing.copy()
-    # The wall around is needed to judge what touches what.
-    box = tuple(slice(max(0, b.start - 3), b.stop + 3) for b in box)  # type: ignore[assignment]
+    # All of the body in these slices: it says where the middle is. A margin tells the body's edge from the image's.
+    box = tuple(slice(max(0, b.start - 3), b.stop + 3) for b in (aerated[0], *whole_body[1:]))
     left, right, airways = lungs_on_blocks(coarse[box], body[box], blocks.coarse)
     whole = np.zeros((3, *coarse.shape), dtype=bool)
     for number, mask in enumerate((left, right, airways)):
@@ -144,12 +144,16 @@ def midline(hu: np.ndarray, body: Mask, lung: Mask, spacing: Triple) -> float:
     part = slice(z[0], z[-1] + 1)
     body_x = np.flatnonzero(body[part].any(axis=(0, 1)))
     centre = float(np.average(np.arange(body.shape[2]), weights=body[part].sum(axis=(0, 1)) + 1e-9))
+    width = max(1.0, (body_x[-1] - body_x[0]) / 2)
+    # Where the image ends on one side of the body only, it shows a half, and the middle is near that end.
+    cut = [float(body[part][:, :, side].any(axis=1).mean()) for side in (0, -1)]
+    if max(cut) > 0.5 > 3 * min(cut):
+        centre, width = (0.0 if cut[0] > cut[1] else body.shape[2] - 1.0), 2 * width
     bone = ((hu[part] > 180) & body[part]).sum(axis=(0, 1)).astype(np.float64)
     if bone.sum() * float(np.prod(spacing)) < 2000:
         return centre
     profile = ndimage.gaussian_filter1d(bone, 12 / spacing[2], mode="constant")
     # Shoulders are heavy too, but far from the middle.
-    width = max(1.0, (body_x[-1] - body_x[0]) / 2)
     profile *= np.exp(-0.5 * ((np.arange(bone.size) - centre) / (0.45 * width)) ** 2)
     return float(np.argmax(profile))
 

@@ -103,7 +103,7 @@ def _filled(body: Mask) -> Mask:
 
 def _drawn(coarse: Mask, signal: np.ndarray, level: float, blocks: Blocks) -> Mask:
     """The border on the full grid, where a light in-plane smoothing stands above the level."""
-    if max(blocks.factor) == 1 or coarse.all() or level == 0.0:
+    if coarse.all() or level == 0.0:
         return blocks.spread(coarse)
     step = 1.01 * max(blocks.coarse)
     result = blocks.spread(depth(coarse, blocks.coarse) > step)

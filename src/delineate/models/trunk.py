@@ -31,6 +31,9 @@ PASSAGE = 6.0
 LUNG_TEXTURE = (-960, -450)
 """Median HU of aerated lung; room air and bowel gas lie below."""
 
+FOAM = -905
+"""Cushions and mattresses are less dense than this, HU; lungs in deep inspiration too, most others are not."""
+
 
 def find_body(hu: Values, spacing: Triple) -> Mask:
     """The body on the grid of `hu` (shape and mm spacing z, y, x)."""
@@ -50,18 +53,18 @@ def body_on_blocks(hu: np.ndarray, spacing: Triple) -> Mask:
     air = _enclosed_air(hu, tissue, solid, spacing)
     wall = tissue & dilate(air & dilate(solid, 2 * COARSE, spacing), LIMB, spacing) & ~solid
     body = solid | air | (wall & close(solid | air, LIMB, spacing))
-    return _filled(body, solid)
+    return _filled(body, tissue, solid)
 
 
-def _filled(body: Mask, solid: Mask) -> Mask:
-    """Close small pockets that are left in a slice, not gaps between limbs and trunk."""
+def _filled(body: Mask, tissue: Mask, solid: Mask) -> Mask:
+    """Close what is left open in a slice: vessels and nodules in the lungs, small pockets; not gaps between limbs and trunk."""
     filled = fill_slices(body)
     labels, count = ndimage.label(filled & ~body)
     if count == 0:
         return body
-    small = sizes(labels, count) <= max(8, 0.002 * np.count_nonzero(solid))
-    small[0] = False
-    result: Mask = body | small[labels]
+    inner = (sizes(labels, count) <= max(8, 0.002 * np.count_nonzero(solid))) | (shares(labels, count, tissue) > 0.7)
+    inner[0] = False
+    result: Mask = body | inner[labels]
     return result
 
 
@@ -135,22 +138,36 @@ def _enclosed_air(hu: np.ndarray, tissue: Mask, solid: Mask, spacing: Triple) ->
 def _open_air(hu: np.ndarray, air: Mask, solid: Mask, spacing: Triple) -> tuple[Mask, Mask]:
     """Air that is open to the room, and lungs that are open only because the image is cut off beside them."""
     wide = depth(air, spacing) > PASSAGE if not air.all() else air
-    labels, count = ndimage.label(wide)
     border = np.zeros(air.shape, dtype=bool)
     border[:, [0, -1], :] = True
     border[:, :, [0, -1]] = True
+    labels, count = ndimage.label(wide)
     at_border = shares(labels, count, border) > 0
     at_border[0] = False
     lungs = np.zeros(count + 1, dtype=bool)
     for label in np.flatnonzero(at_border):
         region = labels == label
-        median = float(np.median(hu[region]))
-        if LUNG_TEXTURE[0] < median < TISSUE:
-            grown = np.pad(dilate(region, PASSAGE, spacing) & air, ((0, 0), (1, 1), (1, 1)))
-            lungs[label] = contact(grown.astype(np.int8), 1, np.pad(solid, ((0, 0), (1, 1), (1, 1))))[1] > 0.8
+        lungs[label] = _is_cut_lung(hu, region, dilate(region, PASSAGE, spacing) & air, solid)
     outside = dilate((at_border & ~lungs)[labels], 1.2 * PASSAGE, spacing) & air
-    inside = dilate(lungs[labels], 1.2 * PASSAGE, spacing) & air & ~outside
-    return outside, inside
+    # What reaches the border through a narrow part only is no room air either.
+    rim = dilate(outside, PASSAGE, spacing) & ~dilate(lungs[labels], 1.2 * PASSAGE, spacing) & ~wide
+    rest, number = ndimage.label(air & ~outside & ~rim)
+    reaching = (shares(rest, number, border) > 0) & (shares(rest, number, wide) > 0)
+    reaching[0] = False
+    for label in np.flatnonzero(reaching):
+        region = rest == label
+        reaching[label] = _is_cut_lung(hu, region & wide, region, solid)
+    return outside, reaching[rest] & ~outside
+
+
+def _is_cut_lung(hu: np.ndarray, middle: Mask, region: Mask, solid: Mask) -> bool:
+    """Whether air that reaches the image's edge is lung: mostly walled by the body, or so dense that it is no foam."""
+    density = float(np.median(hu[middle]))
+    if not LUNG_TEXTURE[0] < density < TISSUE:
+        return False
+    pad = ((0, 0), (1, 1), (1, 1))
+    walled = float(contact(np.pad(region, pad).astype(np.int8), 1, np.pad(solid, pad))[1])
+    return walled > 0.75 or (walled > 0.35 and density > FOAM)
 
 
 def refine(coarse: Mask, hu: Values, blocks: Blocks) -> Mask:

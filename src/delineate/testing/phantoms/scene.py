@@ -54,6 +54,7 @@ class Canvas:
 
     geometry : of the slab; values : HU or signal, shape (z, y, x); width : mm over which an edge goes from 0 to 1.
     x, y, z : coordinates relative to `centre`, mm, that broadcast to the slab's shape.
+    to_index : 3 x 4 matrix from LPS mm to the index (x, y, z).
     """
 
     geometry: Geometry
@@ -63,6 +64,7 @@ class Canvas:
     y: Array
     z: Array
     width: float
+    to_index: npt.NDArray[np.float64]
 
     @classmethod
     def on(cls, geometry: Geometry, centre: Vector, piece: slice, background: float) -> Canvas:
@@ -78,7 +80,16 @@ class Canvas:
                 place = place + (index[column] * step if step else 0.0)
             places.append(place.astype(np.float32))
         width = float(np.prod(geometry.spacing) ** (1 / 3))
-        return cls(part, centre, np.full(part.shape, background, dtype=np.float32), places[0], places[1], places[2], width)
+        return cls(
+            part,
+            centre,
+            np.full(part.shape, background, dtype=np.float32),
+            places[0],
+            places[1],
+            places[2],
+            width,
+            np.linalg.inv(part.affine)[:3],
+        )
 
     def cover(self, distance: Array) -> Array:
         """The share of each voxel inside, 0 to 1."""
@@ -93,10 +104,11 @@ class Canvas:
     def window(self, points: np.ndarray, margin: float) -> tuple[slice, slice, slice] | None:
         """The part of the slab (z, y, x slices) that holds LPS `points` (n, 3) with `margin` mm, None where it is outside."""
         low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
-        corners = np.array([[(low, high)[i >> a & 1][a] for a in range(3)] for i in range(8)]) + np.array(self.centre)
-        index = self.geometry.to_index(corners)
-        first = np.maximum(np.floor(index.min(axis=0)).astype(int), 0)
-        last = np.minimum(np.ceil(index.max(axis=0)).astype(int) + 1, self.geometry.size)
+        # The box of a box: middles map to middles, half sizes by absolute values.
+        middle = self.to_index[:, :3] @ ((low + high) / 2 + self.centre) + self.to_index[:, 3]
+        half = np.abs(self.to_index[:, :3]) @ ((high - low) / 2)
+        first = np.maximum(np.floor(middle - half).astype(int), 0)
+        last = np.minimum(np.ceil(middle + half).astype(int) + 1, self.geometry.size)
         if (first >= last).any():
             return None
         return (slice(first[2], last[2]), slice(first[1], last[1]), slice(first[0], last[0]))

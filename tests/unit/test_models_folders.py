@@ -1,0 +1,34 @@
+"""The built-in models' folders: what they declare is what they return."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import delineate.models
+from delineate.model import Model
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDERS = sorted(path.parent for path in Path(delineate.models.__file__).parent.glob("*/model.toml"))
+
+
+def test_all_are_there() -> None:
+    names = {tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))["name"] for folder in FOLDERS}
+    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_declared_and_returned_structures_agree(folder: Path) -> None:
+    model = Model.from_dict(tomllib.loads((folder / "model.toml").read_text(encoding="utf-8")))
+    assert model.runner == "python" and model.orientation == "LPS" and model.spacing is None
+    module_name, class_name = model.parameters["class"].split(":")
+    module = importlib.import_module(module_name)
+    assert hasattr(module, class_name)
+    assert model.structures == module.STRUCTURES

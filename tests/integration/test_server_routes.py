@@ -368,6 +368,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "content": b'--x\r\nContent-Disposition: form-data; name="zip_file"; filename="a"\r\n\r\nPK',
         "headers": {"content-type": "multipart/form-data; boundary=x"},
     },
+    "prompts nested too deeply": {"files": {"prompts": (None, "[" * 100_000), "zip_file": ("a.zip", archive())}},
     "prompts that are no JSON": {"files": {"prompts": (None, "{"), "zip_file": ("a.zip", archive())}},
 }  # fmt: skip
 

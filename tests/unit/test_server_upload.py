@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from delineate.errors import ArchiveError, ArchiveLimitError, InputError, StorageFullError
 from delineate.protocols.messages import Body, Part, multipart
-from delineate.server.upload import BUFFER, FIELD_BYTES, Upload
+from delineate.server.upload import BUFFER, FIELD_BYTES, PARTS, Upload
 from delineate.store.blobs import BlobStore
 from delineate.store.writer import BlobWriter
 
@@ -176,6 +176,13 @@ def test_fields_have_a_limit(bench: Bench) -> None:
     kind, body = form(b"PK", extra=[Part("prompts", Body(bytes(FIELD_BYTES + 1)))])
     with pytest.raises(ArchiveLimitError, match="fields"):
         bench.take(request(pieces(body, 65536), kind))
+
+
+def test_parts_have_a_limit(bench: Bench) -> None:
+    kind, body = form(b"PK", extra=[Part(f"field{number}", Body(b"")) for number in range(PARTS)])
+    with pytest.raises(ArchiveLimitError, match="256 parts"):
+        bench.take(request([body], kind))
+    assert bench.left() == []
 
 
 def test_more_than_announced(bench: Bench) -> None:

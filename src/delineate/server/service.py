@@ -195,7 +195,7 @@ def _prompts(text: str) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # a thousand brackets within each other
         values = None
     if not isinstance(values, dict):
         raise InputError("the prompts are no JSON object", 'Send a form field such as prompts={"foreground": [[10, 20, 30]]}.')

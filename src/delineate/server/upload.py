@@ -27,6 +27,9 @@ _PIECE: Final = 1 << 18  # a buffer always has room for one more piece of what c
 FIELD_BYTES: Final = 1 << 18
 """Limit for all plain fields of a form together; prompts are the largest."""
 
+PARTS: Final = 256
+"""Limit for the parts of a form: even an empty one costs time to parse, and its name memory."""
+
 RAW_TYPES: Final = frozenset(
     {
         "application/zip",
@@ -98,6 +101,7 @@ class _Form:
         self._field: str | None = None
         self._plain = bytearray()
         self._plain_total = 0
+        self._parts = 0
 
     def parser(self, boundary: bytes) -> MultipartParser:
         return MultipartParser(
@@ -115,6 +119,9 @@ class _Form:
         )
 
     def _part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS:
+            raise ArchiveLimitError(f"the form has more than {PARTS} parts")
         self._disposition = b""
         self._field = None
 

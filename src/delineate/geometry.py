@@ -11,7 +11,7 @@ Runs on Python 3.7 and newer with numpy alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, cast
 
 import numpy as np
 
@@ -97,16 +97,20 @@ class Geometry:
         spacing = np.sqrt((linear**2).sum(axis=0))
         if not np.isfinite(spacing).all() or (spacing <= 0).any():
             raise GeometryError("the affine of the grid is singular or not finite")
-        return cls(tuple(size), tuple(spacing), tuple(np.asarray(affine)[:3, 3]), tuple((linear / spacing).ravel()))
+        # How many there are is checked where the grid is made.
+        three = cast("Tuple[int, int, int]", tuple(size))
+        return cls(three, tuple(spacing), tuple(np.asarray(affine)[:3, 3]), tuple((linear / spacing).ravel()))
 
     def to_world(self, index: Any) -> np.ndarray:
         """LPS mm of indices, shape (..., 3), x, y, z; fractions allowed."""
-        return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + np.array(self.origin)
+        point: np.ndarray = np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + np.array(self.origin)
+        return point
 
     def to_index(self, point: Any) -> np.ndarray:
         """Fractional index (x, y, z) of LPS mm points, shape (..., 3)."""
         inverse = np.linalg.inv(self.affine[:3, :3])
-        return (np.asarray(point, dtype=np.float64) - np.array(self.origin)) @ inverse.T
+        index: np.ndarray = (np.asarray(point, dtype=np.float64) - np.array(self.origin)) @ inverse.T
+        return index
 
     @property
     def axis_codes(self) -> str:
@@ -150,8 +154,8 @@ class Geometry:
                 column = -column
             columns.append(column)
         return Geometry(
-            tuple(self.size[i] for i in axes.order),
-            tuple(self.spacing[i] for i in axes.order),
+            cast("Tuple[int, int, int]", tuple(self.size[i] for i in axes.order)),
+            cast("Tuple[float, float, float]", tuple(self.spacing[i] for i in axes.order)),
             tuple(self.to_world(first)),
             tuple(np.stack(columns, axis=1).ravel()),
         )
@@ -226,7 +230,8 @@ class AxisMap:
     def apply(self, array: np.ndarray) -> np.ndarray:
         """A view of a (z, y, x) array with its axes permuted and flipped."""
         xyz = array.transpose(2, 1, 0).transpose(self.order)
-        return xyz[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)].transpose(2, 1, 0)
+        view: np.ndarray = xyz[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)].transpose(2, 1, 0)
+        return view
 
     def inverse(self) -> AxisMap:
         """The map that undoes this one."""

@@ -112,7 +112,8 @@ class Segmentation:
     def mask(self, name: str) -> np.ndarray:
         """Voxels of one structure: bool, shape (z, y, x), made anew at each call."""
         structure = self[name]
-        return self.layers[structure.layer] == structure.label
+        mask: np.ndarray = self.layers[structure.layer] == structure.label
+        return mask
 
     def volume_ml(self, name: str) -> float:
         """Volume of one structure, millilitres."""

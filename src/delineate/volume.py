@@ -50,7 +50,8 @@ class Volume:
         """Real values, shape (z, y, x): the stored array itself where nothing is rescaled, else float32."""
         if not self.is_rescaled:
             return self.voxels
-        return self.voxels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+        real: np.ndarray = self.voxels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+        return real
 
     def mapped(self, axes: AxisMap) -> Volume:
         """The same image with its index axes permuted and flipped; a view."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query
@@ -154,7 +155,7 @@ class AdministrationRoutes:
         name, folder = await self._files.run(lambda: self._folder(model_id))
         return await self._files.folder_as_tar(folder, f"model-{model_id}", f"{name.replace(' ', '_')}.tar")
 
-    def _folder(self, number: int) -> tuple[str, Any]:
+    def _folder(self, number: int) -> tuple[str, Path | None]:
         for model in self._service.models.models():
             if replies.model_id(model.name) == number:
                 return model.name, self._service.models.folder(model.name)

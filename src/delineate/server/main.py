@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -89,7 +89,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def _loop() -> Any:
+def _loop() -> Literal["asyncio", "uvloop"]:
     return "asyncio" if sys.platform == "win32" else "uvloop"
 
 

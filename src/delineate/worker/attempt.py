@@ -22,6 +22,7 @@ from delineate.store.faults import storage_error
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
+from delineate.volume import Volume
 from delineate.worker import resident
 from delineate.worker.channel import Cancelled, Channel
 from delineate.worker.check import Answer, ExpectedGrid, check
@@ -146,7 +147,7 @@ class Attempt:
         self._model = replace(model, parameters={**defaults, **model.parameters}) if defaults else model
         return self._model, folder
 
-    def _segment(self, model: Model, folder: Path | None, sent: Sent, images: tuple[Any, ...], expected: ExpectedGrid) -> Answer:
+    def _segment(self, model: Model, folder: Path | None, sent: Sent, images: tuple[Volume, ...], expected: ExpectedGrid) -> Answer:
         place, output = self._place, self._place.desk.output
         job_class: Callable[..., Job] = Job if model.orientation == AS_SENT else DeclaredJob
         job = job_class(

@@ -59,11 +59,6 @@ def preview(volume: Volume, segmentation: Segmentation, *, title: str = "", wind
     MissingPartError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingPartError("matplotlib, which draws pictures,", "pictures") from None
     segmentation = _on_image_grid(segmentation, volume.geometry)
     axes = volume.geometry.reorientation("LPS")
     volume, segmentation = volume.mapped(axes), segmentation.mapped(axes)
@@ -76,8 +71,7 @@ def preview(volume: Volume, segmentation: Segmentation, *, title: str = "", wind
     head, foot = (0.42 if title else 0.14), 0.1
     body = max(height, min(entries, _ROWS) * _ROW + 0.3)
     total = (width + -(-entries // _ROWS) * _COLUMN + 0.1, body + head + foot)
-    figure = Figure(figsize=total, dpi=_DPI, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = _empty_figure(total)
     visible: set[str] = set()
     for (name, axis, letters), panel in zip(_PLANES, panels, strict=True):
         if panel is not None:
@@ -92,6 +86,18 @@ def preview(volume: Volume, segmentation: Segmentation, *, title: str = "", wind
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor=_BACKGROUND, metadata={"Software": None})
     return data.getvalue()
+
+
+def _empty_figure(size: tuple[float, float]) -> Any:
+    """A matplotlib figure of `size` inches that needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingPartError("matplotlib, which draws pictures,", "pictures") from None
+    figure = Figure(figsize=size, dpi=_DPI, facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _on_image_grid(segmentation: Segmentation, geometry: Geometry) -> Segmentation:

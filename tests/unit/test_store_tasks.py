@@ -123,14 +123,15 @@ def test_claim_finish(store: TaskStore, clock: Clock) -> None:
     assert (task.uid, task.state, task.attempt, task.started) == (uid, TaskState.RUNNING, 1, 1001.0)
     assert (task.lease_holder, task.lease_expires) == ("w", 1006.0)
     assert store.claim("v") is None
-    store.record_grids(uid, "w", [{"size": [1, 2, 3]}])
     clock.now = 1004.0
     assert store.heartbeat(uid, "w", 5.0, 0.5, "half") is True
     now = store.get(uid)
-    assert (now.lease_expires, now.fraction, now.message, now.grids) == (1009.0, 0.5, "half", ({"size": [1, 2, 3]},))
+    assert (now.lease_expires, now.fraction, now.message) == (1009.0, 0.5, "half")
     clock.now = 1010.0  # over time, but nobody noticed: still the worker's
-    done = store.finish(uid, "w", result=blob(store, b"result"), log=blob(store, b"log"), provenance={"runner": "python"})
+    grids = [{"size": [1, 2, 3]}]
+    done = store.finish(uid, "w", result=blob(store, b"result"), log=blob(store, b"log"), provenance={"runner": "python"}, grids=grids)
     assert done == store.get(uid)
+    assert done.grids == tuple(grids)
     assert (done.state, done.finished, done.fraction, done.lease_holder, done.failure) == (TaskState.FINISHED, 1010.0, 1.0, None, None)
     assert [found.role for found in done.blobs] == ["input", "log", "result"]
     assert done.provenance == {"runner": "python"}
@@ -164,8 +165,6 @@ def test_only_the_holder_of_this_attempt_settles(store: TaskStore) -> None:
             verb("w")
         with pytest.raises(LeaseLostError):
             verb("v", attempt=2)
-    with pytest.raises(LeaseLostError):
-        store.record_grids(uid, "w", [])
     assert store.get(uid) == before
     assert files(store) == ["input"]
     store.finish(uid, "v", result=blob(store, b"result"), provenance={}, attempt=1)

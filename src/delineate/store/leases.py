@@ -84,12 +84,6 @@ class TaskLeases(TaskRecords):
             connection.execute(CHANGE_TASK, values)
             return not row.cancel_requested
 
-    def record_grids(self, uid: str, worker: str, grids: Sequence[Mapping[str, Any]]) -> None:
-        """Note the grids of the inputs (`Geometry.to_dict`). Raises `LeaseLostError`."""
-        with self.database.write() as connection:
-            row = self._held(connection, uid, worker, None)
-            connection.execute(CHANGE_TASK, {"which": row.id, "grids": [dict(grid) for grid in grids]})
-
     def finish(
         self,
         uid: str,

@@ -84,11 +84,6 @@ def usable_engine() -> tuple[UsableEngine | None, str]:
     return None, "; ".join(dict.fromkeys(reasons))
 
 
-def remove_image(engine: UsableEngine) -> None:
-    """Remove the test image."""
-    engine.command.ask("rmi", "--force", IMAGE)
-
-
 def _make_image(engine: Engine, busybox: Path) -> None:
     if engine.has_image(IMAGE):
         return

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import zipfile
 from typing import IO, Final, cast
 
 from delineate.errors import ArchiveError
-from delineate.protocols.archive import ArchiveReader, Limits
+from delineate.protocols.archive import ArchiveReader, Limits, StoredZipWriter
 from delineate.store.blobs import BlobStore
 from delineate.store.faults import storage_error
 from delineate.store.writer import BlobWriter
 
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _BLOCK: Final = 1 << 20
 
 
@@ -29,15 +27,14 @@ def as_result(archive: BlobWriter, blobs: BlobStore, limits: Limits) -> BlobWrit
     """
     path = archive.path.with_name(secrets.token_hex(16))
     try:
-        with ArchiveReader(archive.path, limits) as reader:
-            if not any(name.lower().endswith(".nii.gz") for name in reader.names()):
-                raise ArchiveError("the result holds no NAME.nii.gz")
-            with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as packed:
-                for name, stream in reader.files():
-                    info = zipfile.ZipInfo(name, _EPOCH)
-                    info.external_attr = 0o600 << 16
-                    with packed.open(info, "w", force_zip64=True) as target:
-                        shutil.copyfileobj(cast("IO[bytes]", stream), target, _BLOCK)
+        reader = ArchiveReader(archive.path, limits)
+        sizes = {entry.name: entry.size for entry in reader.entries() if not entry.is_folder}
+        if not any(name.lower().endswith(".nii.gz") for name in sizes):
+            raise ArchiveError("the result holds no NAME.nii.gz")
+        with StoredZipWriter(path) as packed:
+            for name, stream in reader.files():
+                with packed.entry(name, sizes[name]) as target:
+                    shutil.copyfileobj(cast("IO[bytes]", stream), target, _BLOCK)
         return blobs.adopt(path)
     except OSError as error:
         path.unlink(missing_ok=True)

@@ -164,9 +164,9 @@ def test_metadata_in_an_archive(tmp_path: Path) -> None:
     own, shared = {"scaling_factor": [2, 2, 1]}, {"scaling_factor": [4, 4, 1]}
     names = ["top/tmp_0000.nii.gz", "top/tmp_0001.nii.gz", "top/meta.json", "top/tmp_0000.meta.json"]
     reader = archive_of(tmp_path / "a.zip", names, {"top/meta.json": shared, "top/tmp_0000.meta.json": own})
-    assert image_meta(reader, "top/tmp_0000.nii.gz").scaling_factor == (2, 2, 1)
-    assert image_meta(reader, "top/tmp_0001.nii.gz").scaling_factor == (4, 4, 1)
-    assert image_meta(archive_of(tmp_path / "b.zip", ["tmp_0000.nii.gz"]), "tmp_0000.nii.gz") == ImageMeta()
+    assert image_meta(reader.names(), reader.read, "top/tmp_0000.nii.gz").scaling_factor == (2, 2, 1)
+    assert image_meta(reader.names(), reader.read, "top/tmp_0001.nii.gz").scaling_factor == (4, 4, 1)
+    assert image_meta(["tmp_0000.nii.gz"], lambda name: b"", "tmp_0000.nii.gz") == ImageMeta()
 
 
 # ---- what we write
@@ -181,10 +181,10 @@ def test_a_request_for_models_of_either_age(tmp_path: Path) -> None:
     assert reader.names() == ["tmp_0000.nii.gz", "meta.json", "tmp_0000.meta.json", "tmp_0001.nii.gz", "tmp_0001.meta.json"]
     assert request_images(reader) == ["tmp_0000.nii.gz", "tmp_0001.nii.gz"]
     assert json.loads(reader.read("meta.json")) == {"scaling_factor": [1, 1, 1], "spacing": [0.9, 1.1, 2.5]}
-    first = image_meta(reader, "tmp_0000.nii.gz")
+    first = image_meta(reader.names(), reader.read, "tmp_0000.nii.gz")
     assert (first.modality, first.units, first.slope, first.intercept) == ("CT", "HU", 2.0, -1024.0)
     assert first.spacing == GRID.spacing and first.origin == first.true_origin == GRID.origin and first.true_direction == GRID.direction
-    assert image_meta(reader, "tmp_0001.nii.gz").scaling_factor == (2, 2, 1)
+    assert image_meta(reader.names(), reader.read, "tmp_0001.nii.gz").scaling_factor == (2, 2, 1)
     reader.extract(tmp_path / "out")
     image = nifti.read(tmp_path / "out/tmp_0000.nii.gz")
     assert np.array_equal(image.voxels, volume().voxels) and image.geometry.matches(GRID)
@@ -205,7 +205,7 @@ def test_files_go_in_byte_for_byte(tmp_path: Path) -> None:
     reader = ArchiveReader(tmp_path / "a.zip")
     assert reader.read(names[0]) == reader.read(names[2]) == packed.read_bytes()
     assert gzip.decompress(reader.read(names[1])) == plain.read_bytes()
-    assert image_meta(reader, names[1]).spacing == pytest.approx(GRID.spacing)
+    assert image_meta(reader.names(), reader.read, names[1]).spacing == pytest.approx(GRID.spacing)
 
 
 def test_the_same_request_is_the_same_bytes(tmp_path: Path) -> None:

@@ -173,3 +173,9 @@ def test_a_tar_is_as_good(tmp_path: Path) -> None:
         entry.size = len(data)
         archive.addfile(entry, io.BytesIO(data))
     assert stage(path, tmp_path / "in", MODEL, Limits(), lambda: None).header.matches(GRID)
+
+
+def test_what_describes_an_image_is_small(staged: Callable[..., Sent], tmp_path: Path) -> None:
+    """A description of any size would be read into memory at once."""
+    error = refused(staged, tmp_path, {"tmp_0000.nii.gz": image(), "tmp_0000.meta.json": b"{" + b" " * (1 << 20) + b"}"})
+    assert "tmp_0000.meta.json is larger than 1048576 bytes" in error.message

@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -147,13 +147,22 @@ def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
     return found
 
 
-def image_meta(reader: ArchiveReader, image: str) -> ImageMeta:
-    """What the archive says of the image `image`: its own ``.meta.json``, else ``meta.json`` beside it, else the defaults."""
-    names = set(reader.names())
-    folder = posixpath.dirname(image)
-    for name in ("%s.meta.json" % (_image_stem(image) or image), posixpath.join(folder, SHARED_META_NAME)):
-        if name in names:
-            return ImageMeta.from_json(reader.read(name), name)
+def image_meta(files: Container[str], read: Callable[[str], bytes], image: str) -> ImageMeta:
+    """What stands beside the image `image`: its own ``.meta.json``, else ``meta.json`` in its folder, else the defaults.
+
+    Parameters
+    ----------
+    files : names in the archive, or in the folder it was extracted to
+    read : the content of one of them
+
+    Raises
+    ------
+    ArchiveError
+        As `ImageMeta.from_json`.
+    """
+    for name in ("%s.meta.json" % (_image_stem(image) or image), posixpath.join(posixpath.dirname(image), SHARED_META_NAME)):
+        if name in files:
+            return ImageMeta.from_json(read(name), name)
     return ImageMeta()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from delineate import files
 from delineate.errors import ArchiveError, DelineateError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model
-from delineate.protocols.archive import IMAGE_SUFFIXES, ArchiveReader, ImageMeta, Limits, request_images
+from delineate.protocols.archive import ArchiveReader, ImageMeta, Limits, image_meta, request_images
 from delineate.volume import Volume
 
 ADVICE = "Send three-dimensional images of one grid, each a complete file."
+MOST_META = 1 << 20  # bytes of a file that describes an image
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +55,7 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
     try:
         reader = ArchiveReader(archive, limits)
         reader.extract(folder)
+        files_sent = frozenset(reader.names())
         names = request_images(reader)
     except ArchiveError as error:
         raise ModelError(error.message, error.advice, "input") from error
@@ -66,7 +68,7 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
     headers, images, metas = [], [], []
     for name in names:
         checkpoint()
-        header, image, meta = _decode(folder, name, model)
+        header, image, meta = _decode(folder, files_sent, name, model)
         headers.append(header)
         images.append(image)
         metas.append(meta)
@@ -75,12 +77,12 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
     return Sent(folder=_images_folder(folder, names), images=tuple(images), header=headers[0], factor=metas[0].scaling_factor)
 
 
-def _decode(folder: Path, name: str, model: Model) -> tuple[Geometry, Volume, ImageMeta]:
+def _decode(folder: Path, files_sent: Container[str], name: str, model: Model) -> tuple[Geometry, Volume, ImageMeta]:
     """The grid of an image's header, the image, and what is said of it beside it."""
     path = folder / name
     try:
         volume = files.read_volume(path)
-        meta = _meta(folder, name)
+        meta = image_meta(files_sent, lambda place: _small_file(folder / place), name)
         placed = _placed(volume.geometry, meta, model)
     except (DelineateError, MemoryError) as error:
         message = error.message if isinstance(error, DelineateError) else "it does not fit into memory"
@@ -110,14 +112,12 @@ def _vector(values: tuple[float, ...]) -> tuple[float, float, float]:
     return (values[0], values[1], values[2])
 
 
-def _meta(folder: Path, name: str) -> ImageMeta:
-    """What stands in the image's own ``NAME.meta.json``, else in ``meta.json`` beside it, else the defaults."""
-    suffix = next((s for s in IMAGE_SUFFIXES if name.lower().endswith(s)), "")
-    own = f"{name[: len(name) - len(suffix)]}.meta.json"
-    for place in (own, posixpath.join(posixpath.dirname(name), "meta.json")):
-        if (folder / place).is_file():
-            return ImageMeta.from_json((folder / place).read_bytes(), place)
-    return ImageMeta()
+def _small_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(MOST_META + 1)
+    if len(content) > MOST_META:
+        raise ArchiveError(f"{path.name} is larger than {MOST_META} bytes", "Send what describes one image there, and no more.")
+    return content
 
 
 def _without_folder(message: str, folder: Path) -> str:

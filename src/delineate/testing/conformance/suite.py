@@ -9,7 +9,16 @@ from typing import ClassVar
 
 import httpx
 
-from delineate.testing.conformance.plain import NOBODY, NotConformingError, Server, expect, request_entries, zipped
+from delineate.testing.conformance.plain import (
+    NOBODY,
+    NotConformingError,
+    Server,
+    expect,
+    expect_label_maps,
+    request_entries,
+    unzipped,
+    zipped,
+)
 
 UID = re.compile(r"[A-Za-z0-9_-]{22,}")  # 128 bits at least
 
@@ -120,3 +129,25 @@ class Suite:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             return Check(label, False, f"an answer could not be read: {type(error).__name__}: {error}")
         return Check(label, True)
+
+
+class ZipSuite(Suite):
+    """Checks of the dialects whose result is a zip."""
+
+    def test_result_is_a_zip_of_pairs(self, server: Server) -> None:
+        """Post, wait, fetch: a zip of label maps and their names."""
+        answer = self.settle(server, self.submit(server))
+        expect(answer.status_code == 200, f"the task of model {server.model} ended with {answer.status_code}: {answer.text[:200]}")
+        expect_label_maps(unzipped(answer.content))
+
+    def test_result_can_be_fetched_again(self, server: Server) -> None:
+        """A result stays until it is deleted."""
+        uid = self.submit(server)
+        first = self.settle(server, uid)
+        expect(first.is_success and self.poll(server, uid).content == first.content, "fetched twice, the result was not the same")
+
+    def test_finer_contour_grid(self, server: Server) -> None:
+        """A scaling factor above one is understood."""
+        answer = self.settle(server, self.submit(server, (2, 2, 1)))
+        expect(answer.status_code == 200, f"with a scaling factor of 2, 2, 1 the task ended with {answer.status_code}")
+        expect_label_maps(unzipped(answer.content), (2, 2, 1))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import httpx
 
-from delineate.testing.conformance.plain import Server, detail_of, expect, expect_label_maps, request_entries, unzipped, zipped
-from delineate.testing.conformance.suite import Suite
+from delineate.testing.conformance.plain import Server, detail_of, expect, request_entries, zipped
+from delineate.testing.conformance.suite import ZipSuite
 
 
-class V1Suite(Suite):
+class V1Suite(ZipSuite):
     """Codes 550 to 554, bare uids, zips."""
 
     dialect = "v1"
@@ -17,24 +17,6 @@ class V1Suite(Suite):
     def settle(self, server: Server, uid: str) -> httpx.Response:
         """Until it is not 551; one 554 right after the post is known of servers of this age."""
         return server.settled(f"/api/tasks/{uid}", None, {551: -1, 554: 1})
-
-    def test_result_is_a_zip_of_pairs(self, server: Server) -> None:
-        """Post, wait on 551, fetch: a zip of label maps and their names."""
-        answer = self.settle(server, self.submit(server))
-        expect(answer.status_code == 200, f"the task of model {server.model} ended with {answer.status_code}: {answer.text[:200]}")
-        expect_label_maps(unzipped(answer.content))
-
-    def test_result_can_be_fetched_again(self, server: Server) -> None:
-        """A result stays until it is deleted."""
-        uid = self.submit(server)
-        first = self.settle(server, uid)
-        expect(first.is_success and self.poll(server, uid).content == first.content, "fetched twice, the result was not the same")
-
-    def test_finer_contour_grid(self, server: Server) -> None:
-        """A scaling factor above one is understood."""
-        answer = self.settle(server, self.submit(server, (2, 2, 1)))
-        expect(answer.status_code == 200, f"with a scaling factor of 2, 2, 1 the task ended with {answer.status_code}")
-        expect_label_maps(unzipped(answer.content), (2, 2, 1))
 
     def test_unknown_model_is_550(self, server: Server) -> None:
         """An unknown model has its own code, with a reason."""

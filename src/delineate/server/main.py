@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Literal
 
 import uvicorn
@@ -19,6 +20,7 @@ from delineate.engines.local import LocalEngine
 from delineate.errors import SettingsError
 from delineate.server.app import create_app
 from delineate.server.data_lock import locked
+from delineate.server.service import archive_limits
 from delineate.server.settings import Settings
 from delineate.store.database import Database
 
@@ -73,11 +75,7 @@ def _engine(settings: Settings) -> LocalEngine:
     return LocalEngine(
         settings.data, settings.models, settings.workers, settings.devices, settings.worker_memory_mb,
         database=settings.database, runner_parameters=settings.runners, log_level=settings.log_level, sync=settings.sync,
-        limits={
-            "entries": settings.max_entries,
-            "entry_bytes": settings.max_unpacked_mb << 20,
-            "total_bytes": settings.max_unpacked_mb << 20,
-        },
+        limits=asdict(archive_limits(settings)),
     )  # fmt: skip
 
 

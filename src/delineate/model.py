@@ -82,11 +82,11 @@ class Model:
         if not NAME_PATTERN.fullmatch(self.name):
             raise SettingsError(f"{self.name!r} is no name for a model", "Use up to 128 letters, digits, spaces and . _ + -")
         if self.time_limit <= 0:
-            raise SettingsError(f"the time limit of model {self.name} must be positive seconds")
+            raise SettingsError(f"the time limit of model {self.name} must be positive seconds", "Write it like time_limit = 600.")
         if self.spacing is not None and self.orientation == AS_SENT:
             raise SettingsError(f"model {self.name} declares a spacing without an orientation", 'Add orientation = "LPS".')
         if not self.inputs:
-            raise SettingsError(f"model {self.name} declares no input")
+            raise SettingsError(f"model {self.name} declares no input", 'Describe each image it takes: [[inputs]] with modality = "CT".')
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -45,7 +45,7 @@ class Structure:
         if not self.name.strip():
             raise InputError("a structure must have a name", "Name every label of the model.")
         if self.label < 1:
-            raise InputError("structure %s has label %d; labels begin at 1" % (self.name, self.label))
+            raise InputError("structure %s has label %d; labels begin at 1" % (self.name, self.label), "Use 0 for the background alone.")
 
     def rgb(self) -> Colour:
         """Its colour, or one from the palette by its label."""
@@ -84,16 +84,20 @@ class Segmentation:
                     "a label map of shape %s does not fit a grid of shape %s (z, y, x)" % (tuple(layer.shape), self.geometry.shape)
                 )
             if layer.dtype.kind not in "ub":
-                raise InputError("a label map must be of unsigned integers, not %s" % layer.dtype)
+                raise InputError(
+                    "a label map must be of unsigned integers, not %s" % layer.dtype, "Convert it, for instance with astype('uint8')."
+                )
         names = [s.name for s in self.structures]
         doubled = sorted({n for n in names if names.count(n) > 1})
         if doubled:
             raise InputError("the same structure name twice: %s" % ", ".join(doubled), "Give every structure a name of its own.")
         places = {(s.layer, s.label) for s in self.structures}
         if len(places) != len(self.structures):
-            raise InputError("two structures share one label of one layer")
+            raise InputError(
+                "two structures share one label of one layer", "Give each a label of its own, or a layer of its own where they overlap."
+            )
         if any(not 0 <= s.layer < len(self.layers) for s in self.structures):
-            raise InputError("a structure is in a layer that does not exist")
+            raise InputError("a structure is in a layer that does not exist", "Count the layers from 0.")
 
     @property
     def names(self) -> List[str]:

@@ -63,7 +63,9 @@ class ContainerRunner:
         self._folder = folder
         self._image = parameters.text(model, "image")
         if not _IMAGE.fullmatch(self._image):
-            raise SettingsError(f"{self._image!r} is no name of a container image (model {model.name})")
+            raise SettingsError(
+                f"{self._image!r} is no name of a container image (model {model.name})", 'Write it like image = "registry.example/model:1".'
+            )
         self._user = parameters.text(model, "user", "")
         self._engine = find_engine(parameters.text(model, "engine", ""), parameters.strings(model, "engine_arguments"))
         self._fixed = self._fixed_arguments()

@@ -88,7 +88,9 @@ def find_engine(engine: str = "", arguments: Sequence[str] = ()) -> Engine:
     try:
         words = shlex.split(engine)
     except ValueError as error:
-        raise SettingsError(f"the container engine {engine!r} cannot be read: {error}") from None
+        raise SettingsError(
+            f"the container engine {engine!r} cannot be read: {error}", "Give the program and its arguments as in a shell."
+        ) from None
     for program in words[:1] or ("podman", "docker"):
         if shutil.which(program):
             return Engine((program, *words[1:], *arguments))

@@ -57,7 +57,10 @@ class ProcessRunner:
         if not self._command:
             raise SettingsError(f"model {model.name} lacks parameters.command", 'Write it like command = ["{python}", "{model}/run.py"].')
         if folder is None and any("{model}" in item for item in (*self._command, *self._environment.values())):
-            raise SettingsError(f"the command of model {model.name} names {{model}}, but the model has no folder")
+            raise SettingsError(
+                f"the command of model {model.name} names {{model}}, but the model has no folder",
+                "Put model.toml into a folder of its own, or name files by their whole path.",
+            )
         self._program()
 
     def _program(self) -> str:

@@ -51,7 +51,9 @@ def create(model: Model, folder: Path | None = None) -> Runner:
     except (DelineateError, MemoryError):
         raise
     except Exception as error:
-        raise ModelError(f"model {model.name} could not be started: {type(error).__name__}: {error}", kind="start") from error
+        raise ModelError(
+            f"model {model.name} could not be started: {type(error).__name__}: {error}", "Look at its model.toml and code.", "start"
+        ) from error
     if not callable(getattr(runner, "segment", None)) or not callable(getattr(runner, "close", None)):
         raise ModelError(
             f"the runner {model.runner} made a {type(runner).__name__} that has no segment() and close()",

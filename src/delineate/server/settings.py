@@ -152,9 +152,9 @@ def _from_file(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
         with path.open("rb") as file:
             values: dict[str, Any] = toml.load(file)
     except OSError as error:
-        raise SettingsError(f"the settings file {path} cannot be read: {error.strerror}") from None
+        raise SettingsError(f"the settings file {path} cannot be read: {error.strerror}", "Check its name and who may read it.") from None
     except toml.TOMLDecodeError as error:
-        raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
+        raise SettingsError(f"the settings file {path} is not TOML: {error}", "See docs/server.md for an example.") from None
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise SettingsError(f"the settings file {path} has an unknown setting {unknown[0]!r}", "See docs/server.md for those there are.")

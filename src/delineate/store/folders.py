@@ -96,7 +96,9 @@ class ModelFolders:
                 return ""
             digest = _digest_of(folder, files)
         except OSError as error:
-            raise StoreError(f"the files of the model in {folder} cannot be read: {error.strerror}") from error
+            raise StoreError(
+                f"the files of the model in {folder} cannot be read: {error.strerror}", "Let the server's user read them."
+            ) from error
         with self._lock:
             self._digests[folder] = (stamps, digest)
         return digest

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from delineate import files, nifti
 from delineate.errors import GeometryError, ImageError, InputError, MissingPartError
@@ -17,7 +18,6 @@ from delineate.volume import Volume
 SHARED = Path(os.environ.get("DELINEATE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 REAL = sorted(SHARED.glob("S*/**/*.nrrd"))
 SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"]
-sitk = pytest.importorskip("SimpleITK")
 
 
 def grid(codes: str = "RPI") -> Geometry:

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,6 @@ def simpleitk_grid(image: Any) -> Geometry:
 
 
 def read_by_simpleitk(path: Path) -> tuple[np.ndarray, Geometry]:
-    sitk = pytest.importorskip("SimpleITK")
     image = sitk.ReadImage(str(path))
     return sitk.GetArrayFromImage(image), simpleitk_grid(image)
 

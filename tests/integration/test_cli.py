@@ -135,7 +135,8 @@ def test_interruption_at_a_server_leaves_the_task(chest: Path, tmp_path: Path, s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interruption_leaves_nothing(chest: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interruption_leaves_nothing(number: signal.Signals, chest: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "sleeper", "--models", str(FOLDER)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=environment)
@@ -145,11 +146,23 @@ def test_interruption_leaves_nothing(chest: Path, tmp_path: Path) -> None:
             break
     family = psutil.Process(process.pid).children(recursive=True)
     assert family, "server and worker"
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(30) == 130, rest
-    assert "interrupted" in rest
+    begin = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(30) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
-    assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - begin < 7, "nobody waits for a task that nobody will fetch"
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [] or (number == signal.SIGKILL and left == ["result"]), "an empty file of the client's own"
+    rest = process.stderr.read()
+    assert number != signal.SIGINT or "interrupted" in rest
     process.stderr.close()
+
+
+def test_the_settings_of_another_server_are_not_those_of_ones_own(chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other.db"
+    monkeypatch.setenv("DELINEATE_DATABASE", f"sqlite:///{other}")
+    monkeypatch.setenv("DELINEATE_TLS_CERTIFICATE", str(tmp_path / "nobody.pem"))
+    monkeypatch.setenv("DELINEATE_TOKEN", "secret")
+    delineate("segment", chest, "--model", "noop", "--models", FOLDER, "-o", tmp_path / "out", "-q")
+    assert not other.exists()

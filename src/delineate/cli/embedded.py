@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,11 +13,16 @@ from pathlib import Path
 from delineate.errors import ConnectionFailedError
 
 READY_PREFIX = "delineate: ready at "
+# What the environment may say to this server too. The rest is meant for another one: its database, token, certificate, settings file.
+KEPT = ("DELINEATE_MODELS", "DELINEATE_DEVICES", "DELINEATE_WORKER_MEMORY_MB", "DELINEATE_LOG_LEVEL")
 
 
 @contextlib.contextmanager
 def embedded_server(model_folders: Sequence[Path] = (), verbose: bool = False) -> Iterator[str]:
     """Start ``delineate serve`` on a temporary data folder and yield its URL.
+
+    The server ends when its standard input closes, and removes its folder: killed in whatever way, this process leaves neither a
+    server nor a patient's image behind.
 
     Raises
     ------
@@ -25,12 +31,13 @@ def embedded_server(model_folders: Sequence[Path] = (), verbose: bool = False) -
     """
     with tempfile.TemporaryDirectory(prefix="delineate-", ignore_cleanup_errors=True) as folder:
         log_path = Path(folder) / "server.log"
-        command = [sys.executable, "-m", "delineate.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
-        command += ["--data", str(Path(folder) / "data"), "--workers", "1"]
+        command = [sys.executable, "-m", "delineate.cli", "serve", "--ephemeral", "--host", "127.0.0.1", "--port", "0"]
+        command += ["--data", folder, "--workers", "1"]
         for models in model_folders:
             command += ["--models", str(models)]
         with log_path.open("wb") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=None if verbose else log, stdin=subprocess.DEVNULL)
+            errors = None if verbose else log
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=_environment())
         try:
             yield _address(process, log_path)
         finally:
@@ -40,8 +47,14 @@ def embedded_server(model_folders: Sequence[Path] = (), verbose: bool = False) -
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.stdout:
-                process.stdout.close()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
+
+
+def _environment() -> dict[str, str]:
+    mine = {name: value for name, value in (os.environ | {}).items() if not name.startswith("DELINEATE_") or name in KEPT}
+    return {**mine, "DELINEATE_GRACE": "0"}  # nobody will come back for a task that is not finished
 
 
 def _address(process: subprocess.Popen[bytes], log_path: Path) -> str:

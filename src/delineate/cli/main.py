@@ -1,13 +1,14 @@
 """The command ``delineate``: its sub-commands, and errors as one sentence with an exit code.
 
 Exit codes: 0 done, 1 unexpected, 2 wrong usage or input, 3 server not reachable or refused,
-4 the task failed, 5 timed out, 130 interrupted.
+4 the task failed, 5 timed out, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 from typing import NoReturn
 
@@ -103,6 +104,8 @@ def fail(error: DelineateError, as_json: bool) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one sentence on standard error and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    # Ended from outside, a command still stops what it started and removes its temporary files.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         result = cli.main(args=given, prog_name="delineate", standalone_mode=False)
     except DelineateError as error:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,8 @@ _LOG = click.option("--log-level", type=click.Choice(["debug", "info", "warning"
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file.")
 @_SETTINGS
 @_LOG
-def serve(settings_file: Path | None, models: tuple[Path, ...], **given: Any) -> None:
+@click.option("--ephemeral", is_flag=True, hidden=True)  # for `delineate segment`
+def serve(settings_file: Path | None, models: tuple[Path, ...], ephemeral: bool, **given: Any) -> None:
     """Run the server with its workers; prints one line when it is ready.
 
     Settings come from options, then DELINEATE_NAME in the environment, then the file; docs/server.md lists them.
@@ -42,7 +47,25 @@ def serve(settings_file: Path | None, models: tuple[Path, ...], **given: Any) ->
         from delineate.server.settings import Settings
     except ModuleNotFoundError as error:
         raise MissingPartError(f"the server's part {error.name}", "server") from None
-    run(Settings.load(settings_file, models=models or None, **given))
+    settings = Settings.load(settings_file, models=models or None, **given)
+    with _ended_with_input(settings.data) if ephemeral else contextlib.nullcontext():
+        run(settings)
+
+
+@contextlib.contextmanager
+def _ended_with_input(folder: Path) -> Iterator[None]:
+    """Stop when standard input closes, because who started this has gone; remove `folder` at the end, whatever ended it."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @click.command()

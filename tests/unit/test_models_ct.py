@@ -166,6 +166,38 @@ class TestLungs:
         for name in ("Lung_L", "Lung_R"):
             assert dice(found.mask(name) & ~bridge, phantom.segmentation.mask(name) & ~bridge) > 0.95
 
+    @pytest.mark.parametrize("change", [-75, 220], ids=["emphysema", "expiration"])
+    def test_densities_of_lungs_vary(self, change: int) -> None:
+        phantom = chest()
+        voxels = phantom.volume.voxels.copy()
+        for name in ("Lung_L", "Lung_R"):
+            voxels[phantom.segmentation.mask(name) & (voxels < -700)] += change
+        assert min(scores(phantom, replace(phantom.volume, voxels=voxels)).values()) > 0.95
+
+    def test_fluid_is_no_lung_and_the_rest_keeps_its_side(self) -> None:
+        phantom = chest()
+        lung = phantom.segmentation.mask("Lung_R")
+        fluid = lung & (np.arange(SIZE[2])[:, None, None] < 48)
+        voxels = phantom.volume.voxels.copy()
+        voxels[fluid] = 15
+        found = segment(LungsCT, replace(phantom.volume, voxels=voxels))
+        assert dice(found.mask("Lung_R"), lung & ~fluid) > 0.9
+        assert dice(found.mask("Lung_L"), phantom.segmentation.mask("Lung_L")) > 0.96
+
+    def test_stomach_gas_that_touches_the_lung(self) -> None:
+        phantom = chest()
+        z, y, x = np.indices(phantom.volume.voxels.shape)
+        place = (np.stack([x, y, z], axis=-1) - (np.array(SIZE) - 1) / 2) * SPACING
+        pocket = ((place - (62, -20, -118)) ** 2).sum(axis=-1) < 34**2
+        leak = ((place - (80, -10, -92)) ** 2).sum(axis=-1) < 9**2
+        lung = phantom.segmentation.mask("Lung_L")
+        voxels = phantom.volume.voxels.copy()
+        voxels[pocket & ~lung] = -1000
+        voxels[leak & ~lung] = -900
+        found = segment(LungsCT, replace(phantom.volume, voxels=voxels)).mask("Lung_L")
+        assert dice(found, lung) > 0.95
+        assert np.count_nonzero(found & pocket & ~lung) < 0.1 * np.count_nonzero(pocket)
+
     @pytest.mark.parametrize("first", [24, 42])
     @pytest.mark.parametrize("slices", [1, 2, 3])
     def test_few_slices(self, first: int, slices: int) -> None:

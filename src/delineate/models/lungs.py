@@ -130,7 +130,7 @@ def _gas(hu: np.ndarray, aerated: Mask, spacing: Triple) -> Mask:
         pocket = labels[grown] == label
         distance = depth(~pocket, spacing)
         around = (distance > reach / 2) & (distance <= reach)
-        if np.mean(aerated[grown][around]) < 0.35:
+        if np.mean(aerated[grown][around]) < 0.15:
             result[grown] |= (distance <= reach) & aerated[grown] & (hu[grown] < -600)
     return result
 

@@ -16,6 +16,7 @@ import statistics
 import threading
 import time
 import zipfile
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -75,8 +76,9 @@ class Poster:
                 raise RuntimeError(f"{answer.status} {result[:300]!r}")
 
 
-def _crowd(url: str, threads: int, each: int, out: multiprocessing.Queue[list[float]]) -> None:
+def _crowd(url: str, threads: int, each: int, start: Any, out: Any) -> None:
     seconds: list[float] = []
+    start.wait()  # the start of this process is not what is measured
 
     def work() -> None:
         poster = Poster(url)
@@ -93,12 +95,13 @@ def _crowd(url: str, threads: int, each: int, out: multiprocessing.Queue[list[fl
 def throughput(server: Running, clients: int, tasks: int) -> tuple[float, float]:
     """Tasks per second and median seconds of one task, with `clients` in two processes."""
     context = multiprocessing.get_context("spawn")
-    out: multiprocessing.Queue[list[float]] = context.Queue()
+    out, start = context.Queue(), context.Barrier(3)
     each = tasks // clients
-    crew = [context.Process(target=_crowd, args=(server.url, clients // 2, each, out)) for _ in range(2)]
-    begin = time.perf_counter()
+    crew = [context.Process(target=_crowd, args=(server.url, clients // 2, each, start, out)) for _ in range(2)]
     for process in crew:
         process.start()
+    start.wait()
+    begin = time.perf_counter()
     seconds = [value for _ in crew for value in out.get(timeout=600)]
     total = time.perf_counter() - begin
     for process in crew:
@@ -125,7 +128,7 @@ def main(arguments: list[str]) -> None:
         print(f"{'tasks per second, 16 clients, 2 workers':<44}{first:8.0f}     (bar 100; each {latency * 1000:.0f} ms)")
         done = options.tasks + 220
         while done < options.total:
-            rate, _ = throughput(server, 16, min(3200, options.total - done + 16))
+            throughput(server, 16, min(3200, options.total - done + 16))
             done += min(3200, options.total - done + 16)
         last, latency = throughput(server, 16, options.tasks)
         print(f"{f'the same after {done} tasks':<44}{last:8.0f}     (ratio {last / first:.2f})")

@@ -14,9 +14,14 @@ from delineate.errors import StorageFullError, StoreBusyError, StoreError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, over quota, over the process's file size limit
 
 
+def is_full(error: OSError) -> bool:
+    """Whether an error of the file system means that no space is left."""
+    return error.errno in _FULL
+
+
 def storage_error(error: OSError, doing: str) -> StoreError:
     """What to raise for an error of the file system that happened while `doing` something."""
-    if error.errno in _FULL:
+    if is_full(error):
         return StorageFullError(f"there is no space left on the server's disk ({doing}: {error.strerror})")
     return StoreError(f"{doing} failed: {error.strerror or error}", "Check the server's data folder: disk, permissions, mount.")
 

@@ -171,7 +171,7 @@ class TaskLeases(TaskRecords):
             self._forget(stale)
             return task
 
-    def release(self, worker: str, reason: str | Failure, *, counted: bool = True) -> list[Task]:
+    def release(self, worker: str, reason: str | Failure, *, counted: bool = True, delay: float | None = None) -> list[Task]:
         """The worker is gone, or stops: its tasks go back to the queue, or fail when their tries are used up.
 
         Parameters
@@ -179,11 +179,12 @@ class TaskLeases(TaskRecords):
         reason : a `Failure` says whether the task is at fault: kind ``lost`` counts among the losses, any other among the
             tries. Words alone mean a lost worker.
         counted : False for a stop in good order: the try did not happen, and the task is due at once.
+        delay : seconds until a counted try is followed by another, None for what the count says.
         """
         failure = reason if isinstance(reason, Failure) else Failure(kind="lost", message=reason, advice="Submit the task again.")
         with self.database.write() as connection:
             rows = connection.execute(TASKS_OF_WORKER, {"holder": worker}).all()
-            return [self._give_back(connection, row, failure, counted) for row in rows]
+            return [self._give_back(connection, row, failure, counted, delay) for row in rows]
 
     def expire(self) -> list[Task]:
         """Give back the tasks whose lease is over, as lost."""
@@ -195,8 +196,8 @@ class TaskLeases(TaskRecords):
         with self.database.write() as connection:
             return [self._give_back(connection, row, failure, True) for row in connection.execute(TASKS_EXPIRED, due).all()]
 
-    def _give_back(self, connection: Connection, row: Row[Any], failure: Failure, counted: bool) -> Task:
-        values = self._another_try(row, failure, counted=counted)
+    def _give_back(self, connection: Connection, row: Row[Any], failure: Failure, counted: bool, delay: float | None = None) -> Task:
+        values = self._another_try(row, failure, counted=counted, delay=delay)
         if row.cancel_requested:
             values |= {"state": CANCELLED, "failure": None}
         self._leave(connection, row, values, row.lease_holder, failure.sentence())

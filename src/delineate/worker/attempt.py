@@ -23,7 +23,7 @@ from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
 from delineate.volume import Volume
-from delineate.worker import resident
+from delineate.worker import resident, space
 from delineate.worker.channel import Cancelled, Channel
 from delineate.worker.check import Answer, ExpectedGrid, check
 from delineate.worker.convert import expected_grid, from_model, to_model
@@ -83,7 +83,8 @@ class Attempt:
         except StoreError as error:
             _log.error("the store failed, the task goes back: %s", error.message)
             with contextlib.suppress(StoreError):  # else the engine gives it back when the lease ends
-                self._place.tasks.release(self._place.name, error.message)
+                delay = space.wait(self._task) if isinstance(error, StorageFullError) else None
+                self._place.tasks.release(self._place.name, error.message, delay=delay)
         finally:
             self._place.channel.done()
             self._log.close()
@@ -171,6 +172,8 @@ class Attempt:
             place.channel.raise_if_cancelled()  # a model that was told to stop may say so in its own way
             if error.kind in BROKEN_KINDS:
                 place.warm.drop(model.name)
+            if space.ran_out(error, place.desk.folder):
+                raise StorageFullError("there was no space left on the worker's disk while the model ran") from error
             raise
         for note in answer.notes:
             self._log.write(note)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
-from delineate.errors import StoreError
+from delineate.errors import StorageFullError, StoreError
 from delineate.store.database import Database
 from delineate.task import Task
+from delineate.worker import space
 from delineate.worker.attempt import Attempt, Workplace
 
 _log = logging.getLogger(__name__)
@@ -36,17 +37,24 @@ class Loop:
         channel.ready()
         while not channel.stopping.is_set():
             try:
-                seen = self._database.changes()
-                task = self._place.tasks.claim(self._place.name, self._lease)
+                task = self._next_task()
             except StoreError as error:
                 _log.error("no task could be claimed: %s", error.message)
                 channel.stopping.wait(TROUBLE_WAIT)
                 continue
-            if task is None:
-                self._rest(seen)
-            else:
+            if task is not None:
                 self._work(task)
         self._place.warm.close()
+
+    def _next_task(self) -> Task | None:
+        """The next task, or None after some rest. Raises `StoreError`."""
+        if space.is_short(self._place.desk.folder):
+            raise StorageFullError(f"less than {space.FLOOR >> 20} MiB are free on the disk of {self._place.desk.folder}")
+        seen = self._database.changes()
+        task = self._place.tasks.claim(self._place.name, self._lease)
+        if task is None:
+            self._rest(seen)
+        return task
 
     def _work(self, task: Task) -> None:
         Attempt(self._place, task).run()

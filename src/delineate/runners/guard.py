@@ -125,7 +125,7 @@ def _kill_orphans() -> None:
 
 def _run_briefly(command: list[str]) -> None:
     silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]  # the log is the model's
-    process = os.posix_spawnp(command[0], command, os.environ | {}, file_actions=silent, setsid=True)
+    process = os.posix_spawnp(command[0], command, os.environ, file_actions=silent, setsid=True)
     with contextlib.suppress(ChildProcessError):
         signal.signal(signal.SIGALRM, lambda *_: os.kill(process, signal.SIGKILL))
         signal.setitimer(signal.ITIMER_REAL, CLEANUP_SECONDS)

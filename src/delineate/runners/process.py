@@ -111,7 +111,7 @@ class ProcessRunner:
 
     def _all_environment(self, values: Mapping[str, str], scratch: Path) -> dict[str, str]:
         # Passes named variables on to a child; no setting of ours is read here.
-        worker = os.environ | {}
+        worker = os.environ
         environment = {name: worker[name] for name in self._passed if name in worker}
         environment |= {"PATH": os.pathsep.join(os.get_exec_path()), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
         environment |= {"HOME": str(scratch), "TMPDIR": str(scratch)}

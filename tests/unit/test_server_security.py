@@ -30,12 +30,23 @@ def test_without_a_token_administration_is_for_this_machine() -> None:
     guard.require_token(asked(client="10.0.0.1"))
 
 
-@pytest.mark.parametrize("header", ["x_forwarded_for", "x_real_ip", "forwarded", "x_forwarded_host"])
+@pytest.mark.parametrize("header", ["x_forwarded_for", "x_real_ip", "forwarded", "x_forwarded_host", "x_forwarded_proto", "via"])
 def test_a_proxy_makes_loopback_meaningless(header: str) -> None:
     assert status(Guard(Settings()), asked(**{header: "for=1.2.3.4"})) == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "192.168.0.5:8000"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "",
+        "192.168.0.5:8000",
+        "127.0.0.1:1@evil.example",
+        "[::1]evil.example",
+    ],
+)
 def test_a_foreign_name_is_refused(host: str) -> None:
     assert status(Guard(Settings()), asked(host=host)) == 403
 

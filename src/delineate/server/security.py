@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -17,7 +18,8 @@ from delineate.errors import AuthorizationError
 from delineate.protocols.inference_server import TOKEN_HEADER
 from delineate.server.settings import Settings, is_loopback
 
-_FORWARDING = ("x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip")
+_FORWARDING = ("x-forwarded-", "forwarded", "x-real-ip", "via")  # beginnings of names
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d*)?\Z", re.IGNORECASE)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -46,7 +48,7 @@ class Guard:
         if self._tokens and self._token_name(request.headers) is None:
             given = "authorization" in request.headers or TOKEN_HEADER in request.headers
             what = "the token is not valid" if given else "this server wants a token"
-            raise AuthorizationError(what, f"Send it as `Authorization: Bearer TOKEN` or `{TOKEN_HEADER}: TOKEN`.", 401)
+            raise AuthorizationError(what, f"Give it with --token-file or DELINEATE_TOKEN; over HTTP as `Authorization: Bearer TOKEN` or `{TOKEN_HEADER}: TOKEN`.", 401)
 
     def require_administrator(self, request: Request) -> None:
         """For registering models and administration: a token; without one set, only from this very machine.
@@ -63,7 +65,7 @@ class Guard:
             self.require_token(request)
         elif not self._loopback:
             raise AuthorizationError("administration is closed: the server has no token", "Start it with DELINEATE_TOKEN set.", 403)
-        elif any(name in request.headers for name in _FORWARDING):
+        elif any(name.startswith(_FORWARDING) for name in request.headers):
             raise AuthorizationError(
                 "administration through a proxy is closed: the server has no token", "Start it with DELINEATE_TOKEN set.", 403
             )
@@ -131,7 +133,6 @@ def _is_address(text: str) -> bool:
 
 
 def _host_name(host: str) -> str:
-    """The name in a ``Host`` header, without the port."""
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    """The name in a ``Host`` header, without the port; empty where it is no name."""
+    match = _HOST.match(host)
+    return match[1] if match else ""

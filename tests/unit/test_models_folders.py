@@ -29,6 +29,5 @@ def test_declared_and_returned_structures_agree(folder: Path) -> None:
     model = Model.from_dict(tomllib.loads((folder / "model.toml").read_text(encoding="utf-8")))
     assert model.runner == "python" and model.orientation == "LPS" and model.spacing is None
     module_name, class_name = model.parameters["class"].split(":")
-    module = importlib.import_module(module_name)
-    assert hasattr(module, class_name)
-    assert model.structures == module.STRUCTURES
+    delineator = getattr(importlib.import_module(module_name), class_name)
+    assert model.structures == delineator.structures

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from delineate.models.hounsfield import hounsfield
-from delineate.models.results import labelled
+from delineate.models.ct import CTModel
+from delineate.models.sampling import Mask, Values
 from delineate.models.trunk import find_body
-from delineate.runners.base import Job
-from delineate.segmentation import Segmentation, Structure
-
-STRUCTURES = (Structure("Body", 1, colour=(250, 200, 120), code="38266002"),)
+from delineate.segmentation import Structure
 
 
-class BodyCT:
+class BodyCT(CTModel):
     """The outline of the patient; see `delineate.models.trunk` for how it is found."""
 
-    def __init__(self, parameters: Mapping[str, Any], folder: Path | None) -> None:
-        self.parameters = parameters
+    structures = (Structure("Body", 1, colour=(250, 200, 120), code="38266002"),)
+    sought = "body"
 
-    def segment(self, job: Job) -> Segmentation:
-        """Delineate ``job.images[0]``, a CT in HU and LPS orientation.
+    def find(self, hu: Values, spacing: tuple[float, float, float]) -> Sequence[Mask]:
+        """The body."""
+        return [find_body(hu, spacing)]
 
-        Raises
-        ------
-        ModelError
-            Kind ``input`` where the image cannot be a CT.
-        """
-        image = job.images[0]
-        job.report(0.05, "reading Hounsfield units")
-        hu = hounsfield(image, job.log)
-        job.report(0.2, "looking for the body")
-        sx, sy, sz = image.geometry.spacing
-        body = find_body(hu, (sz, sy, sx))
-        if not body.any():
-            job.log("no body found: nothing in the image is as dense as tissue and thicker than a sheet")
-        job.report(1.0, "done")
-        return labelled(image.geometry, STRUCTURES, [body])
+    def absence(self, structure: Structure) -> str:
+        """What is missing."""
+        return "no body found: nothing in the image is as dense as tissue and thicker than a sheet"

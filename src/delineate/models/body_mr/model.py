@@ -11,14 +11,14 @@ from delineate.models.results import labelled
 from delineate.runners.base import Job
 from delineate.segmentation import Segmentation, Structure
 
-STRUCTURES = (Structure("Body", 1, colour=(250, 200, 120), code="38266002"),)
-
 
 class BodyMR:
     """The outline of the patient; see `delineate.models.outline` for how it is found."""
 
+    structures = (Structure("Body", 1, colour=(250, 200, 120), code="38266002"),)
+
     def __init__(self, parameters: Mapping[str, Any], folder: Path | None) -> None:
-        self.parameters = parameters
+        pass
 
     def segment(self, job: Job) -> Segmentation:
         """Delineate ``job.images[0]``, an MR of any contrast in LPS orientation.
@@ -35,4 +35,4 @@ class BodyMR:
         if not body.any():
             job.log("no body found: nothing in the image stands out of its noise")
         job.report(1.0, "done")
-        return labelled(image.geometry, STRUCTURES, [body])
+        return labelled(image.geometry, self.structures, [body])

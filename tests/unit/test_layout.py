@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What the workstation extension will carry: these and all they import run on Python 3.7 with numpy alone.
 WORKSTATION_ENTRIES = ("protocols.inference_flows", "protocols.task_archive", "protocols.result_archive")
-MOST_MODULES, MOST_BYTES = 18, 170_000
+MOST_MODULES, MOST_BYTES = 18, 175_000
 ENVIRONMENT = re.compile(r"os\.(environ|getenv)\b")
 # They take no setting from the environment; the processes that they start inherit it, or a part of it.
 PASS_ENVIRONMENT_ON = {"cli/embedded.py", "engines/process.py", "runners/guard.py", "runners/process.py"}

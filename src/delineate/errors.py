@@ -106,10 +106,11 @@ class UnknownTaskError(DelineateError):
 class ModelError(DelineateError):
     """The model failed on this task.
 
-    `kind` is one of `ModelError.KINDS`; it is stored with the task and decides about retries.
+    `kind` is one of `ModelError.KINDS`; it is stored with the task and decides about retries. ``stored`` is none of the
+    model's faults: the server no longer has what was sent.
     """
 
-    KINDS = ("input", "model", "exit", "crash", "timeout", "memory", "output", "grid", "labels", "lost", "start")
+    KINDS = ("input", "model", "exit", "crash", "timeout", "memory", "output", "grid", "labels", "lost", "start", "stored")
 
     def __init__(self, message: str, advice: str = "", kind: str = "model") -> None:
         super().__init__(message, advice)

@@ -277,7 +277,7 @@ def test_an_altered_input_fails(site: Site, engine: LocalEngine) -> None:
     again = site.tasks.set_state(site.tasks.get(uid).id, TaskState.PENDING, "test")
     task = site.ended(again.uid)
     assert task.failure is not None
-    assert task.failure.kind == "input"
+    assert task.failure.kind == "stored"
     assert "altered" in task.failure.message
 
 

@@ -456,6 +456,16 @@ def test_a_result_that_is_lost_is_never_answered_wrongly(server: Served, damage:
         assert damage in answer.json()["message"]
 
 
+def test_a_task_whose_images_the_server_lost_is_answered_so(server: Served) -> None:
+    uid = server.post()
+    task = server.service.tasks.claim("w")
+    assert task is not None
+    server.service.tasks.fail(uid, "w", Failure(kind="stored", message="a stored file was altered", advice="Submit the task again."))
+    answer = server.http.get(f"/api/tasks/{uid}")
+    assert answer.status_code == 553
+    assert "altered" in answer.json()["message"]
+
+
 def test_full_disk_and_locked_database(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     from delineate.errors import StorageFullError, StoreBusyError, StoreError
 

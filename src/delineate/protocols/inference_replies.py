@@ -105,6 +105,8 @@ def failure_error(failure: Optional[Failure]) -> DelineateError:
     """The error with which a failed task is answered."""
     if failure is None:
         return TaskFailedError("the task failed and left no reason")
+    if failure.kind == "stored":
+        return ResultLostError(failure.message, failure.advice)
     return ModelError(failure.message, failure.advice, failure.kind if failure.kind in ModelError.KINDS else "model")
 
 

@@ -97,7 +97,7 @@ class Attempt:
             except ModelError as error:
                 self._fail(Failure(kind=error.kind, message=error.message, advice=error.advice))
             except BlobError as error:
-                self._fail(Failure(kind="input", message=error.message, advice=error.advice))
+                self._fail(Failure(kind="stored", message=error.message, advice=error.advice))
             except (StoreError, OSError) as error:
                 raise error if isinstance(error, StoreError) else storage_error(error, "working on a task") from error
             except SettingsError as error:  # of the model's own description: its runner, its parameters

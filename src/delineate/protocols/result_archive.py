@@ -24,6 +24,7 @@ from delineate.segmentation import Segmentation, Structure, names_by_label
 
 LABEL_MAP_SUFFIX = ".nii.gz"
 NAMES_SUFFIX = ".json"
+COMPANION_SUFFIXES = (".log", ".txt")  # logs and provenance belong to a result and hold no structures
 
 _LABEL = re.compile(r"\s*([0-9]{1,9})(?:\.0+)?\s*")
 _NAMES_ADVICE = 'Write {"1": "Heart", "2": "Liver"}, each label and name once.'
@@ -167,7 +168,9 @@ def _named_maps(reader: ArchiveReader, notes: List[str]) -> Dict[str, Dict[int, 
             twin = twins.get(name_key(name[: -len(LABEL_MAP_SUFFIX)] + NAMES_SUFFIX))
             if twin is not None:
                 pairs[name] = twin
-    notes += ["%s is ignored: %s" % (quoted(n), _stranger(n)) for n in files if n not in pairs and n not in pairs.values()]
+    known = {*pairs, *pairs.values()}
+    strangers = [name for name in files if name not in known and not name.lower().endswith(COMPANION_SUFFIXES)]
+    notes += ["%s is ignored: %s" % (quoted(name), _stranger(name)) for name in strangers]
     if not pairs:
         what = ", ".join(quoted(name) for name in files[:5]) or "nothing"
         raise ArchiveError(

@@ -32,15 +32,18 @@ SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
 
 _READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 _HEADER = 1 << 20  # bytes; Slicer's longest headers are a tenth of it
+_CONVERT = "Convert a DICOM series to one image file first, with 3D Slicer or dcm2niix for instance."
 
 
 def suffix_of(path: str | PathLike[str]) -> str:
-    """Which of `SUFFIXES` a file name ends in; `ImageError` where it is none of them."""
+    """Which of `SUFFIXES` a file name ends in; `ImageError` where it is none of them, or where a folder is of that name."""
+    if Path(path).is_dir():
+        raise ImageError(f"{path} is a folder", _CONVERT)
     name = Path(path).name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return suffix
-    raise ImageError(f"{name} is not the name of an image file", f"Use a name that ends in {', '.join(SUFFIXES)}.")
+    raise ImageError(f"{name} is not the name of an image file", f"Use a name that ends in {', '.join(SUFFIXES)}. {_CONVERT}")
 
 
 def read_volume(path: str | PathLike[str]) -> Volume:

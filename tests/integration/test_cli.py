@@ -82,7 +82,8 @@ def test_the_single_steps(chest: Path, tmp_path: Path, server: str) -> None:
     rows = json.loads(delineate("tasks", "--server", server, "--json").stdout)
     assert any(row["model"] == "threshold" and row["state"] == "finished" for row in rows)
     assert uid not in json.dumps(rows), "a list of tasks gives nobody the right to fetch them"
-    delineate("delete", uid, "--server", server)
+    assert delineate("cancel", uid, "--server", server).stdout == "finished\n", "what has ended stays as it is"
+    assert json.loads(delineate("delete", uid, "--server", server, "--json").stdout) == {"uid": uid, "deleted": True}
     delineate("wait", uid, "--server", server, "-q", code=2)
 
 
@@ -98,8 +99,16 @@ def test_unknown_model_lists_what_to_do(chest: Path, tmp_path: Path, server: str
     assert "lungs-mr" in done.stderr and "delineate models" in done.stderr
 
 
+def test_a_model_with_a_misspelt_key_says_which(chest: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.toml").write_text('name = "mine"\nruner = "python"\nrunner = "python"\n')
+    done = delineate("segment", chest, "--model", "mine", "--models", tmp_path, "-o", tmp_path, "-q", code=2)
+    assert "runer" in done.stderr
+    delineate("segment", chest, "--model", "mine", "--models", tmp_path / "nowhere", "-o", tmp_path, "-q", code=2)
+
+
 def test_the_time_limit_is_5(chest: Path, tmp_path: Path, server: str) -> None:
-    uid = delineate("submit", chest, "--model", "sleeper", "--server", server, "-q").stdout.strip()
+    uid = delineate("submit", chest, "--model", "hanger", "--server", server, "-q").stdout.strip()
     delineate("cancel", uid, "--server", server)
     delineate("wait", uid, "--server", server, "-q", code=4)
     hanging = delineate("submit", chest, "--model", "hanger", "--server", server, "-q").stdout.strip()
@@ -112,6 +121,7 @@ def test_the_time_limit_is_5(chest: Path, tmp_path: Path, server: str) -> None:
 def test_models_and_doctor(server: str) -> None:
     names = {row["human_readable_id"] for row in json.loads(delineate("models", "--json").stdout)}
     assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr"}
+    assert "sleeper" in delineate("models", "--models", FOLDER).stdout
     assert "noop" in delineate("models", "--server", server).stdout
     done = subprocess.run(
         [sys.executable, "-m", "delineate.cli", "doctor", "--server", server], capture_output=True, text=True, check=False

@@ -73,6 +73,15 @@ def test_a_file_that_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "text.nii.gz" in err
 
 
+@pytest.mark.parametrize("name", ["series", "slice.dcm"])
+def test_dicom_is_told_what_to_do(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "slice.dcm").write_bytes(b"")
+    code, _, err = run(["segment", str(tmp_path / name), "-m", "x", "-o", str(tmp_path)], capsys)
+    assert code == 2
+    assert name in err and "Convert a DICOM series" in err
+
+
 def test_nobody_there_is_3(image: Path, nobody: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(["submit", str(image), "--model", "m", "--server", nobody, "-q"], capsys)
     assert code == 3

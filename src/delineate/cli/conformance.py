@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import click
 
+from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION, TOKEN_OPTION, read_token
 from delineate.testing.conformance import run
 
 
@@ -15,11 +17,15 @@ from delineate.testing.conformance import run
 @click.argument("url")
 @click.option("--dialect", type=click.Choice(["seed", "v1", "v2"]), required=True)
 @click.option("--model", default="noop", show_default=True, help="A model on that server that takes one image and ends soon.")
-@click.option("--token", envvar="DELINEATE_TOKEN", help="For servers that want one; better given as DELINEATE_TOKEN.")
+@TOKEN_FILE_OPTION
+@TOKEN_OPTION
+@CA_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def conformance(url: str, dialect: str, model: str, token: str | None, as_json: bool) -> None:
+def conformance(
+    url: str, dialect: str, model: str, token_file: Path | None, token: str | None, ca_file: Path | None, as_json: bool
+) -> None:
     """Check the server at URL, of whatever make; exit code 4 when a check fails. It posts small tasks."""
-    checks = run(url, dialect, model, token)
+    checks = run(url, dialect, model, read_token(token_file) if token_file else token, ca_file)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(check) for check in checks]))
     else:

@@ -15,18 +15,22 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
+TOKEN_FILE_OPTION = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar="DELINEATE_TOKEN_FILE",
+    help="A file with the token on its first line. Or give the token itself as DELINEATE_TOKEN.",
+)
+# Not advertised: a command line is visible to other users.
+TOKEN_OPTION = click.option("--token", envvar="DELINEATE_TOKEN", hidden=True)
+CA_OPTION = click.option(
+    "--ca", "ca_file", type=click.Path(path_type=Path), envvar="DELINEATE_CA", help="PEM file of the server's private authority."
+)
 _OPTIONS = (
     click.option("--server", metavar="URL", envvar="DELINEATE_SERVER", help="The server, with its path prefix if it has one."),
-    click.option(
-        "--token-file",
-        type=click.Path(path_type=Path),
-        envvar="DELINEATE_TOKEN_FILE",
-        help="A file with the token on its first line. Or give the token itself as DELINEATE_TOKEN.",
-    ),
-    click.option("--token", envvar="DELINEATE_TOKEN", hidden=True),  # not advertised: a command line is visible to other users
-    click.option(
-        "--ca", "ca_file", type=click.Path(path_type=Path), envvar="DELINEATE_CA", help="PEM file of the server's private authority."
-    ),
+    TOKEN_FILE_OPTION,
+    TOKEN_OPTION,
+    CA_OPTION,
     click.option("--insecure", is_flag=True, help="Do not verify the server's certificate. For tests only."),
     click.option(
         "--dialect",
@@ -54,8 +58,13 @@ def connect(
 ) -> Client:
     """A client for the options of `connection_options`; `options` go to the client as they are."""
     if token_file is not None:
-        try:
-            token = token_file.read_text(encoding="utf-8").splitlines()[0].strip()
-        except (OSError, IndexError, UnicodeDecodeError):
-            raise SettingsError(f"no token could be read from {token_file}", "Write the token on the first line of that file.") from None
+        token = read_token(token_file)
     return Client(server or DEFAULT_SERVER, token=token, ca_file=ca_file, verify=not insecure, dialect=dialect, **options)
+
+
+def read_token(file: Path) -> str:
+    """The token on the first line of a file; `SettingsError` where there is none."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()[0].strip()
+    except (OSError, IndexError, UnicodeDecodeError):
+        raise SettingsError(f"no token could be read from {file}", "Write the token on the first line of that file.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,12 +14,19 @@ from delineate.cli.table import print_table
 
 
 @click.command()
+@click.option(
+    "--models",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of models beside the built-in ones, where no server is asked; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @connection_options
-def models(as_json: bool, server: str | None, **connection: Any) -> None:
-    """List the models of a server; without --server, the built-in ones."""
+def models(folders: tuple[Path, ...], as_json: bool, server: str | None, **connection: Any) -> None:
+    """List the models of a server; without --server, the built-in ones and those in --models."""
     if server is None:
-        with embedded_server() as url, connect(url) as client:
+        with embedded_server(folders) as url, connect(url) as client:
             rows = client.models()
     else:
         with connect(server, **connection) as client:

@@ -25,7 +25,7 @@ from delineate.files import read_volume
     "--models",
     "model_folders",
     multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder of models for the embedded server; repeatable.",
 )
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds on the clock until it gives up.")

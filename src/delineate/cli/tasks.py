@@ -82,22 +82,25 @@ def fetch(uid: str, output: Path, image: Path | None, as_json: bool, quiet: bool
 
 @click.command()
 @click.argument("uid")
+@_JSON
 @connection_options
-def cancel(uid: str, **connection: Any) -> None:
-    """Cancel the task UID, waiting or running."""
+def cancel(uid: str, as_json: bool, **connection: Any) -> None:
+    """Cancel the task UID, waiting or running, and print its state; a running one ends a moment later."""
     with connect(**connection) as client:
         client.cancel(uid)
-    click.echo("cancelled")
+        state = client.status(uid).state
+    click.echo(json.dumps({"uid": uid, "state": state}) if as_json else "cancelling" if state == "running" else state)
 
 
 @click.command()
 @click.argument("uid")
+@_JSON
 @connection_options
-def delete(uid: str, **connection: Any) -> None:
+def delete(uid: str, as_json: bool, **connection: Any) -> None:
     """Delete the task UID and its files from the server."""
     with connect(**connection) as client:
         client.delete(uid)
-    click.echo("deleted")
+    click.echo(json.dumps({"uid": uid, "deleted": True}) if as_json else "deleted")
 
 
 @click.command()

@@ -57,7 +57,8 @@ class Deadline:
     def error(self, last: Optional[Exception] = None) -> DeadlineError:
         """That the limit has passed, with what went wrong last."""
         because = "; last, " + str(last) if last is not None and not isinstance(last, DeadlineError) else ""
-        return DeadlineError("the time limit of %g s passed%s" % (self.seconds or 0.0, because))
+        seconds = self.seconds or 0.0
+        return DeadlineError("the time limit of %s s passed%s" % ("%.0f" % seconds if seconds >= 10 else "%.2g" % seconds, because))
 
 
 class Exchange:

@@ -48,7 +48,8 @@ class Guard:
         if self._tokens and self._token_name(request.headers) is None:
             given = "authorization" in request.headers or TOKEN_HEADER in request.headers
             what = "the token is not valid" if given else "this server wants a token"
-            raise AuthorizationError(what, f"Give it with --token-file or DELINEATE_TOKEN; over HTTP as `Authorization: Bearer TOKEN` or `{TOKEN_HEADER}: TOKEN`.", 401)
+            header = f"`Authorization: Bearer TOKEN` or `{TOKEN_HEADER}: TOKEN`"
+            raise AuthorizationError(what, f"Give it with --token-file or DELINEATE_TOKEN; over HTTP as {header}.", 401)
 
     def require_administrator(self, request: Request) -> None:
         """For registering models and administration: a token; without one set, only from this very machine.

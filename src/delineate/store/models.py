@@ -73,6 +73,9 @@ class ModelStore:
         if found is not None:
             return replace(found.model, digest=self._folders.digest(found.folder, known_only=not digest))
         if row is None:
+            broken = next((problem.reason for problem in self._folders.problems() if problem.path.parent.name == name), "")
+            if broken:
+                raise UnknownModelError(f"the model in the folder {name!r} cannot be used: {broken}", "Correct its model.toml.")
             raise UnknownModelError(f"no model is called {name!r}")
         return _model(row)
 

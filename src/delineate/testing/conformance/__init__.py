@@ -12,6 +12,7 @@ Delineate's client or server.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -24,7 +25,7 @@ from delineate.testing.conformance.v2 import V2Suite
 SUITES: Final[Mapping[str, type[Suite]]] = MappingProxyType({"seed": SeedSuite, "v1": V1Suite, "v2": V2Suite})
 
 
-def run(url: str, dialect: str, model: str = "noop", token: str | None = None) -> list[Check]:
+def run(url: str, dialect: str, model: str = "noop", token: str | None = None, ca_file: Path | None = None) -> list[Check]:
     """Run the suite of a dialect against the server at `url`; it posts small tasks.
 
     Parameters
@@ -32,9 +33,9 @@ def run(url: str, dialect: str, model: str = "noop", token: str | None = None) -
     url : with path prefix, where there is one.
     dialect : ``seed``, ``v1`` or ``v2``.
     model : a model on that server that takes one image and ends soon.
-    token : where the server wants one.
+    token : where the server wants one; ca_file : PEM file of a private authority.
     """
-    return SUITES[dialect]().run(Server(url, model, token))
+    return SUITES[dialect]().run(Server(url, model, token, ca_file=ca_file))
 
 
 __all__ = ["SUITES", "Check", "NotConformingError", "SeedSuite", "Server", "Suite", "V1Suite", "V2Suite", "run"]

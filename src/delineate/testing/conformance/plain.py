@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import ssl
 import struct
 import tarfile
 import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import httpx
@@ -42,13 +44,15 @@ def fail(detail: str) -> NoReturn:
 class Server:
     """A server under test.
 
-    url : with its prefix; model : a name on it of a model that takes one image and ends soon; token : where it wants one.
+    url : with its prefix; model : a name on it of a model that takes one image and ends soon; token : where it wants one;
+    ca_file : PEM file of a private authority.
     """
 
     url: str
     model: str = "noop"
     token: str | None = None
     patience: float = PATIENCE
+    ca_file: Path | None = None
 
     def request(
         self, method: str, path: str, query: Mapping[str, str] | None = None, files: Any = None, with_token: bool = True
@@ -59,7 +63,8 @@ class Server:
         raw = base.raw_path.rstrip(b"/") + path.encode("ascii") + (f"?{target}".encode() if query else b"")
         headers = {"X-Token": self.token, "Authorization": f"Bearer {self.token}"} if self.token and with_token else {}
         # Loading the authorities takes longer than most requests; plain HTTP needs none.
-        with httpx.Client(timeout=self.patience, trust_env=False, verify=base.scheme == "https") as client:
+        verify = base.scheme == "https" and ssl.create_default_context(cafile=self.ca_file)
+        with httpx.Client(timeout=self.patience, trust_env=False, verify=verify) as client:
             return client.request(method, base.copy_with(raw_path=raw), headers=headers, files=files)
 
     def post(self, parameter: str, field: str, archive: bytes, model: str | None = None, filename: str = "input.zip") -> httpx.Response:

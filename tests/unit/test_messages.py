@@ -56,7 +56,7 @@ def test_content_type_is_the_last_header_of_a_part_and_the_boundary_is_unquoted(
     assert b"\r\nContent-Type: application/zip\r\n\r\nx\r\n" in b"".join(body)
 
 
-@pytest.mark.parametrize("content", [b"<html>", b"", b"\xff\xfe", b"{"])
+@pytest.mark.parametrize("content", [b"<html>", b"", b"\xff\xfe", b"{", b"[" * 100_000], ids=len)
 def test_what_is_not_json_is_an_answer_error(content: bytes) -> None:
     with pytest.raises(AnswerError, match="not JSON"):
         Response(200, {"content-type": "text/html; charset=x"}, content).json()

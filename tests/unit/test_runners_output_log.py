@@ -29,6 +29,7 @@ class Sink:
         ('{"progress": "soon"}', None),
         ('{"progress": 0.5', None),
         ('{"loss": 0.5}', None),
+        ('{"progress": ' + "[" * 100_000, None),
         ("", None),
     ],
 )

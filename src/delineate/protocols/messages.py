@@ -141,7 +141,7 @@ class Response(NamedTuple):
         """The body as JSON; `AnswerError` where it is not."""
         try:
             return json.loads(self.content.decode("utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):  # a hostile answer nests without end
             raise AnswerError(
                 "the server answered %d with something that is not JSON (%s)" % (self.status, self.media_type or "no content type"),
                 status=self.status,

@@ -93,5 +93,5 @@ def read_progress(line: str) -> tuple[float, str] | None:
     try:
         fields = json.loads(line)
         return min(max(float(fields["progress"]), 0.0), 1.0), str(fields.get("message", ""))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -174,6 +174,18 @@ def test_broken_requests_are_survived_and_not_logged(tmp_path: Path, body: bytes
     assert "SECRET" not in process.log.read_text()
 
 
+def test_a_head_without_end_is_cut_off(tmp_path: Path) -> None:
+    with running(tmp_path / "d", "--workers", "0") as (_, url):
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ")
+            with pytest.raises(ConnectionError):
+                for _ in range(64):
+                    connection.sendall(bytes(1 << 20).replace(b"\0", b"a"))
+        long = {"X": "a" * 200_000}
+        assert httpx.get(url + "/healthz", headers=long).status_code in (200, 503)
+
+
 def test_the_api_process_stays_light(tmp_path: Path) -> None:
     """No scipy, no image library, no migration tool, and far from 120 MB."""
     code = (

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from delineate.engines.local import LocalEngine
 from delineate.errors import SettingsError
 from delineate.server.app import create_app
+from delineate.server.bounded_http import BoundedHttp
 from delineate.server.data_lock import locked
 from delineate.server.service import archive_limits
 from delineate.server.settings import Settings
@@ -81,7 +82,7 @@ def _engine(settings: Settings) -> LocalEngine:
 
 def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        app, http="httptools", loop=_loop(), ws="none", log_config=None, access_log=False, proxy_headers=False, server_header=False,
+        app, http=BoundedHttp, loop=_loop(), ws="none", log_config=None, access_log=False, proxy_headers=False, server_header=False,
         timeout_keep_alive=75, timeout_graceful_shutdown=max(1, int(settings.grace)), lifespan="on",
         ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
     )  # fmt: skip

@@ -180,7 +180,7 @@ def test_an_output_that_cannot_be_read(tmp_path: Path) -> None:
     assert str(tmp_path) not in error.message
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"x": "A"}', '{"1": 5}', '{"1": ""}', '{"-1": "A"}', "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", '{"x": "A"}', '{"1": 5}', '{"1": ""}', '{"-1": "A"}', "\xff", "[" * 100_000], ids=len)
 def test_names_that_make_no_sense(text: str, tmp_path: Path) -> None:
     write(tmp_path, "a", labels(), names=text)
     error = failure(None, tmp_path)

@@ -200,7 +200,7 @@ def _read_names(path: Path, name: str) -> dict[int, str]:
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
         names = {int(label): text for label, text in content.items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise ModelError(f"the model's file {name} does not name labels", advice, "labels") from None
     for label, text in names.items():
         if not isinstance(text, str) or not text.strip() or label < 0:

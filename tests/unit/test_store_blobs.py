@@ -146,6 +146,7 @@ def test_a_full_disk_leaves_nothing(blobs: BlobStore, monkeypatch: pytest.Monkey
     with pytest.raises(StorageFullError), writer:
         writer.write(b"x")
         writer.seal()
+        blobs.place(writer)
     monkeypatch.undo()
     assert incoming(blobs) == []
     assert stored(blobs, b"afterwards")

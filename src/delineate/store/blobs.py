@@ -1,7 +1,8 @@
 """Files by their SHA-256: ``incoming/`` holds what is being written, ``sha256/ab/abcd…`` what rows name.
 
-Nothing here knows the database. Those who place or remove a blob do so inside a write transaction, the only one of
-all processes: a row then never names a file that is not there, and no file that a row names is removed.
+Nothing here knows the database. Those who name a blob confirm it, and those who remove one do so, inside a write
+transaction, the only one of all processes: a row then never names a file that is not there, and no file that a row
+names is removed.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ class BlobStore:
         return self._placed / digest[:2] / digest
 
     def place(self, writer: BlobWriter) -> Path:
-        """Move a sealed file to its digest's place, over an equal one if need be; only inside a write transaction."""
+        """Put a sealed file in its digest's place, before the transaction that names it: bringing it to the disk takes time.
+
+        The transaction must then `confirm` it, because until a row names it a sweep may remove it.
+        """
         target = self.path(writer.digest)
         if not target.parent.is_dir():
             try:
@@ -74,9 +78,14 @@ class BlobStore:
             except OSError as error:
                 raise storage_error(error, "making a folder for blobs") from error
             self._sync_folder(self._placed)
-        writer.move(target)
+        writer.link(target)
         self._sync_folder(target.parent)
         return target
+
+    def confirm(self, writer: BlobWriter) -> None:
+        """Make sure that a placed file is still there; only inside the write transaction that names it."""
+        if not (writer.is_placed and self.path(writer.digest).exists()):
+            self.place(writer)
 
     def _sync_folder(self, folder: Path) -> None:
         if not self._sync:

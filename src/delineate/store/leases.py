@@ -148,25 +148,26 @@ class TaskLeases(TaskRecords):
         writers = {role: writer for role, writer in files.items() if writer is not None}
         with ExitStack() as stack:
             for writer in writers.values():
-                stack.enter_context(writer)  # discards what is not placed
-            for writer in writers.values():
-                writer.seal()
-            stale: list[str] = []
+                stack.enter_context(writer)
             try:
+                for writer in writers.values():
+                    writer.seal()
+                    self.blobs.place(writer)
                 with self.database.write() as connection:
                     row = self._held(connection, uid, worker, attempt)
                     if failure is not None and "state" not in values:
                         values |= self._another_try(row, failure, counted=True, delay=retry_after)
                     if row.cancel_requested:
                         values |= {"state": CANCELLED, "failure": None}
-                        writers.pop("result", None)
+                    named = {role: writer for role, writer in writers.items() if role != "result" or not row.cancel_requested}
                     self._leave(connection, row, values, worker, why)
-                    stale = self._digests(connection, row.id, *writers) if writers else []  # logs of earlier tries
-                    for role, writer in writers.items():
+                    stale = self._digests(connection, row.id, *named) if named else []  # logs of earlier tries
+                    stale += [writer.digest for role, writer in writers.items() if role not in named]
+                    for role, writer in named.items():
                         self._place(connection, row.id, role, writer)
                     task = self._load(connection, row.id)
-            except BaseException:
-                self._forget(writer.digest for writer in writers.values() if writer.is_placed)
+            except BaseException as error:
+                self._abandon(writers.values(), error)
                 raise
             self._forget(stale)
             return task

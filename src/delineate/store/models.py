@@ -115,6 +115,7 @@ class ModelStore:
         with archive:
             archive.seal()
             try:
+                self._blobs.place(archive)
                 return self._register(model, archive)
             except BaseException:
                 if archive.is_placed:
@@ -131,7 +132,7 @@ class ModelStore:
             if connection.execute(sa.select(MODELS.c.name).where(MODELS.c.name == model.name)).first() is not None:
                 raise SettingsError(f"the model name {model.name!r} is taken by one registered over HTTP", "Remove that one first.")
             if archive is not None:
-                self._blobs.place(archive)
+                self._blobs.confirm(archive)
                 row |= {"archive": archive.digest, "size": archive.size}
             connection.execute(sa.insert(MODELS), row)
         return self.get(model.name)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from delineate.errors import StoreError, UnknownTaskError
+from delineate.errors import StoreBusyError, StoreError, UnknownTaskError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.statements import BLOBS_OF_TASK, DELETE_BLOB, INSERT_BLOB, INSERT_EVENT, PENDING, TASK_BY_ID, TASK_BY_UID
@@ -47,6 +47,7 @@ class TaskRecords:
         self._clock = clock
         self._tries = tries
         self._losses = losses
+        self._unnamed: set[str] = set()
 
     def get(self, uid: str) -> Task:
         """The task of a uid. Raises `UnknownTaskError`, also for what cannot be a uid."""
@@ -145,8 +146,8 @@ class TaskRecords:
         connection.execute(INSERT_EVENT, {"task": task, "at": self._clock(), "kind": kind, "who": who, "why": why})
 
     def _place(self, connection: Connection, task: int, role: str, writer: BlobWriter) -> None:
-        """Put a sealed file in its place, as the task's only blob of the role."""
-        self.blobs.place(writer)
+        """Name a placed file as the task's only blob of the role."""
+        self.blobs.confirm(writer)
         connection.execute(DELETE_BLOB, {"which": task, "as_role": role})
         values = {"task": task, "role": role, "name": writer.name or _NAMES.get(role, role), "digest": writer.digest, "size": writer.size}
         connection.execute(INSERT_BLOB, values)
@@ -155,15 +156,23 @@ class TaskRecords:
         rows = connection.execute(BLOBS_OF_TASK, {"which": task})
         return [row.digest for row in rows if not roles or row.role in roles]
 
-    def _forget(self, digests: Iterable[str]) -> None:
-        """Remove the files that no row names any more; what fails here is left to the next sweep."""
-        wanted = sorted(set(digests))
-        if not wanted:
+    def _abandon(self, writers: Iterable[BlobWriter], error: BaseException) -> None:
+        """The transaction that was to name these files failed: they go, or, while the database is locked, a little later."""
+        digests = [writer.digest for writer in writers if writer.is_placed]
+        if isinstance(error, StoreBusyError):
+            self._unnamed.update(digests)
+        else:
+            self._forget(digests)
+
+    def _forget(self, digests: Iterable[str] = ()) -> None:
+        """Remove the files that no row names any more; what fails here is left to the next time, at last to the next sweep."""
+        if not self._unnamed and not digests:
             return
+        wanted, self._unnamed = {*digests, *self._unnamed}, set()
         try:
-            remove_unnamed(self.database, self.blobs, wanted)
-        except StoreError:
-            return  # the rows are right; a file too many is not worth the caller's failure
+            remove_unnamed(self.database, self.blobs, sorted(wanted))
+        except StoreError:  # the rows are right; a file too many is not worth the caller's failure
+            self._unnamed |= wanted
 
 
 def remove_unnamed(database: Database, blobs: BlobStore, digests: Sequence[str]) -> int:

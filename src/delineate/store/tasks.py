@@ -68,6 +68,7 @@ class TaskStore(TaskLeases):
             archive.seal()
             values = {"model": model, "owner": owner, "protocol": protocol, "key": key, "prompts": dict(prompts or {})}
             try:
+                self.blobs.place(archive)
                 with self.database.write() as connection:
                     known = self._with_key(connection, owner, key)
                     if known is not None:
@@ -75,11 +76,12 @@ class TaskStore(TaskLeases):
                     id = self._insert(connection, values | {"rank": -priority})
                     self._place(connection, id, "input", archive)
                     self._event(connection, id, "submitted", owner, protocol)
-                    return self._load(connection, id)
-            except BaseException:
-                if archive.is_placed:
-                    self._forget([archive.digest])
+                    task = self._load(connection, id)
+            except BaseException as error:
+                self._abandon([archive], error)
                 raise
+        self._forget()
+        return task
 
     def _insert(self, connection: Connection, values: dict[str, Any]) -> int:
         turn = self._new_turn(connection, values["owner"], values["rank"])
@@ -206,14 +208,14 @@ class TaskStore(TaskLeases):
         with result:
             result.seal()
             try:
+                self.blobs.place(result)
                 with self.database.write() as connection:
                     stale = self._digests(connection, self._row_by_id(connection, id).id, "result")
                     self._place(connection, id, "result", result)
                     self._event(connection, id, "result-replaced", who)
                     task = self._load(connection, id)
-            except BaseException:
-                if result.is_placed:
-                    self._forget([result.digest])
+            except BaseException as error:
+                self._abandon([result], error)
                 raise
         self._forget(stale)
         return task

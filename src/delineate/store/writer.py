@@ -109,38 +109,40 @@ class BlobWriter:
                 raise storage_error(failed, "storing incoming data") from failed
 
     def seal(self) -> None:
-        """Nothing more comes; bring it to the disk. May be called again."""
+        """Nothing more comes. May be called again."""
         if self._sealed:
             return
         if self._descriptor < 0:
             raise ValueError("the blob was discarded or closed")
         self._join()
-        if self._sync:
-            try:
-                os.fsync(self._descriptor)
-            except OSError as error:
-                self.discard()
-                raise storage_error(error, "storing incoming data") from error
         self._sealed = True
 
-    def move(self, target: Path) -> None:
-        """Rename the sealed file to `target`; the store calls this inside its transaction."""
+    def link(self, target: Path) -> None:
+        """Let the sealed file be found at `target`, over an equal one if need be, and bring it to the disk.
+
+        It keeps its own name as well until the writer is discarded: so it can be linked again where somebody removed it
+        as a file that no row names.
+        """
         if not self._sealed or self._descriptor < 0:
-            raise ValueError("only a sealed blob can be moved")
+            raise ValueError("only a sealed blob can be placed")
+        other = self.path.with_name(self.path.name + ".link")
         try:
-            self.path.replace(target)
+            other.unlink(missing_ok=True)
+            os.link(self.path, other)
+            other.replace(target)
+            self.is_placed = True
+            other.unlink(missing_ok=True)  # still there where `target` was this very file
+            if self._sync:  # after it has its name: one journal commit for both, and the folder's own fsync finds little to do
+                os.fsync(self._descriptor)
         except OSError as error:
-            raise storage_error(error, "moving incoming data into place") from error
-        self.path = target
-        self.is_placed = True
-        self._close()
+            raise storage_error(error, "bringing incoming data into place") from error
 
     def discard(self) -> None:
-        """Remove the file unless it was placed. May be called again."""
+        """Remove the file; what was placed stays in its place. May be called again."""
         if self._write_out is not None:
             self._write_out.join()
             self._write_out = None
-        if self._descriptor >= 0 and not self.is_placed:
+        if self._descriptor >= 0:
             self.path.unlink(missing_ok=True)
         self._close()
 

@@ -21,6 +21,7 @@ import trustme
 
 from delineate import nifti
 from delineate.client import AsyncClient, Client
+from delineate.client.room import Room
 from delineate.errors import (
     AddressError,
     AnswerError,
@@ -344,6 +345,31 @@ def test_a_result_that_never_comes_whole_leaves_nothing(
             with pytest.raises(kind):
                 client.fetch_archive(uid, tmp_path / "got.zip")
             assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("LARGEST_RESULT", 1_000_000), ("SPARE", 1 << 60)])
+def test_a_result_without_end_does_not_fill_the_disk(
+    make: Maker, volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int
+) -> None:
+    whole, target = tmp_path / "whole", tmp_path / "target"
+    whole.write_bytes(bytes(3_000_000))
+    target.mkdir()
+    monkeypatch.setattr(f"delineate.client.room.{name}", value)
+    with scripted(dialect="v1", polls=0, late_row=False, result=whole) as server, make(server.url) as client:
+        uid = client.submit(volume, "noop")
+        with pytest.raises(AnswerError, match="the server sent a result"):
+            client.fetch_archive(uid, target / "got.zip")
+        assert list(target.iterdir()) == []
+
+
+def test_bytes_that_nobody_announced_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delineate.client.room.LARGEST_RESULT", 100)
+    with (tmp_path / "sink").open("w+b") as sink:
+        room = Room(sink, None)
+        room.require(60)
+        room.require(40)
+        with pytest.raises(AnswerError):
+            room.require(1)
 
 
 def test_redirects_are_not_followed_and_the_token_stays(make: Maker) -> None:

@@ -17,6 +17,7 @@ import httpx
 from delineate import __version__
 from delineate.client.address import Address
 from delineate.client.failures import failure_from
+from delineate.client.room import Room
 from delineate.errors import AnswerError, DeadlineError, DelineateError, SettingsError
 from delineate.protocols.inference_server import TOKEN_HEADER
 from delineate.protocols.messages import Body, Flow, Progress, Request, Response, Step, Wait, body_start
@@ -175,13 +176,15 @@ class Receiver:
         self._sink = call.request.sink if is_success else None
         self._length = length
         self._done = 0
+        self._room = None if self._sink is None else Room(self._sink, length)
         self.content = bytearray()
 
     def take(self, block: bytes) -> None:
         """The next bytes."""
         self._call.check()
         self._done += len(block)
-        if self._sink is not None:
+        if self._sink is not None and self._room is not None:
+            self._room.require(len(block))
             self._sink.write(block)
             self._call._show("fetching", self._done, self._length)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
@@ -12,9 +13,10 @@ from click.testing import CliRunner
 
 from delineate import errors, nifti
 from delineate.cli.main import COMMANDS, cli, exit_code, main
-from delineate.cli.output import stem, target_path
+from delineate.cli.output import say, stem, target_path, write_result
 from delineate.cli.progress import ProgressDisplay
 from delineate.geometry import Geometry
+from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 
 
@@ -144,6 +146,48 @@ def test_where_results_go(tmp_path: Path) -> None:
     with pytest.raises(errors.InputError, match="is a file"):
         target_path(tmp_path / "file", "lungs-ct")
     assert stem(tmp_path / "a.b.nii.gz") == "a.b"
+
+
+def test_a_name_of_no_image_is_told(tmp_path: Path) -> None:
+    with pytest.raises(errors.InputError, match=r"cannot be written as \.txt") as told:
+        target_path(tmp_path / "x.txt", "lungs-ct")
+    assert ".nii.gz, .nii, .nrrd" in told.value.advice
+    (tmp_path / "study.txt").mkdir()
+    assert target_path(tmp_path / "study.txt", "m").name == "m.nii.gz"
+    assert target_path(tmp_path / "v1.2", "m").parent.name == "v1.2"
+    assert target_path(tmp_path, "../../etc/\x1bm") == tmp_path / "_.._etc__m.nii.gz"
+
+
+EVIL = "../..\x1b[31m\u009b\u202e[bold]\nwrote /etc/passwd"
+
+
+def test_results_of_a_foreign_server_are_printed_and_stored_harmlessly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segmentation = Segmentation.from_masks({EVIL: np.ones((3, 4, 5), bool)}, Geometry((5, 4, 3)))
+    written = write_result(segmentation, tmp_path / "out", "m", None)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["m.json", "m.nii.gz"]
+    say(written, as_json=False)
+    say(written, as_json=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4  # a structure, two files, the JSON
+    assert not any(mark in line for line in lines for mark in ("\x1b", "\u009b", "\u202e"))
+    assert json.loads(lines[-1])["structures"][0]["name"] == EVIL
+    with ProgressDisplay() as show:
+        show(None, EVIL)
+    assert "\x1b" not in (told := capsys.readouterr().err)
+    assert "[bold]" in told
+
+
+@pytest.mark.parametrize("fails", ["nii", "png"])
+def test_a_full_disk_leaves_nothing_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("delineate.cli.output.write_segmentation" if fails == "nii" else "delineate.cli.output.Path.write_bytes", full)
+    geometry = Geometry((5, 4, 3))
+    segmentation = Segmentation.from_masks({"Heart": np.ones((3, 4, 5), bool)}, geometry)
+    with pytest.raises(errors.StorageFullError, match=r"m\.nii\.gz was not written: no space left"):
+        write_result(segmentation, tmp_path / "out", "m", Volume(np.zeros((3, 4, 5), np.int16), geometry))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_progress_in_a_log_is_a_line_per_step(capsys: pytest.CaptureFixture[str]) -> None:

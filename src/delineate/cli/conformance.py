@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION, TOKEN_OPTION, read_token
+from delineate.cli.printable import printable
 from delineate.testing.conformance import run
 
 
@@ -30,5 +31,5 @@ def conformance(
         click.echo(json.dumps([dataclasses.asdict(check) for check in checks]))
     else:
         for check in checks:
-            click.echo(f"{'pass' if check.passed else 'FAIL'}  {check.name}{'' if check.passed else ': ' + check.detail}")
+            click.echo(f"{'pass' if check.passed else 'FAIL'}  {check.name}{'' if check.passed else ': ' + printable(check.detail)}")
     sys.exit(0 if all(check.passed for check in checks) else 4)

@@ -17,6 +17,7 @@ import click
 
 from delineate import __version__
 from delineate.cli.connection import connect, connection_options
+from delineate.cli.printable import printable
 from delineate.errors import DelineateError
 
 PARTS = (
@@ -97,7 +98,7 @@ def doctor(data: Path | None, as_json: bool, **connection: Any) -> None:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            click.echo(f"{finding.level:<8}{finding.subject:<18}{finding.detail}")
+            click.echo(f"{finding.level:<8}{finding.subject:<18}{printable(finding.detail)}")
             if finding.advice:
-                click.echo(f"{'':<26}-> {finding.advice}")
+                click.echo(f"{'':<26}-> {printable(finding.advice)}")
     sys.exit(2 if any(finding.level == "problem" for finding in findings) else 0)

@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 
 from delineate import __version__
+from delineate.cli.printable import printable
 from delineate.errors import (
     DeadlineError,
     DelineateError,
@@ -96,8 +97,8 @@ def fail(error: DelineateError, as_json: bool) -> NoReturn:
     """Say what happened and what to do, then leave."""
     if as_json:
         fields = {"error": type(error).__name__, "message": error.message, "advice": error.advice}
-        click.echo(json.dumps(fields, ensure_ascii=False))
-    click.echo(f"delineate: {error.sentence()}", err=True)
+        click.echo(printable(json.dumps(fields, ensure_ascii=False)))
+    click.echo(f"delineate: {printable(error.sentence(), lines=True)}", err=True)
     sys.exit(exit_code(error))
 
 

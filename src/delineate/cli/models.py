@@ -10,6 +10,7 @@ import click
 
 from delineate.cli.connection import connect, connection_options
 from delineate.cli.embedded import embedded_server
+from delineate.cli.printable import printable
 from delineate.cli.table import print_table
 
 
@@ -32,6 +33,6 @@ def models(folders: tuple[Path, ...], as_json: bool, server: str | None, **conne
         with connect(server, **connection) as client:
             rows = client.models()
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        click.echo(printable(json.dumps(rows, ensure_ascii=False)))
         return
     print_table(["name", "description"], [[row.get("human_readable_id"), row.get("description", "")] for row in rows])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from delineate.errors import InputError, MissingPartError
+from delineate.cli.printable import as_file_name, printable
+from delineate.errors import InputError, MissingPartError, StorageFullError
 from delineate.files import write_segmentation
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
@@ -37,18 +41,56 @@ class Written:
 
 
 def target_path(output: Path, name: str) -> Path:
-    """The label map's path: `output` itself if it names an image file, else ``output/NAME.nii.gz``."""
+    """The label map's path: `output` itself if it names an image file, else ``output/NAME.nii.gz``.
+
+    Raises
+    ------
+    InputError
+        A file that is no image, or what looks like the name of one: a folder ``x.txt`` is hardly ever meant.
+    """
     if output.name.lower().endswith(SUFFIXES):
         return output
     if output.is_file():
         raise InputError(f"{output} is a file", "Give a folder, or a file name that ends in .nii.gz, .nrrd or .mha.")
-    return output / f"{name}.nii.gz"
+    if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", output.suffix) and not output.is_dir():
+        advice = f"Use a name that ends in {', '.join(SUFFIXES)}, or a folder; a folder with a dot in its name must be there already."
+        raise InputError(f"structures cannot be written as {output.suffix}", advice)
+    return output / f"{as_file_name(name)}.nii.gz"
 
 
 def write_result(segmentation: Segmentation, output: Path, name: str, image: Volume | None, title: str = "") -> Written:
-    """Write label maps, names and, where there is an image and the part that draws, a picture."""
+    """Write label maps, names and, where there is an image and the part that draws, a picture; all of them or nothing.
+
+    Raises
+    ------
+    StorageFullError
+        No space is left where they should go.
+    """
     path = target_path(output, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".delineate-") as folder:
+            written = _write_files(segmentation, Path(folder) / path.name, image, title)
+            for part in sorted(Path(folder).iterdir()):
+                part.replace(path.parent / part.name)
+    except OSError as error:
+        raise write_error(error, path) from error
+    written.files = [path.parent / file.name for file in written.files]
+    written.picture = path.parent / written.picture.name if written.picture else None
+    return written
+
+
+def write_error(error: OSError, path: Path) -> StorageFullError | InputError:
+    """What to raise where a result cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageFullError(
+            f"{path} was not written: {(error.strerror or 'no space left').lower()}",
+            f"Free space in {path.parent}, or give another place.",
+        )
+    return InputError(f"{path} was not written: {(error.strerror or str(error)).lower()}", "Check the folder and its permissions.")
+
+
+def _write_files(segmentation: Segmentation, path: Path, image: Volume | None, title: str) -> Written:
     written = Written(files=write_segmentation(path, segmentation))
     for structure in segmentation:
         written.structures.append(
@@ -60,10 +102,10 @@ def write_result(segmentation: Segmentation, output: Path, name: str, image: Vol
             }
         )
     if image is not None:
-        picture = path.with_name(stem(path) + ".png")
         try:
             from delineate.pictures import preview
 
+            picture = path.with_name(stem(path) + ".png")
             picture.write_bytes(preview(image, segmentation, title=title))
             written.picture = picture
         except MissingPartError as error:
@@ -82,12 +124,12 @@ def stem(path: Path) -> str:
 def say(written: Written, as_json: bool, **more: Any) -> None:
     """Print what was written, as lines for a person or as one JSON object."""
     if as_json:
-        click.echo(json.dumps({**more, **written.to_dict()}, ensure_ascii=False))
+        click.echo(printable(json.dumps({**more, **written.to_dict()}, ensure_ascii=False)))
         return
     for row in written.structures:
         empty = "  (empty)" if row["volume_ml"] == 0 else ""
-        click.echo(f"  {row['name']:<24} {row['volume_ml']:>10.1f} ml{empty}")
+        click.echo(f"  {printable(row['name']):<24} {row['volume_ml']:>10.1f} ml{empty}")
     for path in [*written.files, *([written.picture] if written.picture else [])]:
-        click.echo(f"wrote {path}")
+        click.echo(f"wrote {printable(str(path))}")
     for note in written.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)

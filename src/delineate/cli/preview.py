@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from delineate.cli.output import write_error
+from delineate.client.packing import published
 from delineate.files import read_segmentation, read_volume
 from delineate.pictures import preview as draw
 
@@ -21,6 +23,10 @@ from delineate.pictures import preview as draw
 def preview(image: Path, segmentation: Path, output: Path, title: str, window: tuple[float, float] | None) -> None:
     """Draw SEGMENTATION on IMAGE: three planes through the structures, contours and names."""
     picture = draw(read_volume(image), read_segmentation(segmentation), title=title, window=window)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(picture)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with published(output) as file:
+            file.write(picture)
+    except OSError as error:
+        raise write_error(error, output) from error
     click.echo(f"wrote {output}")

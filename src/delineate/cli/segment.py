@@ -12,6 +12,7 @@ import click
 from delineate.cli.connection import connect, connection_options
 from delineate.cli.embedded import embedded_server
 from delineate.cli.output import say, target_path, write_result
+from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
 from delineate.errors import DeadlineError
 from delineate.files import read_volume
@@ -56,7 +57,7 @@ def segment(
             segmentation = client.segment(images, model, timeout=timeout, submitted=uids.append)
         except (KeyboardInterrupt, DeadlineError):
             if uids and not embedded:
-                click.echo(f"The task goes on. Its result: delineate fetch {uids[0]} -o {output} --server {server}", err=True)
+                click.echo(f"The task goes on. Its result: delineate fetch {printable(uids[0])} -o {output} --server {server}", err=True)
             raise
         show(1.0, "writing")
         written = write_result(segmentation, output, model, None if no_picture else reference, title=model)

@@ -10,6 +10,7 @@ import click
 
 from delineate.cli.connection import connect, connection_options
 from delineate.cli.output import say, write_result
+from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
 from delineate.cli.table import print_table, when
 from delineate.files import read_volume
@@ -38,7 +39,7 @@ def submit(
     """
     with ProgressDisplay(quiet) as show, connect(**connection, progress=show) as client:
         uid = client.submit(images, model, priority=priority, key=key)
-    click.echo(json.dumps({"uid": uid, "model": model}) if as_json else uid)
+    click.echo(json.dumps({"uid": uid, "model": model}) if as_json else printable(uid))
 
 
 @click.command()
@@ -89,7 +90,7 @@ def cancel(uid: str, as_json: bool, **connection: Any) -> None:
     with connect(**connection) as client:
         client.cancel(uid)
         state = client.status(uid).state
-    click.echo(json.dumps({"uid": uid, "state": state}) if as_json else "cancelling" if state == "running" else state)
+    click.echo(json.dumps({"uid": uid, "state": state}) if as_json else "cancelling" if state == "running" else printable(state))
 
 
 @click.command()
@@ -109,7 +110,7 @@ def delete(uid: str, as_json: bool, **connection: Any) -> None:
 def log(uid: str, **connection: Any) -> None:
     """Print the log that the model left with the task UID."""
     with connect(**connection) as client:
-        click.echo(client.log(uid), nl=False)
+        click.echo(printable(client.log(uid), lines=True), nl=False)
 
 
 @click.command()
@@ -122,7 +123,7 @@ def tasks(state: str | None, limit: int, as_json: bool, **connection: Any) -> No
     with connect(**connection) as client:
         rows = client.tasks(state=state, limit=limit)
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        click.echo(printable(json.dumps(rows, ensure_ascii=False)))
         return
     print_table(
         ["id", "model", "state", "progress", "created", "seconds", "reason"],

@@ -308,5 +308,9 @@ class Upload(Generic[W]):
 
     def _complete(self, rest: memoryview, then: Callable[[W], Result]) -> Result:
         self._write(rest)
-        assert self._writer is not None
-        return then(self._writer)
+        writer, self._writer = self._writer, None
+        assert writer is not None
+        try:
+            return then(writer)
+        finally:
+            writer.discard()  # here, not at the end of the context: that would cost one more change of thread

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from delineate.errors import SettingsError
+from delineate.errors import InputError, SettingsError
+from delineate.server.service import Service, priority_of
 from delineate.server.settings import Settings, is_loopback
 
 
@@ -84,3 +85,24 @@ def test_root_path_has_one_form(given: str, normal: str) -> None:
 )  # fmt: skip
 def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(("text", "value"), [("", 10), ("batch", 0), ("interactive", 20), ("7", 7), ("20", 20)])
+def test_priorities(text: str, value: int) -> None:
+    assert priority_of(text) == value
+
+
+@pytest.mark.parametrize("text", ["21", "-1", "+5", "\u0663", "\uff15", "1_0", "9" * 5000, "Batch", " 5", "5\n"])
+def test_what_is_no_priority(text: str) -> None:
+    with pytest.raises(InputError, match="is no priority"):
+        priority_of(text)
+
+
+def test_models_that_cannot_be_used_are_told_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "models" / "broken").mkdir(parents=True)
+    (tmp_path / "models" / "broken" / "model.toml").write_text("name = ")
+    service = Service(Settings(data=tmp_path / "data", models=(tmp_path / "models",), sync=False))
+    service.prepare()
+    service.close()
+    assert "a model cannot be used" in caplog.text
+    assert "broken/model.toml" in caplog.text

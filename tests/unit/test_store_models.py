@@ -124,9 +124,11 @@ def test_a_name_that_is_there_twice_is_never_guessed(store: ModelStore, tmp_path
     drop(tmp_path / "mine" / "other", "other")
     with pytest.raises(SettingsError) as caught:
         store.get("same")
-    assert all(str(place) in str(caught.value) for place in places)
+    assert "in 2 folders" in str(caught.value)
+    assert str(tmp_path) not in caught.value.sentence(), "a client may read it"
     assert [model.name for model in store.models()] == ["other"]
     assert [problem.path for problem in store.problems()] == places
+    assert all(str(place) in problem.reason for place in places for problem in store.problems())
 
 
 def test_digest_of_a_folder(store: ModelStore, tmp_path: Path) -> None:
@@ -178,7 +180,8 @@ def test_names_are_unique_across_sources(store: ModelStore, tmp_path: Path) -> N
     folder = drop(tmp_path / "mine" / "one", "one")
     with pytest.raises(SettingsError, match="taken") as caught:
         store.register(Model(name="one", runner="container"), zipped(store, {"a": b"1"}))
-    assert str(folder) in str(caught.value)
+    assert "the folder 'one'" in str(caught.value)
+    assert str(folder) not in str(caught.value)
     store.register(Model(name="two", runner="container"))
     with pytest.raises(SettingsError, match="over HTTP"):
         store.register(Model(name="two", runner="container"), zipped(store, {"a": b"1"}))
@@ -186,7 +189,7 @@ def test_names_are_unique_across_sources(store: ModelStore, tmp_path: Path) -> N
     later = drop(tmp_path / "mine" / "two", "two")
     with pytest.raises(SettingsError) as caught:
         store.get("two")
-    assert str(later) in str(caught.value) and "HTTP" in str(caught.value)
+    assert "the folder 'two'" in str(caught.value) and "HTTP" in str(caught.value)
     assert [model.name for model in store.models()] == ["one"]
     assert [problem.path for problem in store.problems()] == [later]
     with pytest.raises(SettingsError, match="is the folder"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -27,6 +29,8 @@ from delineate.task import NORMAL, Blob, Task, TaskState
 
 _DAY: Final = 86400.0
 _FRESH: Final = 0.5  # s; a look at all model folders costs as much as a small task
+
+_log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -60,6 +64,8 @@ class Service:
         self.database.migrate()
         sweep(self.database, self.blobs)
         self.models.sweep()
+        for problem in self.models.problems():
+            _log.warning("a model cannot be used: %s: %s", problem.path, problem.reason)
 
     def submit(self, archive: BlobWriter, *, model: str, owner: str, protocol: str, priority: int, prompts: str, key: str | None) -> Task:
         """A new task from an uploaded archive; nothing is left of one that is refused.
@@ -170,7 +176,7 @@ def priority_of(text: str) -> int:
         return NORMAL
     if text in PRIORITIES:
         return PRIORITIES[text]
-    if text.isdecimal() and int(text) <= max(PRIORITIES.values()):
+    if re.fullmatch("[0-9]{1,2}", text) and int(text) <= max(PRIORITIES.values()):  # `isdecimal` takes digits of all scripts
         return int(text)
     raise InputError(f"{text[:32]!r} is no priority", "Use batch, normal or interactive.")
 

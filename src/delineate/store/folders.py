@@ -73,7 +73,11 @@ class ModelFolders:
         """One model, None where no folder has it. Raises `SettingsError` when two have it."""
         found = self._look()
         if name in found.doubled:
-            raise SettingsError(_doubled(name, found.doubled[name]), "Rename one of them in its model.toml.")
+            # Whoever asks may be a stranger: the folders themselves are named in `problems` alone.
+            raise SettingsError(
+                f"the model name {name!r} is there more than once, in {len(found.doubled[name])} folders",
+                "Rename one of them in its model.toml; the server's log and `delineate doctor --data` name the folders.",
+            )
         return found.models.get(name)
 
     def problems(self) -> list[Problem]:

@@ -68,7 +68,8 @@ class ModelStore:
         row = self._row(name)
         if found is not None and row is not None:
             raise SettingsError(
-                f"the model name {name!r} is there twice: in {found.folder} and registered over HTTP", "Remove or rename one of them."
+                f"the model name {name!r} is there twice: in the folder {found.folder.name!r} and registered over HTTP",
+                "Remove or rename one of them.",
             )
         if found is not None:
             return replace(found.model, digest=self._folders.digest(found.folder, known_only=not digest))
@@ -125,7 +126,7 @@ class ModelStore:
     def _register(self, model: Model, archive: BlobWriter | None) -> Model:
         found = self._folders.get(model.name)
         if found is not None:
-            raise SettingsError(f"the model name {model.name!r} is taken by {found.folder}", "Choose another name.")
+            raise SettingsError(f"the model name {model.name!r} is taken by the folder {found.folder.name!r}", "Choose another name.")
         record = {name: value for name, value in model.to_dict().items() if name not in ("digest", "source")}
         row: dict[str, Any] = {"name": model.name, "record": record, "archive": None, "size": None, "created": self._clock()}
         with self._database.write() as connection:
@@ -156,7 +157,7 @@ class ModelStore:
             return
         found = self._folders.get(name)
         if found is not None:
-            raise SettingsError(f"the model {name!r} is the folder {found.folder}", "Remove the folder instead.")
+            raise SettingsError(f"the model {name!r} is the folder {found.folder.name!r}", "Remove the folder instead.")
         raise UnknownModelError(f"no model is called {name!r}")
 
     def archive(self, name: str) -> Blob | None:

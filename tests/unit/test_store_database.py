@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +27,20 @@ def made(folder: Path, **options: float) -> Database:
     database = Database(f"sqlite:///{folder}/delineate.db", **options)
     database.migrate()
     return database
+
+
+def test_the_files_are_the_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        database = made(tmp_path)
+        with database.write() as connection:
+            connection.execute(sa.insert(METADATA.tables["models"]), {"name": "m", "record": {}, "created": 0.0})
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        database.close()
+    finally:
+        os.umask(before)
+    assert modes["delineate.db"] == 0o600
+    assert set(modes.values()) == {0o600}, modes
 
 
 def schema(path: Path) -> dict[str, object]:

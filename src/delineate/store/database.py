@@ -6,6 +6,7 @@ SQLite in WAL mode. The statements are portable; what is SQLite's alone stands i
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -166,6 +167,7 @@ class Database:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(error, f"making the folder {self.path.parent}") from error
+        self._make_private()
         with self.read() as connection:
             if _version(connection) == HEAD:
                 return
@@ -175,6 +177,15 @@ class Database:
                 self._create(connection)
             elif version != HEAD:
                 self._upgrade(connection, version)
+
+    def _make_private(self) -> None:
+        """Make a missing file for its owner alone, whatever the umask: SQLite gives its log and index the same mode."""
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise storage_error(error, f"making the database {self.path}") from error
 
     def _create(self, connection: Connection) -> None:
         if sa.inspect(connection).get_table_names():

@@ -148,6 +148,28 @@ def test_where_results_go(tmp_path: Path) -> None:
     assert stem(tmp_path / "a.b.nii.gz") == "a.b"
 
 
+def test_folders_that_are_not_there_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = tmp_path / "nope"
+    for arguments, words in (
+        (["serve", "--data", str(tmp_path / "data"), "--models", str(nowhere)], "there is no folder of models"),
+        (["work", "--data", str(tmp_path), "--models", str(nowhere)], "there is no folder of models"),
+        (["work", "--data", str(nowhere)], "there is no server's data in"),
+    ):
+        code, _, err = run(arguments, capsys)
+        assert (code, words in err, str(nowhere) in err) == (2, True, True), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_names_models_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "models" / "broken").mkdir(parents=True)
+    (tmp_path / "models" / "broken" / "model.toml").write_text("name = ", encoding="utf-8")
+    code, out, _ = run(["doctor", "--data", str(tmp_path), "--models", str(tmp_path / "models")], capsys)
+    assert code == 2
+    assert "broken/model.toml: it is not a valid model.toml" in out
+    assert "can be used" in out
+    assert not (tmp_path / "delineate.db").exists()
+
+
 def test_a_name_of_no_image_is_told(tmp_path: Path) -> None:
     with pytest.raises(errors.InputError, match=r"cannot be written as \.txt") as told:
         target_path(tmp_path / "x.txt", "lungs-ct")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,40 @@ def examine_folder(data: Path) -> Iterator[Finding]:
     )
     if not data.exists():
         yield Finding("note", "data folder", f"{data} does not exist yet", "`delineate serve` makes it.")
+    elif not (data / "delineate.db").is_file():
+        yield Finding("note", "data folder", f"{data} holds no database", "Check the path, or start `delineate serve` with it.")
+
+
+def examine_models(data: Path | None, folders: Sequence[Path]) -> Iterator[Finding]:
+    """The models that a server on this data folder would offer, and those that it cannot use."""
+    try:
+        from delineate.server.service import model_folders
+        from delineate.server.settings import Settings
+        from delineate.store.blobs import BlobStore
+        from delineate.store.database import Database
+        from delineate.store.folders import ModelFolders
+        from delineate.store.models import ModelStore
+    except ImportError as error:
+        yield Finding("note", "models", f"cannot be looked at: {error}", 'pip install "delineate[server]"')
+        return
+    stack = contextlib.ExitStack()
+    try:
+        settings = Settings.load(models=tuple(folders) or None, data=data)
+        for folder in settings.models:
+            if not folder.is_dir():
+                yield Finding("problem", "models", f"there is no folder {folder}", "Check --models and DELINEATE_MODELS.")
+        places = model_folders(settings)
+        store: ModelStore | ModelFolders = ModelFolders(places)
+        if data is not None and (data / "delineate.db").is_file():
+            database = stack.enter_context(contextlib.closing(Database(settings.database_url)))
+            store = ModelStore(places, database, BlobStore(data / "blobs"))
+        for problem in store.problems():
+            yield Finding("problem", "model", f"{problem.path}: {problem.reason}", "Correct it; the server notices at once.")
+        yield Finding("ok", "models", f"{len(store.models())} can be used")
+    except DelineateError as error:
+        yield Finding("problem", "models", error.message, error.advice)
+    finally:
+        stack.close()
 
 
 def examine_server(**connection: Any) -> Iterator[Finding]:
@@ -85,13 +120,18 @@ def examine_server(**connection: Any) -> Iterator[Finding]:
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Also look at this data folder of a server.")
+@click.option(
+    "--models", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="Also look at this folder of models; repeatable."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @connection_options
-def doctor(data: Path | None, as_json: bool, **connection: Any) -> None:
+def doctor(data: Path | None, models: tuple[Path, ...], as_json: bool, **connection: Any) -> None:
     """Check the installation and, with --server, a server. Exit code 2 when there is a problem."""
     findings = list(examine_installation())
     if data is not None:
         findings += examine_folder(data)
+    if data is not None or models:
+        findings += examine_models(data, models)
     if connection["server"]:
         findings += examine_server(**connection)
     if as_json:

@@ -9,11 +9,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from delineate.errors import MissingPartError
+from delineate.errors import MissingPartError, SettingsError
+
+if TYPE_CHECKING:
+    from delineate.server.settings import Settings
 
 _DATA = click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="The data folder.  [default: delineate-data]")
 _MODELS = click.option(
@@ -48,8 +51,16 @@ def serve(settings_file: Path | None, models: tuple[Path, ...], ephemeral: bool,
     except ModuleNotFoundError as error:
         raise MissingPartError(f"the server's part {error.name}", "server") from None
     settings = Settings.load(settings_file, models=models or None, **given)
+    _require_models(settings)
     with _ended_with_input(settings.data) if ephemeral else contextlib.nullcontext():
         run(settings)
+
+
+def _require_models(settings: Settings) -> None:
+    """`SettingsError` for a folder of models that is not there: a typing mistake would be a server without models."""
+    for folder in settings.models:
+        if not folder.is_dir():
+            raise SettingsError(f"there is no folder of models {folder}", "Check --models, DELINEATE_MODELS and the settings file.")
 
 
 @contextlib.contextmanager
@@ -84,7 +95,13 @@ def work(settings_file: Path | None, models: tuple[Path, ...], **given: Any) -> 
         from delineate.server.settings import Settings
     except ModuleNotFoundError as error:
         raise MissingPartError(f"the server's part {error.name}", "server") from None
+    settings = Settings.load(settings_file, models=models or None, **given)
+    _require_models(settings)
+    if not settings.database and not (settings.data / "delineate.db").is_file():
+        raise SettingsError(
+            f"there is no server's data in {settings.data}", "Give --data the folder of a server that was started with `delineate serve`."
+        )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run_workers(Settings.load(settings_file, models=models or None, **given), stop, lambda: click.echo("delineate: workers ready"))
+    run_workers(settings, stop, lambda: click.echo("delineate: workers ready"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from delineate.models.couch import without_layers
 from delineate.models.morphology import bounds, close, contact, depth, dilate, fill_slices, reconstruct, shares, sizes
 from delineate.models.sampling import Blocks, Mask, Triple, Values
 
@@ -38,7 +39,7 @@ FOAM = -905
 def find_body(hu: Values, spacing: Triple) -> Mask:
     """The body on the grid of `hu` (shape and mm spacing z, y, x)."""
     blocks = Blocks.of(hu.shape, spacing, COARSE)
-    return refine(body_on_blocks(blocks.mean(hu), blocks.coarse), hu, blocks)
+    return without_layers(refine(body_on_blocks(blocks.mean(hu), blocks.coarse), hu, blocks), hu, spacing)
 
 
 def body_on_blocks(hu: np.ndarray, spacing: Triple) -> Mask:

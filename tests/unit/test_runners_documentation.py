@@ -8,14 +8,18 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from delineate import runners
 from delineate.errors import ModelError
+from delineate.files import read_segmentation
+from delineate.geometry import Geometry
 from delineate.model import Model
 from delineate.runners import container, output_log, process
 from delineate.testing.models import tomllib
 from delineate.testing.models.jobs import make_job
+from delineate.volume import Volume
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 FILES = {name: text for text, name in re.findall(r"^```\w+\n(# (\S+)\n.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)}
@@ -47,10 +51,14 @@ def test_the_class_runs_as_shown(folder: Path) -> None:
 
 def test_the_command_runs_as_shown(folder: Path) -> None:
     (folder / "job").mkdir()
-    job = make_job(folder / "job")
+    voxels = np.array([-1000, -1000, 40, 40, 40, 700], np.float32).reshape(1, 1, 6)  # as a CT: below zero, and not whole after its slope
+    job = make_job(folder / "job", [Volume(voxels, Geometry((6, 1, 1)), slope=1.01)])
     runners.create(load(folder / "twice"), folder / "twice").segment(job)
     assert sorted(path.name for path in job.output_folder.iterdir()) == ["labels.json", "labels.nii.gz"]
-    assert job.progress == [(0.5, "copying")]
+    assert job.progress == [(0.5, "comparing")]
+    found = read_segmentation(job.output_folder / "labels.nii.gz")
+    assert found.layers[0].ravel().tolist() == [0, 0, 1, 1, 1, 2]
+    assert found.names == ["Soft tissue", "Bone"]
 
 
 def test_the_container_is_described_soundly(folder: Path) -> None:

@@ -96,7 +96,7 @@ def examine_models(data: Path | None, folders: Sequence[Path]) -> Iterator[Findi
                 yield Finding("problem", "models", f"there is no folder {folder}", "Check --models and DELINEATE_MODELS.")
         places = model_folders(settings)
         store: ModelStore | ModelFolders = ModelFolders(places)
-        if data is not None and (data / "delineate.db").is_file():
+        if data is not None and (data / "delineate.db").is_file() and (data / "blobs").is_dir():  # nothing is made here
             database = stack.enter_context(contextlib.closing(Database(settings.database_url)))
             store = ModelStore(places, database, BlobStore(data / "blobs"))
         for problem in store.problems():

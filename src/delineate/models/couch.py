@@ -13,6 +13,9 @@ from delineate.models.sampling import Mask, Triple, Values
 LIGHT = -250
 """HU below which a voxel at the skin holds more air or foam than tissue: half way between fat (-100) and a mattress's cover."""
 
+DIM = -200
+"""HU below which a line within the body can be such a slit: a slit that is narrower than a voxel fills up with its sides."""
+
 SHEET = 3.0
 """Layers up to twice this, mm, can be cover or board; a wall of chest or abdomen is thicker."""
 
@@ -41,7 +44,8 @@ def _take_light_border(body: Mask, hu: Values) -> None:
 
 
 def _take_layers(body: Mask, hu: Values, spacing: tuple[float, ...]) -> None:
-    light = body & (hu < LIGHT)
+    before = body.copy()
+    light = body & (hu < DIM)
     labels, _ = ndimage.label(light, np.ones((3, 3)))
     margin = [int((2 * SHEET + SLIT) / s) + 3 for s in spacing]
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -52,6 +56,18 @@ def _take_layers(body: Mask, hu: Values, spacing: tuple[float, ...]) -> None:
         if part.all() or float(ndimage.distance_transform_edt(slit, spacing).max()) > SLIT:
             continue
         part &= ~_layer(part, slit, light[grown], spacing)
+    if (before != body).any():
+        _take_remnants(body, before, spacing)
+
+
+def _take_remnants(body: Mask, before: Mask, spacing: tuple[float, ...]) -> None:
+    """Ends of a layer that hung on the body through the layer only."""
+    labels, count = ndimage.label(body)
+    index = np.arange(1, count + 1)
+    thickness = ndimage.maximum(ndimage.distance_transform_edt(body, spacing), labels, index)
+    cut = ndimage.maximum(ndimage.binary_dilation(before & ~body, iterations=2), labels, index)
+    loose = np.append(False, (np.asarray(thickness) <= SHEET) & (np.asarray(cut) > 0))
+    body &= ~loose[labels]
 
 
 def _layer(body: Mask, slit: Mask, light: Mask, spacing: tuple[float, ...]) -> Mask:

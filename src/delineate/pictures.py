@@ -82,7 +82,7 @@ def preview(volume: Volume, segmentation: Segmentation, *, title: str = "", wind
             _annotate(ax, name, index, letters)
     _legend(figure, segmentation, extent, visible, width, total, head)
     if title:
-        figure.text(0.1 / total[0], 1 - 0.13 / total[1], title, color=_INK, fontsize=11, va="top", ha="left")
+        figure.text(0.1 / total[0], 1 - 0.13 / total[1], title, color=_INK, fontsize=11, va="top", ha="left", parse_math=False)
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor=_BACKGROUND, metadata={"Software": None})
     return data.getvalue()
@@ -298,7 +298,9 @@ def _legend(
         figure.add_artist(
             Rectangle((x / width, (y - 0.045) / height), 0.12 / width, 0.12 / height, color=[v / 255 for v in structure.rgb()])
         )
-        name = structure.name if len(structure.name) <= 22 else structure.name[:21] + "…"
-        figure.text((x + 0.18) / width, y / height, name, color=colour, fontsize=8, va="center")
+        name = "".join(letter if letter.isprintable() else "?" for letter in structure.name)
+        name = name if len(name) <= 22 else name[:21] + "…"
+        # A name is no formula: matplotlib would fail at a broken one, between dollar signs.
+        figure.text((x + 0.18) / width, y / height, name, color=colour, fontsize=8, va="center", parse_math=False)
         amount = f"{millilitres:.0f} ml" if millilitres >= 10 else f"{millilitres:.1f} ml"
         figure.text((x + _COLUMN - 0.12) / width, y / height, amount, color=_FAINT, fontsize=7.5, va="center", ha="right")

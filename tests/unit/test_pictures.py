@@ -130,3 +130,11 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingPartError, match="matplotlib") as caught:
         preview(*two_blocks())
     assert "delineate[pictures]" in caught.value.advice
+
+
+def test_names_are_text_not_formulas_nor_controls() -> None:
+    geometry = Geometry((8, 8, 8))
+    names = ("$\\frac{$", "a\nb\x1b[31m", "$x^$")
+    masks = {name: np.ones((8, 8, 8), bool) for name in names}
+    picture = preview(Volume(np.zeros((8, 8, 8), np.int16), geometry), Segmentation.from_masks(masks, geometry), title="$\\frac{$")
+    assert picture.startswith(b"\x89PNG")

@@ -180,6 +180,12 @@ def test_a_name_of_no_image_is_told(tmp_path: Path) -> None:
     assert target_path(tmp_path, "../../etc/\x1bm") == tmp_path / "_.._etc__m.nii.gz"
 
 
+def test_fetch_looks_at_the_output_first(tmp_path: Path, nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["fetch", "uid", "-o", str(tmp_path / "x.txt"), "--server", nobody, "-q"], capsys)
+    assert code == 2
+    assert "cannot be written as .txt" in err
+
+
 EVIL = "../..\x1b[31m\u009b\u202e[bold]\nwrote /etc/passwd"
 
 

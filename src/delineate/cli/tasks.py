@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from delineate.cli.connection import connect, connection_options
-from delineate.cli.output import say, write_result
+from delineate.cli.output import say, target_path, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
 from delineate.cli.table import print_table, when
@@ -70,6 +70,8 @@ def wait(uid: str, timeout: float, as_json: bool, quiet: bool, **connection: Any
 @connection_options
 def fetch(uid: str, output: Path, image: Path | None, as_json: bool, quiet: bool, **connection: Any) -> None:
     """Fetch the structures of the finished task UID; with a name that ends in .zip, the archive as it is."""
+    if output.suffix.lower() != ".zip":
+        target_path(output, "structures")  # a wrong output path should not cost a download
     reference = read_volume(image) if image else None
     with ProgressDisplay(quiet) as show, connect(**connection, progress=show) as client:
         if output.suffix.lower() == ".zip":

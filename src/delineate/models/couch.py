@@ -28,7 +28,7 @@ LONG = 40.0
 
 def without_layers(body: Mask, hu: Values, spacing: Triple) -> Mask:
     """The body without thin layers that a slit parts from the skin (shape and mm spacing z, y, x)."""
-    result = body.copy()
+    result: Mask = body.copy()
     for k in range(len(body)):
         if body[k].any():
             _take_layers(result[k], hu[k], spacing[1:])
@@ -86,4 +86,5 @@ def _layer(body: Mask, slit: Mask, light: Mask, spacing: tuple[float, ...]) -> M
     if not layer.any():
         return layer
     skin = ndimage.binary_dilation(solid & ~layer)
-    return layer | (slit & ~skin)
+    layer |= slit & ~skin
+    return layer

@@ -29,6 +29,15 @@ BLOOD = 430
 SMOOTH = 0.11
 """Blood is even: its deviation over some millimetres is below this share of its mean; marrow's is not."""
 
+GAP = 6.0
+"""Openings in the cortex of up to twice this, mm, leave a bone that the image cuts: the veins' behind a vertebra's body."""
+
+CUT = 20.0
+"""How far from the first and last slice, mm, a bone can lack the wall that the image cut off."""
+
+TRABECULA = 100
+"""HU that spongy bone exceeds in places, also where fat lowers its mean to that of soft tissue."""
+
 SMALLEST = 0.25
 """Parts smaller than this, ml, are calcifications or noise."""
 
@@ -132,7 +141,30 @@ def _marrow(hu: np.ndarray, bone: Mask, spacing: Triple) -> Mask:
         keep = red | yellow | (area < 25)
         keep[0] = False
         result |= keep[labels]
-    return result
+    return result | _cut_marrow(hu, result, spacing)
+
+
+def _cut_marrow(hu: np.ndarray, bone: Mask, spacing: Triple) -> Mask:
+    """Spongy bone left open by a gap in the cortex, or as dense as soft tissue, near the image's ends: no endplate closes it there."""
+    near = max(1, int(CUT / spacing[0]))
+    found = np.zeros_like(bone)
+    ends = range(len(bone)) if len(bone) <= 2 * near else (*range(near), *range(len(bone) - near, len(bone)))
+    for k in ends:
+        # Slice by slice, so that nothing is closed towards a neighbour.
+        closed = close(bone[k : k + 1], GAP, spacing)
+        holes = (fill_slices(closed) & ~bone[k : k + 1])[0]
+        labels, count = ndimage.label(ndimage.binary_opening(holes))
+        if count == 0:
+            continue
+        area = sizes(labels, count) * spacing[1] * spacing[2]
+        # Muscle and fat between two bones touch less bone; brain and spinal cord are even and have no trabeculae.
+        rim = bone[k] | (holes & (labels == 0))
+        inner = np.where(ndimage.binary_erosion(labels > 0), labels, 0)
+        spongy = shares(inner, count, hu[k] > TRABECULA) > 0.08
+        keep = spongy & (area >= 50) & (area < 2000) & (contact(labels[None], count, rim[None]) > 0.5)
+        keep[0] = False
+        found[k] = keep[labels]
+    return found
 
 
 def _drawn(coarse: Mask, means: np.ndarray, hu: Values, blocks: Blocks) -> Mask:

@@ -134,7 +134,7 @@ def test_interruption_at_a_server_leaves_the_task(chest: Path, tmp_path: Path, s
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        if "running" in line or "hanging" in line:
+        if "%" in line:  # the server has told of the task
             break
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
@@ -152,7 +152,7 @@ def test_interruption_leaves_nothing(number: signal.Signals, chest: Path, tmp_pa
     process = subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     for line in process.stderr:
-        if "running" in line or "sleeping" in line:
+        if "%" in line:
             break
     family = psutil.Process(process.pid).children(recursive=True)
     assert family, "server and worker"

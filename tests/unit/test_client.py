@@ -43,7 +43,7 @@ from delineate.errors import (
 )
 from delineate.files import write_volume
 from delineate.geometry import Geometry
-from delineate.protocols.retries import Backoff
+from delineate.protocols.messages import Backoff
 from delineate.testing.faults import Fault
 from delineate.testing.script import FAILURE, Script
 from delineate.testing.scripted import ScriptedServer, refusing_url
@@ -89,7 +89,7 @@ def make(request: pytest.FixtureRequest) -> Maker:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("delineate.protocols.retries.FIRST_CONTACT", 0.2)
+    monkeypatch.setattr("delineate.protocols.messages.FIRST_CONTACT", 0.2)
 
 
 @pytest.fixture

@@ -29,15 +29,14 @@ from delineate.errors import (
 from delineate.model import Model
 from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as wire
+from delineate.protocols.administration_flows import read_records, read_task_row
 from delineate.protocols.inference_server import (
     Dialect,
     described_dialect,
     ended_error,
     error_from,
     is_not_ready,
-    read_records,
     read_status,
-    read_task_row,
     read_uid,
     reason_of,
     require_archive,

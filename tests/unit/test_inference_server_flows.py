@@ -26,10 +26,9 @@ from delineate.errors import (
     UnknownModelError,
     UnknownTaskError,
 )
-from delineate.protocols.inference_flows import InferenceServer
+from delineate.protocols.administration_flows import AdministeredServer
 from delineate.protocols.inference_server import Dialect
-from delineate.protocols.messages import Flow, Progress, Request, Response, Wait
-from delineate.protocols.retries import Backoff
+from delineate.protocols.messages import Backoff, Flow, Progress, Request, Response, Wait
 
 UID = "u" * 43
 OURS = {"delineate": "1", "content-type": "application/json"}
@@ -66,8 +65,8 @@ class Stage:
     def clock(self) -> float:
         return self.now
 
-    def server(self, dialect: Dialect | None = None, tries: int = 4) -> InferenceServer:
-        return InferenceServer(self.clock, dialect, Backoff(tries=tries), chance=lambda: 0.0)
+    def server(self, dialect: Dialect | None = None, tries: int = 4) -> AdministeredServer:
+        return AdministeredServer(self.clock, dialect, Backoff(tries=tries), chance=lambda: 0.0)
 
     def run(self, flow: Flow[Any]) -> Any:
         send: Response | None = None

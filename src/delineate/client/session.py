@@ -10,9 +10,10 @@ from pathlib import Path
 from delineate.client.address import parse_address
 from delineate.client.transport import Line, ProgressCallback
 from delineate.errors import DeadlineError, SettingsError
-from delineate.protocols.inference_flows import INTERVAL, InferenceServer
+from delineate.protocols.administration_flows import AdministeredServer
+from delineate.protocols.inference_flows import INTERVAL
 from delineate.protocols.inference_server import Dialect
-from delineate.protocols.retries import Backoff
+from delineate.protocols.messages import Backoff
 
 DEFAULT_TIMEOUT = 3600.0
 
@@ -45,7 +46,7 @@ class Session:
         except ValueError:
             raise SettingsError(f"{dialect!r} is no dialect of the protocol", "Use seed, v1 or v2, or leave it out.") from None
         self.line = Line(parse_address(url), token, Path(ca_file) if ca_file else None, verify, progress)
-        self.server = InferenceServer(time.monotonic, known, backoff, interval)
+        self.server = AdministeredServer(time.monotonic, known, backoff, interval)
         self.timeout = timeout
 
     def limit(self, timeout: float | None) -> float | None:

@@ -15,7 +15,7 @@ from delineate.geometry import Geometry
 from delineate.protocols.archive import read_result
 from delineate.protocols.inference_flows import INTERVAL
 from delineate.protocols.inference_server import Dialect, TaskStatus
-from delineate.protocols.retries import Backoff
+from delineate.protocols.messages import Backoff
 from delineate.segmentation import Segmentation
 
 

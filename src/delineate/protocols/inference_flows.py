@@ -2,7 +2,9 @@
 
 ::
 
-    detect → submit → wait → fetch          models · status · log · cancel · delete · tasks
+    detect → submit → wait → fetch
+
+The others, which look at tasks and change them, are in `delineate.protocols.administration_flows`.
 
 Runs on Python 3.7 and newer with the standard library alone.
 """
@@ -12,10 +14,10 @@ from __future__ import annotations
 import json
 import random
 import secrets
-from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Mapping, Optional, Tuple
 from urllib.parse import quote
 
-from delineate.errors import AnswerError, RejectedError, ResultLostError, SettingsError, UnknownTaskError
+from delineate.errors import RejectedError, ResultLostError, SettingsError, UnknownTaskError
 from delineate.protocols import inference_server as wire
 from delineate.protocols.archive_writer import tar_view
 from delineate.protocols.inference_server import (
@@ -25,16 +27,27 @@ from delineate.protocols.inference_server import (
     ended_error,
     error_from,
     is_not_ready,
-    read_records,
     read_status,
-    read_task_row,
     read_uid,
     reason_of,
     require_archive,
     wants_v2,
 )
-from delineate.protocols.messages import Body, FileBody, Flow, Part, Progress, Request, Response, Wait, multipart
-from delineate.protocols.retries import Backoff, Clock, Deadline, Exchange
+from delineate.protocols.messages import (
+    Backoff,
+    Body,
+    Clock,
+    Deadline,
+    Exchange,
+    FileBody,
+    Flow,
+    Part,
+    Progress,
+    Request,
+    Response,
+    Wait,
+    multipart,
+)
 
 CALL_TIMEOUT = 30.0  # seconds for one small request
 LONG_POLL = 20.0  # seconds one long poll is asked to last: proxies commonly cut at 30 or 60
@@ -72,7 +85,7 @@ class InferenceServer:
         self._is_certain = dialect is not None
         self._interval = interval
         self._clock = clock
-        self._exchange = Exchange(clock, backoff, chance)
+        self._exchange = Exchange(clock, error_from, backoff, chance)
 
     # ------------------------------------------------------------ which dialect
 
@@ -188,7 +201,7 @@ class InferenceServer:
             `timeout` seconds passed; the task goes on.
         """
         deadline = Deadline(timeout, self._clock)
-        _require_uid(uid)
+        require_uid(uid)
         yield from self._detected(deadline)
         if self.is_ours:
             yield from self._wait_for_end(uid, deadline)
@@ -201,7 +214,7 @@ class InferenceServer:
         `sink` is an open, seekable binary file; what it held is gone. Errors as in `wait`.
         """
         deadline = Deadline(timeout, self._clock)
-        _require_uid(uid)
+        require_uid(uid)
         yield from self._detected(deadline)
         if self.is_ours:
             yield from self._wait_for_end(uid, deadline)
@@ -276,93 +289,11 @@ class InferenceServer:
             )
         return error_from(answer, "the result")
 
-    def status(self, uid: str, timeout: Optional[float] = None) -> Flow[TaskStatus]:
-        """How the task stands now. Strangers tell no progress, and not whether it is pending or running."""
-        deadline = Deadline(timeout, self._clock)
-        _require_uid(uid)
-        yield from self._detected(deadline)
-        if self.is_ours:
-            result = yield from self._status(uid, deadline, 0.0, 0)
-            return result
-        answer = yield from self._send(self._result_request(uid, None), deadline, "the state of the task")
-        if answer.is_success:
-            require_archive(answer)
-            return TaskStatus("finished", 1.0)
-        if is_not_ready(answer):
-            return TaskStatus("pending")
-        if answer.status == wire.TASK_FAILED:
-            return TaskStatus("failed", reason=reason_of(answer))
-        raise self._refusal(answer)
-
-    def delete(self, uid: str, timeout: Optional[float] = None) -> Flow[None]:
-        """Delete the task and its files."""
-        deadline = Deadline(timeout, self._clock)
-        _require_uid(uid)
-        yield from self._detected(deadline)
-        if self.dialect is Dialect.SEED:
-            raise AnswerError("this server speaks dialect seed, which cannot delete tasks", "Ask its administrator.")
-        request = Request("DELETE", wire.TASK_PATH.format(uid=quote(uid)), timeout=CALL_TIMEOUT)
-        if self.dialect is Dialect.V2:
-            request = Request("DELETE", wire.TASKS_PATH, ((wire.UID_PARAMETER, uid),), timeout=CALL_TIMEOUT)
-        yield from self._done(request, deadline, "the deletion of the task")
-
-    def cancel(self, uid: str, timeout: Optional[float] = None) -> Flow[None]:
-        """Stop the task; our server only."""
-        deadline = Deadline(timeout, self._clock)
-        _require_uid(uid)
-        yield from self._ours(deadline, "cancel tasks")
-        yield from self._done(
-            Request("POST", wire.CANCEL_PATH.format(uid=quote(uid)), timeout=CALL_TIMEOUT), deadline, "the cancellation of the task"
-        )
-
-    def log(self, uid: str, timeout: Optional[float] = None) -> Flow[str]:
-        """What the model printed; our server only."""
-        deadline = Deadline(timeout, self._clock)
-        _require_uid(uid)
-        yield from self._ours(deadline, "hand out logs")
-        answer = yield from self._done(Request("GET", wire.LOG_PATH.format(uid=quote(uid)), timeout=CALL_TIMEOUT), deadline, "the log")
-        return answer.content.decode("utf-8", "replace")
-
-    # ------------------------------------------------------------ the server
-
-    def models(self, timeout: Optional[float] = None) -> Flow[List[Dict[str, Any]]]:
-        """The models it lists: objects with at least ``human_readable_id``."""
-        deadline = Deadline(timeout, self._clock)
-        yield from self._detected(deadline)
-        if self.dialect is Dialect.SEED:
-            raise AnswerError("this server speaks dialect seed, which does not list models", "Ask its administrator for the names.")
-        answer = yield from self._done(Request("GET", wire.MODELS_PATH, timeout=CALL_TIMEOUT), deadline, "its models")
-        return read_records(answer)
-
-    def tasks(self, state: Optional[str] = None, limit: int = 50, timeout: Optional[float] = None) -> Flow[List[Dict[str, Any]]]:
-        """Its tasks, newest first, for administration: needs the server's token. Rows carry no uid."""
-        deadline = Deadline(timeout, self._clock)
-        yield from self._ours(deadline, "list tasks")
-        query: Tuple[Tuple[str, str], ...] = (("limit", str(limit)),)
-        if state is not None:
-            query += (("state", state),)
-        answer = yield from self._done(Request("GET", wire.TASKS_PATH, query, timeout=CALL_TIMEOUT), deadline, "its tasks")
-        return [read_task_row(row) for row in read_records(answer)]
-
     # ------------------------------------------------------------ one request
-
-    def _done(self, request: Request, deadline: Deadline, what: str) -> Flow[Response]:
-        answer = yield from self._send(request, deadline, what)
-        if not answer.is_success:
-            raise error_from(answer, what)
-        return answer
 
     def _detected(self, deadline: Deadline) -> Flow[None]:
         if self.dialect is None:
             yield from self.detect(deadline.within(None))
-
-    def _ours(self, deadline: Deadline, what: str) -> Flow[None]:
-        """Detect even where a dialect was given: what is asked for is beyond all dialects."""
-        yield from self._detected(deadline)
-        if not self.is_ours:
-            yield from self._ask_for_nobody(deadline)
-        if not self.is_ours:
-            raise AnswerError("this server does not %s: it speaks dialect %s alone" % (what, self.dialect), "Ask its administrator.")
 
     def _send(self, request: Request, deadline: Deadline, what: str, patient: bool = False, repeatable: bool = True) -> Flow[Response]:
         answer = yield from self._exchange.send(request, deadline, what, patient, repeatable)
@@ -371,7 +302,8 @@ class InferenceServer:
         return answer
 
 
-def _require_uid(uid: str) -> None:
+def require_uid(uid: str) -> None:
+    """`UnknownTaskError` for what cannot be a uid: it must never become part of a path."""
     if not wire.is_uid(uid):
         raise UnknownTaskError(
             "that is no uid of a task", "A uid is letters, digits, - and _ alone; copy the one that was printed when the task was sent."

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type
+from typing import Any, Iterator, NamedTuple, Optional, Tuple, Type
 
 from delineate.errors import (
     AnswerError,
@@ -160,24 +160,6 @@ def read_uid(response: Response) -> str:
     if not isinstance(uid, str) or not is_uid(uid):
         raise AnswerError("the server answered the post of a task with something that is no uid", status=response.status)
     return uid
-
-
-def read_records(response: Response) -> List[Dict[str, Any]]:
-    """A JSON list of objects, as models and tasks are listed."""
-    require_type(response, ("application/json", "text/plain", ""))
-    body = response.json()
-    if not isinstance(body, list) or not all(isinstance(row, dict) for row in body):
-        raise AnswerError("the server answered with something that is no list", status=response.status)
-    return body
-
-
-def read_task_row(row: Mapping[str, Any]) -> Dict[str, Any]:
-    """One row of a list of tasks with plain members: id, model (its name), state, fraction, created, started, finished, failure."""
-    model = row.get("model")
-    state = row.get("state") or STATES_BY_NUMBER.get(row.get("status", PENDING_NUMBER), "pending")
-    plain = dict(row, state=state, model=model.get("human_readable_id") if isinstance(model, dict) else model)
-    plain.pop("uid", None)  # a uid is the right to fetch and delete: lists are for looking
-    return plain
 
 
 def require_type(response: Response, allowed: Tuple[str, ...]) -> None:

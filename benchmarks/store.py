@@ -6,13 +6,14 @@ Run: ``python -m benchmarks.store [--folder DIR] [--rows N …] [--tasks N]``. T
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from blake3 import blake3
 
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
@@ -101,7 +102,7 @@ def large(store: TaskStore, size: int) -> None:
             end = time.perf_counter()
         blobs.append(end - start)
         ends.append(end - written)
-    found = hashlib.sha256()
+    found = blake3()
     start = time.perf_counter()
     for _ in range(size):
         found.update(block)

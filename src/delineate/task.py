@@ -29,7 +29,7 @@ BATCH, NORMAL, INTERACTIVE = 0, 10, 20
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """Bytes kept by digest: `role` is ``input``, ``result`` or ``log``; `digest` is SHA-256 in hex; `size` in bytes."""
+    """Bytes kept by digest: `role` is ``input``, ``result`` or ``log``; `digest` is BLAKE3 in hex; `size` in bytes."""
 
     role: str
     name: str

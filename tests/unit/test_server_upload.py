@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import threading
 import time
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from starlette.requests import ClientDisconnect, Request
 
 from delineate.errors import ArchiveError, ArchiveLimitError, InputError, StorageFullError
@@ -70,7 +70,7 @@ class Bench:
 def check(writer: BlobWriter) -> bytes:
     data = writer.path.read_bytes()
     assert writer.size == len(data)
-    assert writer.digest == hashlib.sha256(data).hexdigest()
+    assert writer.digest == blake3(data).hexdigest()
     return data
 
 

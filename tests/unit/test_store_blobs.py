@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from delineate.errors import BlobError, StorageFullError, StoreError
 from delineate.store import writer as writer_module
@@ -42,7 +42,7 @@ def test_what_is_written_is_what_is_there(blobs: BlobStore, parts: list[bytes]) 
             assert writer.write(part) == len(part)
         writer.seal()
         path = blobs.place(writer)
-    assert writer.digest == hashlib.sha256(whole).hexdigest()
+    assert writer.digest == blake3(whole).hexdigest()
     assert writer.size == len(whole)
     assert path == blobs.path(writer.digest) == blobs.verified(writer.digest)
     assert path.read_bytes() == whole
@@ -53,7 +53,7 @@ def test_what_is_written_is_what_is_there(blobs: BlobStore, parts: list[bytes]) 
 def test_wide_elements_count_in_bytes(blobs: BlobStore) -> None:
     with blobs.incoming() as writer:
         assert writer.write(memoryview(b"12345678").cast("I")) == 8
-        assert (writer.size, writer.digest) == (8, hashlib.sha256(b"12345678").hexdigest())
+        assert (writer.size, writer.digest) == (8, blake3(b"12345678").hexdigest())
 
 
 def test_what_is_not_placed_is_discarded(blobs: BlobStore) -> None:
@@ -98,7 +98,7 @@ def test_adopted_files_are_moved_not_copied(blobs: BlobStore, tmp_path: Path) ->
         path = blobs.place(writer)
     assert not source.exists()
     assert path.stat().st_ino == inode
-    assert blobs.verified(hashlib.sha256(b"result" * 1000).hexdigest()) == path
+    assert blobs.verified(blake3(b"result" * 1000).hexdigest()) == path
 
 
 def test_adopting_refuses_links_and_what_is_missing(blobs: BlobStore, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_file_seen_to_be_right_is_not_read_again(blobs: BlobStore, monkeypatch
     def read_again(*_: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(hashlib, "sha256", read_again)
+    monkeypatch.setattr("delineate.store.blobs.blake3", read_again)
     assert blobs.verified(digest) == blobs.path(digest)
 
 

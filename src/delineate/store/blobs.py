@@ -1,4 +1,4 @@
-"""Files by their SHA-256: ``incoming/`` holds what is being written, ``sha256/ab/abcd…`` what rows name.
+"""Files by their BLAKE3 digest: ``incoming/`` holds what is being written, ``blake3/ab/abcd…`` what rows name.
 
 Nothing here knows the database. Those who name a blob confirm it, and those who remove one do so, inside a write
 transaction, the only one of all processes: a row then never names a file that is not there, and no file that a row
@@ -8,7 +8,6 @@ names is removed.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import secrets
@@ -18,6 +17,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from blake3 import blake3
 
 from delineate.errors import BlobError
 from delineate.store.faults import storage_error
@@ -35,7 +36,7 @@ class BlobStore:
 
     Parameters
     ----------
-    folder : made where it is missing; ``incoming`` and ``sha256`` are on one file system.
+    folder : made where it is missing; ``incoming`` and ``blake3`` are on one file system.
     sync : whether a placed blob survives a power cut; False is for tests.
     """
 
@@ -43,7 +44,7 @@ class BlobStore:
         self.folder = Path(folder)
         self._sync = sync
         self._incoming = self.folder / "incoming"
-        self._placed = self.folder / "sha256"
+        self._placed = self.folder / "blake3"
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, _Stamp] = OrderedDict()
         try:
@@ -61,7 +62,7 @@ class BlobStore:
         return BlobWriter.adopt(Path(path), name=name, sync=self._sync)
 
     def path(self, digest: str) -> Path:
-        """Where a blob is or would be. Raises `BlobError` when `digest` is no SHA-256 in hex."""
+        """Where a blob is or would be. Raises `BlobError` when `digest` is no digest in hex."""
         if not _DIGEST.fullmatch(digest):
             raise BlobError("a stored file is named by something that is no digest")
         return self._placed / digest[:2] / digest
@@ -114,7 +115,7 @@ class BlobStore:
                 with self._lock:
                     if self._seen.get(digest) == stamp:
                         return path
-                found = hashlib.sha256()
+                found = blake3()
                 while block := file.read(_BLOCK):
                     found.update(block)
         except FileNotFoundError:

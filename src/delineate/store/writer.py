@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Final
+
+from blake3 import blake3
 
 from delineate.errors import StoreError
 from delineate.store.faults import storage_error
@@ -32,7 +33,7 @@ class BlobWriter:
         self.name = name
         self.size = 0
         self.is_placed = False
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
         self._sync = sync
         self._sealed = False
         self._write_out: _WriteOut | None = None
@@ -70,7 +71,7 @@ class BlobWriter:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what was written so far, in hex."""
+        """BLAKE3 of what was written so far, in hex."""
         return self._hash.hexdigest()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:

@@ -1,0 +1,1 @@
+"""The extension for the MIM workstation, and what builds and checks it."""

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from delineate import gzip_codec, nifti
+from delineate import nifti, nifti_codec
 from delineate.errors import DelineateError, GeometryError, ImageError
 from delineate.geometry import Geometry
 from delineate.volume import Volume
@@ -304,7 +304,7 @@ def test_zlib_instead_of_isal(monkeypatch: pytest.MonkeyPatch) -> None:
     image = volume(slope=2.0)
     fast = io.BytesIO()
     nifti.write(fast, image)
-    monkeypatch.setattr(gzip_codec, "_deflate", zlib)
+    monkeypatch.setattr(nifti_codec, "_deflate", zlib)
     plain = io.BytesIO()
     nifti.write(plain, image)
     assert plain.getvalue()[:8] == b"\x1f\x8b\x08" + bytes(5)
@@ -350,7 +350,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gzip_codec, "compress", fail)
+    monkeypatch.setattr(nifti_codec, "write", fail)
     with pytest.raises(OSError, match="space"):
         nifti.write(tmp_path / "a.nii.gz", volume())
     assert not (tmp_path / "a.nii.gz").exists()

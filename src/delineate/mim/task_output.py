@@ -1,0 +1,168 @@
+"""What comes back: the structures of a result archive, kept small and expanded one at a time.
+
+Runs on Python 3.7 and newer with numpy alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from delineate.errors import ArchiveError, GeometryError
+from delineate.mim.task_input import ImageGrid, words
+from delineate.protocols.result_archive import read_result
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class _Piece(NamedTuple):
+    """The voxels of one structure in one plane of its layer: where its box begins, and the box as bits or as labels."""
+
+    z: int
+    y: int
+    x: int
+    shape: Tuple[int, int]
+    bits: np.ndarray
+    label: int = 0
+
+    def inside(self) -> np.ndarray:
+        """Bool, of its shape (y, x)."""
+        if self.label:
+            return np.equal(self.bits, self.label)
+        height, width = self.shape
+        inside: np.ndarray = np.unpackbits(self.bits)[: height * width].reshape(self.shape).view(bool)
+        return inside
+
+
+class LabelArrays(Mapping[str, np.ndarray]):
+    """Masks by name: bool, shape (z, y, x). Each look-up makes one anew, so that there is never more than is held."""
+
+    def __init__(self, pieces: Mapping[str, List[_Piece]], shape: Tuple[int, int, int], factor: Tuple[int, int, int]) -> None:
+        self._pieces = pieces
+        self._factor = factor
+        self.shape = (shape[0] * factor[2], shape[1] * factor[1], shape[2] * factor[0])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        mask = np.zeros(self.shape, dtype=bool)
+        x, y, z = self._factor
+        for piece in self._pieces[name]:
+            inside, (height, width) = piece.inside(), piece.shape
+            if (x, y) != (1, 1):
+                inside = inside.repeat(y, axis=0).repeat(x, axis=1)
+            rows, columns = slice(piece.y * y, (piece.y + height) * y), slice(piece.x * x, (piece.x + width) * x)
+            mask[piece.z * z : (piece.z + 1) * z, rows, columns] = inside
+        return mask
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def is_empty(self, name: str) -> bool:
+        """Whether no voxel is in the structure."""
+        return not self._pieces[name]
+
+
+class TaskOutput:
+    """The structures of a result. The archive is read at once and not needed afterwards.
+
+    Parameters
+    ----------
+    archive_path : zip or tar(.gz)
+    grid : of the image the result is for; None for masks on the result's own grid
+
+    Attributes
+    ----------
+    grid : as given here or to `fit`
+    notes : sentences about what the archive holds and is no structure
+
+    Raises
+    ------
+    ArchiveError, ImageError
+        Not a result.
+    GeometryError
+        A result that is neither on the contours' grid nor on the image's.
+    """
+
+    def __init__(self, archive_path: str, grid: Optional[ImageGrid] = None) -> None:
+        self.grid: Optional[ImageGrid] = None
+        self.notes: List[str] = []
+        self._factor = (1, 1, 1)
+        self._pieces: Dict[str, List[_Piece]] = {}
+        result = read_result(archive_path, notes=self.notes)
+        self._shape = result.geometry.shape
+        if grid is not None:
+            self.fit(grid)
+        packed = [_pieces(layer) for layer in result.layers]
+        for structure in result.structures:
+            name = _clean(structure.name)
+            if name in self._pieces:
+                raise ArchiveError("structure %s is in the result twice" % name, "Tell the model's author.")
+            self._pieces[name] = packed[structure.layer].get(structure.label, [])
+
+    def fit(self, grid: ImageGrid) -> None:
+        """Bring the masks onto the contours' grid of an image: matched by exact size, never by position.
+
+        Raises
+        ------
+        GeometryError
+            The result has neither the size of the contours nor that of the image.
+        """
+        if self._shape == grid.contours.shape:
+            self._factor = (1, 1, 1)
+        elif self._shape == grid.geometry.shape:
+            self._factor = grid.multiplier
+        else:
+            sizes = (words(self._shape), words(grid.geometry.shape), words(grid.contours.shape))
+            raise GeometryError(
+                "the result has %s voxels, but the image has %s and its contours have %s" % sizes,
+                "Choose the image that was sent as the first one; if it is, tell the model's author.",
+            )
+        self.grid = grid
+
+    def get_output_as_label_array_dict(self) -> LabelArrays:
+        """Masks by name, in the order of the result."""
+        return LabelArrays(self._pieces, self._shape, self._factor)
+
+
+def _clean(name: str) -> str:
+    return unicodedata.normalize("NFC", _CONTROL.sub(" ", name)).strip() or "structure"
+
+
+def _pieces(layer: np.ndarray) -> Dict[int, List[_Piece]]:
+    """Every label of a layer, (z, y, x), as boxes of bits: some hundredth of what a mask of each would be.
+
+    Where labels are strewn so that the boxes would be larger than the layer, they are views of the layer instead.
+    """
+    found: Dict[int, List[_Piece]] = {}
+    count = 0
+    for z, plane in enumerate(layer):
+        for label, piece in _plane_pieces(z, plane, count > layer.nbytes):
+            found.setdefault(label, []).append(piece)
+            count += piece.bits.nbytes
+    return found
+
+
+def _plane_pieces(z: int, plane: np.ndarray, as_views: bool) -> Iterator[Tuple[int, _Piece]]:
+    """The labels above 0 of one plane. Where they are is read from the runs of equal values: one pass for all of them."""
+    flat, width = plane.reshape(-1), plane.shape[1]
+    first = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    last = np.append(first[1:], flat.size) - 1
+    values = flat[first]
+    for label in np.unique(values):
+        if not label:
+            continue
+        begin, end = first[values == label], last[values == label]
+        top, bottom = int(begin[0]) // width, int(end[-1]) // width + 1
+        left, right = 0, width
+        if (begin // width == end // width).all():  # else a run goes over the end of a row, and so over all columns
+            left, right = int((begin % width).min()), int((end % width).max()) + 1
+        box = plane[top:bottom, left:right]
+        if as_views:
+            yield int(label), _Piece(z, top, left, box.shape, box, int(label))
+        else:
+            yield int(label), _Piece(z, top, left, box.shape, np.packbits(box == label))

@@ -1,0 +1,204 @@
+"""Results of all makes become masks on the contour grid, one at a time."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delineate import nifti
+from delineate.errors import ArchiveError, GeometryError
+from delineate.geometry import Geometry
+from delineate.mim.task_input import ImageGrid
+from delineate.mim.task_output import TaskOutput, _pieces
+from delineate.protocols.archive import ResultWriter
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+
+IMAGE = Geometry((7, 5, 4), (1.5, 2.0, 3.0), (-10.0, 20.0, 30.0))
+GRID = ImageGrid(IMAGE, (2, 3, 1))
+
+
+def _result(path: Path, labels: np.ndarray, names: dict[int, str], *more: tuple[np.ndarray, dict[int, str]]) -> str:
+    with ResultWriter(path) as writer:
+        for array, texts in ((labels, names), *more):
+            writer.add_layer("labels", array, Geometry(array.shape[::-1]), texts)
+    return str(path)
+
+
+def _random_labels(shape: tuple[int, ...], highest: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, highest + 1, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("highest", [1, 3, 40])
+def test_masks_on_the_contour_grid_are_the_labels(tmp_path: Path, highest: int) -> None:
+    labels = _random_labels(GRID.contours.shape, highest)
+    names = {label: f"S{label}" for label in range(1, highest + 1)}
+    masks = TaskOutput(_result(tmp_path / "r.zip", labels, names), GRID).get_output_as_label_array_dict()
+    assert list(masks) == list(names.values())
+    for label, name in names.items():
+        assert masks[name].dtype == bool
+        assert np.array_equal(masks[name], labels == label)
+
+
+def test_a_block_of_rows_and_a_run_over_the_end_of_a_row(tmp_path: Path) -> None:
+    labels = np.zeros(GRID.contours.shape, np.uint8)
+    labels[1, 2:9, 3:6] = 1
+    labels[2, 4, 10:] = 2
+    labels[2, 5, :3] = 2  # in memory the two parts are one run
+    labels[3] = 3
+    masks = TaskOutput(_result(tmp_path / "r.zip", labels, {1: "A", 2: "B", 3: "C"}), GRID).get_output_as_label_array_dict()
+    for label, name in ((1, "A"), (2, "B"), (3, "C")):
+        assert np.array_equal(masks[name], labels == label)
+
+
+def test_a_result_on_the_image_grid_is_replicated_in_blocks(tmp_path: Path) -> None:
+    labels = _random_labels(IMAGE.shape, 3)
+    masks = TaskOutput(_result(tmp_path / "r.zip", labels, {1: "A", 2: "B", 3: "C"}), GRID).get_output_as_label_array_dict()
+    wanted = Segmentation.from_labels(labels, IMAGE, {1: "A", 2: "B", 3: "C"}).refined(GRID.multiplier)
+    for name in "ABC":
+        assert np.array_equal(masks[name], wanted.mask(name))
+
+
+def test_another_grid_is_refused_with_all_sizes(tmp_path: Path) -> None:
+    path = _result(tmp_path / "r.zip", np.ones((4, 5, 8), np.uint8), {1: "A"})
+    with pytest.raises(GeometryError) as caught:
+        TaskOutput(path, GRID)
+    for size in ("8 x 5 x 4", "7 x 5 x 4", "14 x 15 x 4"):
+        assert size in str(caught.value)
+    output = TaskOutput(path)  # and without a grid as soon as there is one
+    with pytest.raises(GeometryError):
+        output.fit(GRID)
+    assert output.grid is None
+
+
+def test_swapped_axes_are_another_grid(tmp_path: Path) -> None:
+    with pytest.raises(GeometryError):
+        TaskOutput(_result(tmp_path / "r.zip", np.ones(GRID.contours.size, np.uint8), {1: "A"}), GRID)
+
+
+def test_without_a_grid_masks_are_on_the_results_own(tmp_path: Path) -> None:
+    labels = _random_labels((3, 4, 5), 1)
+    masks = TaskOutput(_result(tmp_path / "r.zip", labels, {1: "A"})).get_output_as_label_array_dict()
+    assert np.array_equal(masks["A"], labels == 1)
+
+
+def test_each_look_up_makes_a_mask_of_its_own(tmp_path: Path) -> None:
+    labels = _random_labels(IMAGE.shape, 1)
+    masks = TaskOutput(_result(tmp_path / "r.zip", labels, {1: "A"}), ImageGrid(IMAGE)).get_output_as_label_array_dict()
+    masks["A"][...] = True
+    assert np.array_equal(masks["A"], labels == 1)
+
+
+def test_structures_may_overlap(tmp_path: Path) -> None:
+    first, second = _random_labels(IMAGE.shape, 1, 1), _random_labels(IMAGE.shape, 1, 2)
+    assert (first & second).any()
+    path = _result(tmp_path / "r.zip", first, {1: "A"}, (second, {1: "B"}))
+    masks = TaskOutput(path, ImageGrid(IMAGE)).get_output_as_label_array_dict()
+    assert np.array_equal(masks["A"], first == 1)
+    assert np.array_equal(masks["B"], second == 1)
+
+
+def test_labels_nobody_declared_are_noted(tmp_path: Path) -> None:
+    labels = np.zeros(IMAGE.shape, np.uint8)
+    labels[0], labels[1] = 1, 9
+    output = TaskOutput(_result(tmp_path / "r.zip", labels, {1: "A"}), ImageGrid(IMAGE))
+    assert list(output.get_output_as_label_array_dict()) == ["A"]
+    assert any("9" in note for note in output.notes)
+
+
+def test_declared_and_not_found(tmp_path: Path) -> None:
+    labels = np.zeros(IMAGE.shape, np.uint8)
+    labels[0] = 1
+    masks = TaskOutput(_result(tmp_path / "r.zip", labels, {1: "A", 2: "B"}), ImageGrid(IMAGE)).get_output_as_label_array_dict()
+    assert (masks.is_empty("A"), masks.is_empty("B")) == (False, True)
+    assert not masks["B"].any()
+
+
+def test_values_of_upscalers_are_rounded(tmp_path: Path) -> None:
+    values = _random_labels(IMAGE.shape, 2).astype(np.float64) + 1e-5
+    nifti.write(tmp_path / "x.nii.gz", Volume(values, Geometry(IMAGE.size)))
+    (tmp_path / "x.json").write_text('{"1": "A", "2": "B"}')
+    with zipfile.ZipFile(tmp_path / "r.zip", "w") as archive:
+        for name in ("x.nii.gz", "x.json"):
+            archive.write(tmp_path / name, name)
+    masks = TaskOutput(str(tmp_path / "r.zip"), ImageGrid(IMAGE)).get_output_as_label_array_dict()
+    assert np.array_equal(masks["B"], np.rint(values) == 2)
+
+
+def test_names_are_composed_and_trimmed(tmp_path: Path) -> None:
+    labels = _random_labels(IMAGE.shape, 2)
+    output = TaskOutput(_result(tmp_path / "r.zip", labels, {1: " Bru\u0308cke\n", 2: "肺"}), ImageGrid(IMAGE))
+    assert list(output.get_output_as_label_array_dict()) == ["Br\u00fccke", "肺"]
+
+
+def test_names_that_become_one_are_refused(tmp_path: Path) -> None:
+    path = _result(tmp_path / "r.zip", _random_labels(IMAGE.shape, 2), {1: "A", 2: "A "})
+    with pytest.raises(ArchiveError, match="twice"):
+        TaskOutput(path, ImageGrid(IMAGE))
+
+
+def test_an_archive_without_names_is_an_error(tmp_path: Path) -> None:
+    with ResultWriter(tmp_path / "r.zip") as writer:
+        writer.add_bytes("container.log", b"")
+    with pytest.raises(ArchiveError, match="no label map"):
+        TaskOutput(str(tmp_path / "r.zip"), GRID)
+
+
+def test_the_archive_is_not_needed_afterwards(tmp_path: Path) -> None:
+    labels = _random_labels(IMAGE.shape, 1)
+    path = _result(tmp_path / "r.zip", labels, {1: "A"})
+    output = TaskOutput(path, ImageGrid(IMAGE))
+    Path(path).unlink()
+    assert np.array_equal(output.get_output_as_label_array_dict()["A"], labels == 1)
+
+
+def test_strewn_labels_take_no_more_than_their_layer() -> None:
+    labels = _random_labels((12, 64, 64), 250)
+    pieces = [piece for found in _pieces(labels).values() for piece in found]
+    # Views of the layer cost nothing beside it; bits stop once they are as much as it.
+    packed = sum(piece.bits.nbytes for piece in pieces if piece.bits.base is None)
+    assert packed < 2 * labels.nbytes + 251 * 64 * 64
+    for label in (1, 77, 250):
+        mask = np.zeros(labels.shape, bool)
+        for piece in _pieces(labels)[label]:
+            mask[piece.z, piece.y : piece.y + piece.shape[0], piece.x : piece.x + piece.shape[1]] = piece.inside()
+        assert np.array_equal(mask, labels == label)
+
+
+def test_memory_is_one_mask_however_many_structures(tmp_path: Path) -> None:
+    shape = (48, 512, 512)
+    labels = np.zeros(shape, np.uint8)
+    for label in range(1, 31):
+        labels[label : label + 10, 8 * label : 8 * label + 16, 60:200] = label
+    path = _result(tmp_path / "r.zip", labels, {label: f"S{label}" for label in range(1, 31)})
+    mask_bytes = labels.nbytes
+    del labels
+    tracemalloc.start()
+    try:
+        masks = TaskOutput(path, ImageGrid(Geometry(shape[::-1]))).get_output_as_label_array_dict()
+        held = tracemalloc.get_traced_memory()[0]
+        for name in masks:
+            assert masks[name].any()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held < mask_bytes / 4
+    assert peak < 1.35 * mask_bytes
+
+
+def test_json_of_names_is_all_that_is_said_of_structures(tmp_path: Path) -> None:
+    """A stray ``.json`` does not cost the result."""
+    labels = _random_labels(IMAGE.shape, 1)
+    nifti.write_labels(tmp_path / "x.nii.gz", labels, Geometry(IMAGE.size))
+    with zipfile.ZipFile(tmp_path / "r.zip", "w") as archive:
+        archive.write(tmp_path / "x.nii.gz", "x.nii.gz")
+        archive.writestr("x.json", json.dumps({"1": "A"}))
+        archive.writestr("stats.json", json.dumps({"dice": 1.0}))
+    output = TaskOutput(str(tmp_path / "r.zip"), ImageGrid(IMAGE))
+    assert list(output.get_output_as_label_array_dict()) == ["A"]
+    assert any("stats.json" in note for note in output.notes)

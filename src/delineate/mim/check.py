@@ -98,8 +98,9 @@ def check_bytes(data: bytes, *, loaded: bool = True, python: str = sys.executabl
     )  # fmt: skip
     for name, look in looks:
         findings.append(_finding(name, lambda look=look: look(extension)))  # type: ignore[misc]
+    sound = all(finding.ok is not False for finding in findings)
     for way in _WAYS:
-        if not loaded or any(finding.ok is False for finding in findings):
+        if not loaded or not sound:
             findings.append(Finding(f"loads as {way}", None, "not tried" if not loaded else "not tried, because of what failed above"))
         else:
             findings.append(_finding(f"loads as {way}", lambda way=way: _loads(extension, way, python)))  # type: ignore[misc]

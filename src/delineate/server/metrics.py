@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from delineate.server.durations import Durations
 from delineate.server.service import Service
 from delineate.server.waiting import Watcher
 
@@ -29,6 +30,7 @@ class Metrics:
             "delineate_request_seconds", "Requests by route and status.", labels, buckets=_SECONDS, registry=self._registry
         )
         self._uploaded = Counter("delineate_uploaded_bytes", "Bytes of accepted uploads.", registry=self._registry)
+        self._durations = Durations(service.database, self._registry)
         self._registry.register(_State(service, watcher))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -41,6 +43,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All figures in Prometheus' text format. Asks the store: call it in a thread."""
+        self._durations.look()
         return generate_latest(self._registry)
 
 

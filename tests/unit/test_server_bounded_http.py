@@ -1,0 +1,222 @@
+"""Limits of time for requests, against clients that say nothing, drip or stand still."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from delineate.errors import UnavailableError
+from delineate.protocols.inference_server import error_from
+from delineate.protocols.messages import Response as Heard
+from delineate.server.bounded_http import BoundedHttp
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60\r\n\r\n"
+
+
+class Hasty(BoundedHttp):
+    """The same with limits that a test can await."""
+
+    head_seconds = 0.4
+    body_seconds = 0.4
+    body_bytes = 10
+
+
+class Server:
+    """Counts what comes; `/slow` takes its time to read and to answer."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.address = listener.getsockname()
+        config = uvicorn.Config(
+            self._app, interface="asgi3", http=Hasty, loop="uvloop", ws="none", lifespan="off", log_config=None, access_log=False
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        answer: Response
+        try:
+            if scope["path"] == "/slow":
+                await asyncio.sleep(1.0)
+            if scope["path"] == "/early":
+                answer = PlainTextResponse("no")
+            else:
+                size = len(await request.body())
+                if scope["path"] == "/slow":
+                    await asyncio.sleep(1.0)
+                self.ended.append(f"{size} bytes")
+                answer = PlainTextResponse(f"{size} bytes")
+            await answer(scope, receive, send)
+        except ClientDisconnect:
+            self.ended.append("gone")
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, 10)
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(module_server: Server) -> Server:
+    module_server.ended.clear()
+    return module_server
+
+
+def heard(connection: socket.socket) -> bytes:
+    """All that comes until the server hangs up."""
+    data = b""
+    try:
+        while piece := connection.recv(65536):
+            data += piece
+    except ConnectionResetError:
+        pass  # it hung up on what the test still sent
+    return data
+
+
+def drip(connection: socket.socket, data: bytes, size: int, seconds: float) -> None:
+    """Send a little now and then, until the server has enough of it."""
+    try:
+        for start in range(0, len(data), size):
+            connection.sendall(data[start : start + size])
+            time.sleep(seconds)
+    except OSError:
+        pass
+
+
+def until(server: Server, *ended: str) -> None:
+    deadline = time.monotonic() + 10
+    while server.ended != list(ended):
+        assert time.monotonic() < deadline, server.ended
+        time.sleep(0.01)
+
+
+def reason(answer: bytes) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in head
+    found = json.loads(body)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_who_says_nothing_is_hung_up_on_without_a_word(server: Server) -> None:
+    with server.connect() as connection:
+        assert heard(connection) == b""
+
+
+def test_a_dripping_head_ends_however_often_something_comes(server: Server) -> None:
+    with server.connect() as connection:
+        begin = time.monotonic()
+        drip(connection, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 400, 6, 0.05)
+        took = time.monotonic() - begin
+        assert took < 5, "it was let go on"
+    with server.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert "head" in reason(heard(connection))["message"]
+    assert server.ended == []
+
+
+def test_empty_lines_are_no_request(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"\r\n")
+        begin = time.monotonic()
+        assert heard(connection) == b"", "nobody asked a second time"
+        assert time.monotonic() - begin < 4, "it holds the connection no longer than a request without end"
+
+
+@pytest.mark.parametrize("sent", [b"", b"some"], ids=["nothing", "a little"])
+def test_a_silent_body_ends_with_408_and_the_application_clears_up(server: Server, sent: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST + sent)
+        body = reason(heard(connection))
+    until(server, "gone")
+    assert (body["status"], "body" in body["message"], bool(body["advice"])) == (408, True, True)
+    error = error_from(Heard(408, {"content-type": "application/problem+json"}, json.dumps(body).encode()), "the upload")
+    assert isinstance(error, UnavailableError)
+    assert error.message == body["message"]
+
+
+def test_a_dripping_body_ends(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST.replace(b"60", b"9000"))
+        begin = time.monotonic()
+        drip(connection, b"x" * 400, 1, 0.05)  # 8 bytes in the time that wants 10
+        assert time.monotonic() - begin < 5, "it was let go on"
+    until(server, "gone")
+
+
+def test_a_chunked_body_without_end_ends(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        assert reason(heard(connection))["status"] == 408
+    until(server, "gone")
+
+
+def test_a_slow_but_steady_upload_arrives(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST)
+        begin = time.monotonic()
+        drip(connection, b"x" * 60, 3, 0.045)  # 26 bytes in the time that wants 10
+        assert time.monotonic() - begin > 2 * Hasty.body_seconds, "it took longer than the limit allows for silence"
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = heard(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"60 bytes" in answer
+    assert server.ended == ["60 bytes", "0 bytes"]
+
+
+def test_a_slow_server_is_not_held_against_the_client(server: Server) -> None:
+    """It reads late, so that the body stands still; it answers late, when there is nothing more to come."""
+    size = 8 << 20
+    with server.connect() as connection:
+        connection.sendall(f"POST /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n".encode())
+        connection.sendall(bytes(size))
+        assert f"{size} bytes".encode() in heard(connection)
+    with server.connect() as connection:
+        connection.sendall(b"POST /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"four")
+        assert b"4 bytes" in heard(connection)
+
+
+def test_the_rest_of_a_body_that_was_answered_already_is_not_awaited_for_ever(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST.replace(b"POST /", b"POST /early"))
+        answer = heard(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"408" not in answer
+
+
+def test_a_connection_is_kept_between_requests(server: Server) -> None:
+    with server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(2 * Hasty.head_seconds)
+    assert server.ended == ["0 bytes", "0 bytes"]

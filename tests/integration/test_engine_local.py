@@ -20,7 +20,7 @@ import pytest
 
 from delineate.engines.local import LocalEngine
 from delineate.geometry import Geometry
-from delineate.protocols.archive import RequestWriter
+from delineate.protocols.archive import FileRequestWriter
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
@@ -83,7 +83,7 @@ class Site:
     def submit(self, model: str, image: Volume | None = None) -> str:
         path = self.data / f"request-{time.monotonic_ns()}.zip"
         volume = image or Volume(np.arange(210, dtype=np.int16).reshape(GRID.shape), GRID)
-        writer = RequestWriter(path)
+        writer = FileRequestWriter(path)
         writer.add_image(volume)
         writer.close()
         return self.tasks.submit(model=model, archive=self.blobs.adopt(path), owner="me", protocol="v1").uid
@@ -245,7 +245,7 @@ def test_a_result_has_the_affine_of_the_image(model: str, site: Site, engine: Lo
     for path in [oblique, *_images()]:
         image = nibabel.load(path)
         request = tmp_path / "request.zip"
-        with RequestWriter(request) as writer:
+        with FileRequestWriter(request) as writer:
             writer.add_image(path)
         task = site.ended(site.tasks.submit(model=model, archive=site.blobs.adopt(request), owner="me", protocol="v1").uid, 60.0)
         assert task.failure is None

@@ -15,7 +15,7 @@ import pytest
 
 from delineate.errors import ArchiveError
 from delineate.protocols.archive import ArchiveReader, StoredZipWriter, tar_view
-from delineate.protocols.archive_writer import flat_names
+from delineate.protocols.result_archive import flat_names
 
 
 def written(path: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 from delineate import nifti
 from delineate.errors import ArchiveError, ImageError
 from delineate.geometry import Geometry
-from delineate.protocols.archive import ArchiveReader, ImageMeta, RequestWriter, image_meta, request_images
+from delineate.protocols.archive import ArchiveReader, FileRequestWriter, ImageMeta, image_meta, read_image_meta, request_images
 from delineate.volume import Volume
 
 GRID = Geometry((5, 7, 9), (0.9, 1.1, 2.5), (-10.0, 20.0, 30.5), (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
@@ -106,7 +106,7 @@ def test_no_image_and_no_order(names: list[str], words: str) -> None:
 
 def test_metadata_there_and_back() -> None:
     meta = ImageMeta((2, 2, 1), (0.5, 0.5, 3.0), (1.0, 2.0, 3.0), GRID.direction, 2.0, -1024.0, "HU", "CT", (4.0, 5.0, 6.0), GRID.direction)
-    assert ImageMeta.from_json(meta.to_json()) == meta
+    assert read_image_meta(meta.to_json()) == meta
     fields = json.loads(meta.to_json())
     assert fields["scaling_factor"] == [2, 2, 1] and fields["rescale_slope"] == 2.0 and fields["true_origin"] == [4.0, 5.0, 6.0]
     assert json.loads(ImageMeta().to_json()) == {"scaling_factor": [1, 1, 1]}, "what says nothing is left out"
@@ -124,7 +124,7 @@ def test_metadata_there_and_back() -> None:
     ],
 )
 def test_metadata_of_others(text: str, meta: ImageMeta) -> None:
-    assert ImageMeta.from_json(text.encode("utf-8")) == meta
+    assert read_image_meta(text.encode("utf-8")) == meta
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_metadata_of_others(text: str, meta: ImageMeta) -> None:
 )
 def test_metadata_that_makes_no_sense(text: str, words: str) -> None:
     with pytest.raises(ArchiveError, match=words) as caught:
-        ImageMeta.from_json(text, "tmp_0000.meta.json")
+        read_image_meta(text, "tmp_0000.meta.json")
     assert "tmp_0000.meta.json" in caught.value.message and len(caught.value.message) < 250
 
 
@@ -174,7 +174,7 @@ def test_metadata_in_an_archive(tmp_path: Path) -> None:
 
 def test_a_request_for_models_of_either_age(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
-    with RequestWriter(path) as writer:
+    with FileRequestWriter(path) as writer:
         assert writer.add_image(volume(modality="CT", units="HU", slope=2.0, intercept=-1024.0)) == "tmp_0000.nii.gz"
         assert writer.add_image(volume(), ImageMeta((2, 2, 1), (1.0, 1.0, 1.0))) == "tmp_0001.nii.gz"
     reader = ArchiveReader(path)
@@ -199,7 +199,7 @@ def test_files_go_in_byte_for_byte(tmp_path: Path) -> None:
     nifti.write(plain, volume())
     misnamed = packed.with_name("misnamed.nii")
     misnamed.write_bytes(packed.read_bytes())
-    with RequestWriter(tmp_path / "a.zip") as writer:
+    with FileRequestWriter(tmp_path / "a.zip") as writer:
         names = [writer.add_image(path) for path in (packed, plain, str(misnamed))]
     assert names == ["tmp_0000.nii.gz", "tmp_0001.nii.gz", "tmp_0002.nii.gz"]
     reader = ArchiveReader(tmp_path / "a.zip")
@@ -210,7 +210,7 @@ def test_files_go_in_byte_for_byte(tmp_path: Path) -> None:
 
 def test_the_same_request_is_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.zip", "b.zip"):
-        with RequestWriter(tmp_path / name) as writer:
+        with FileRequestWriter(tmp_path / name) as writer:
             writer.add_image(volume())
             writer.add_bytes("extra.txt", b"1")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
@@ -218,16 +218,16 @@ def test_the_same_request_is_the_same_bytes(tmp_path: Path) -> None:
 
 def test_what_is_no_image_leaves_no_archive(tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"bad\.nii\.gz"), RequestWriter(tmp_path / "a.zip") as writer:
+    with pytest.raises(ImageError, match=r"bad\.nii\.gz"), FileRequestWriter(tmp_path / "a.zip") as writer:
         writer.add_image(tmp_path / "bad.nii.gz")
     assert not (tmp_path / "a.zip").exists()
-    with pytest.raises(ImageError), RequestWriter(tmp_path / "a.zip") as writer:
+    with pytest.raises(ImageError), FileRequestWriter(tmp_path / "a.zip") as writer:
         writer.add_image(Volume(np.zeros(GRID.shape, dtype="datetime64[s]"), GRID))
     assert not (tmp_path / "a.zip").exists()
 
 
 def test_a_contour_cannot_take_the_name_of_an_image(tmp_path: Path) -> None:
-    with RequestWriter(tmp_path / "a.zip") as writer:
+    with FileRequestWriter(tmp_path / "a.zip") as writer:
         writer.add_image(volume())
         with pytest.raises(ArchiveError, match=r"one name|twice"):
             writer.add_bytes("TMP_0000.nii.gz", b"")
@@ -238,7 +238,7 @@ def test_a_large_file_is_never_whole_in_memory(tmp_path: Path) -> None:
     nifti.write(path, Volume(np.zeros((50, 1024, 1024), np.int16), Geometry((1024, 1024, 50))))
     tracemalloc.start()
     try:
-        with RequestWriter(tmp_path / "a.zip") as writer:
+        with FileRequestWriter(tmp_path / "a.zip") as writer:
             writer.add_image(path)
         assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
@@ -248,7 +248,7 @@ def test_a_large_file_is_never_whole_in_memory(tmp_path: Path) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("path", real_images(), ids=lambda p: p.name)
 def test_real_images_come_out_as_they_went_in(tmp_path: Path, path: Path) -> None:
-    with RequestWriter(tmp_path / "a.zip") as writer:
+    with FileRequestWriter(tmp_path / "a.zip") as writer:
         writer.add_image(path)
         writer.add_image(nifti.read(path))
     reader = ArchiveReader(tmp_path / "a.zip")

@@ -13,7 +13,7 @@ from delineate import nifti
 from delineate.errors import ImageError, InputError
 from delineate.files import read_volume
 from delineate.geometry import Geometry
-from delineate.protocols.archive import RequestWriter
+from delineate.protocols.archive import FileRequestWriter
 from delineate.volume import Volume
 
 Image: TypeAlias = "str | Path | Volume"
@@ -51,7 +51,7 @@ def packed(images: Sequence[Path | Volume]) -> Iterator[Path]:
     """An archive with the images in their order, deleted afterwards. NIfTI files go in byte for byte, others are converted."""
     with tempfile.TemporaryDirectory(prefix="delineate-") as folder:
         path = Path(folder) / "input.zip"
-        with contextlib.closing(RequestWriter(path)) as writer:
+        with contextlib.closing(FileRequestWriter(path)) as writer:
             for image in images:
                 writer.add_image(image if isinstance(image, Volume) or is_nifti(image) else read_volume(image))
         yield path

@@ -2,34 +2,34 @@
 
 The public names; what they are made of is in
 
-- `delineate.protocols.archive_entries`: which names and how much an archive may hold, and the bytes of an entry,
-- `delineate.protocols.archive_reader`: zip and tar of anybody (over ``archive_zip`` and ``archive_tar``),
-- `delineate.protocols.archive_writer`: deterministic zip, tar view of one,
-- `delineate.protocols.task_archive`: images and their metadata,
-- `delineate.protocols.result_archive`: label maps and their names.
-
-Runs on Python 3.7 and newer with numpy alone.
+- `delineate.protocols.archive_entries`: which names and how much an archive may hold, the bytes of an entry, deterministic zip,
+- `delineate.protocols.archive_walker`, `archive_reader`: zip and tar of anybody, unpacking,
+- `delineate.protocols.task_archive`: what a client needs, so that the workstation can carry it: requests written, label maps read,
+- `delineate.protocols.request_archive`: images and their metadata, read; requests of files,
+- `delineate.protocols.result_archive`: results written, and read as a segmentation; their tar view.
 """
 
 from __future__ import annotations
 
-from delineate.protocols.archive_entries import Entry, Limits
+from delineate.protocols.archive_entries import Entry, Limits, StoredZipWriter
 from delineate.protocols.archive_reader import ArchiveReader
-from delineate.protocols.archive_writer import LOG_NAME, StoredZipWriter, tar_view
-from delineate.protocols.result_archive import ResultWriter, read_result
-from delineate.protocols.task_archive import IMAGE_SUFFIXES, ImageMeta, RequestWriter, image_meta, request_images
+from delineate.protocols.request_archive import IMAGE_SUFFIXES, FileRequestWriter, image_meta, read_image_meta, request_images
+from delineate.protocols.result_archive import LOG_NAME, ResultWriter, read_result, tar_view
+from delineate.protocols.task_archive import ImageMeta, RequestWriter
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "LOG_NAME",
     "ArchiveReader",
     "Entry",
+    "FileRequestWriter",
     "ImageMeta",
     "Limits",
     "RequestWriter",
     "ResultWriter",
     "StoredZipWriter",
     "image_meta",
+    "read_image_meta",
     "read_result",
     "request_images",
     "tar_view",

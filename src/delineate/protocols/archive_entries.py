@@ -1,34 +1,37 @@
-"""One entry of an archive, whatever the container: which names and how much are allowed, and its bytes, checked on the way.
+"""What an archive may hold, by name and size; the bytes of an entry, checked on the way; the zip of stored entries we write.
 
-Runs on Python 3.7 and newer with the standard library alone; ISA-L's checksum is used where it is installed.
+Runs on Python 3.7 and newer with numpy alone; ISA-L's checksum is used where it is installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import unicodedata
-import zlib
+import zipfile
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional
+from types import TracebackType
+from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple, Optional, Type, Union
 
 from delineate.errors import ArchiveError, ArchiveLimitError
+from delineate.nifti_codec import INFLATE_ERRORS, Inflater
 
 try:
     from isal.isal_zlib import crc32
 except ImportError:
     from zlib import crc32
 
+PathLike = Union[str, "os.PathLike[str]"]
+
 MIB = 1 << 20
 BLOCK = 1 << 20  # bytes read and written at once
 DEPTH = 32  # folders in folders: deeper serves nobody and makes removing the folder slow
 PART_BYTES = 255  # what common file systems take for one name
 
-STORED, DEFLATED = 0, 8  # zip's numbers for the two ways we read
-
-ReadInto = Callable[[memoryview], int]
-
+_REGULAR_FILE = 0o100644 << 16  # one that anybody may read, where an unpacker looks at it
+_UNIX = 3
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.IGNORECASE)
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]')
@@ -38,7 +41,7 @@ class Entry(NamedTuple):
     """One file or folder of an archive.
 
     name : safe, relative, with ``/``; size : bytes unpacked; start : where its bytes begin in the archive (for a
-    ``.tar.gz`` in the unpacked tar); packed : how many they are there; method : `STORED` or `DEFLATED`;
+    ``.tar.gz`` in the unpacked tar); packed : how many they are there; is_deflated : else they are stored;
     crc : CRC-32 of what is unpacked, None where the format has none; is_folder : whether it is a folder.
     """
 
@@ -46,7 +49,7 @@ class Entry(NamedTuple):
     size: int
     start: int
     packed: int
-    method: int = STORED
+    is_deflated: bool = False
     crc: Optional[int] = None
     is_folder: bool = False
 
@@ -212,17 +215,12 @@ def _amount(count: int) -> str:
 class EntryStream(io.RawIOBase):
     """Reads one entry; `ArchiveError` where its bytes end early or its checksum is wrong."""
 
-    def __init__(self, entry: Entry, source: ReadInto) -> None:
+    def __init__(self, entry: Entry, source: Callable[[memoryview], int]) -> None:
         super().__init__()
         self.entry = entry
         self._source = source
-        self._owned: Optional[BinaryIO] = None
         self._left = entry.size
         self._crc = 0
-
-    def own(self, file: BinaryIO) -> None:
-        """Close `file` when this is closed."""
-        self._owned = file
 
     def readable(self) -> bool:
         """Yes."""
@@ -231,14 +229,19 @@ class EntryStream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill what can be filled at once; 0 at the end, which is where the checksum is compared."""
         view = memoryview(buffer).cast("B")[: self._left]
-        count = self._source(view) if view else 0
-        if view and not count:
-            raise ArchiveError("entry %s of the archive is cut off" % quoted(self.entry.name), "Send the archive again.")
+        try:
+            count = self._source(view) if view else 0
+            if view and not count:
+                raise EOFError
+        except EOFError:
+            raise ArchiveError("entry %s of the archive is cut off" % quoted(self.entry.name), "Send the archive again.") from None
+        except INFLATE_ERRORS as error:
+            raise self._damaged(str(error)) from None
         self._left -= count
         if self.entry.crc is not None:
             self._crc = crc32(view[:count], self._crc)
             if not self._left and self._crc != self.entry.crc:
-                raise _damaged(self.entry, "its checksum is wrong")
+                raise self._damaged("its checksum is wrong")
         return count
 
     def finish(self) -> None:
@@ -247,60 +250,116 @@ class EntryStream(io.RawIOBase):
         while self.readinto(scratch):
             pass
 
-    def close(self) -> None:
-        """Close the file it owns, if any."""
-        if self._owned is not None and not self.closed:
-            self._owned.close()
-        super().close()
+    def _damaged(self, why: str) -> ArchiveError:
+        return ArchiveError("entry %s of the archive is damaged: %s" % (quoted(self.entry.name), why), "Send the archive again.")
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether an error of a decompressor tells of damaged data, and not of the disk, the memory or what was found already.
-
-    The codecs in use have an error class each, without a common base.
-    """
-    return not isinstance(error, (ArchiveError, MemoryError)) and getattr(error, "errno", None) is None
-
-
-class Inflater:
-    """Unpacks the raw deflate data of `entry` from where `file` stands."""
-
-    def __init__(self, entry: Entry, file: BinaryIO) -> None:
-        self._entry = entry
-        self._file = file
-        self._left = entry.packed
-        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._packed = b""
-
-    def readinto(self, view: memoryview) -> int:
-        """Some unpacked bytes; 0 when there are no more."""
-        while not self._stream.eof:
-            if not self._packed and self._left:
-                self._packed = self._file.read(min(BLOCK, self._left))
-                self._left -= len(self._packed)
-                if not self._packed:
-                    return 0
-            try:
-                data = self._stream.decompress(self._packed, len(view))
-            except zlib.error as error:
-                raise _damaged(self._entry, str(error)) from None
-            stalled = not data and not self._left and not self._stream.unconsumed_tail
-            self._packed = self._stream.unconsumed_tail
-            if data:
-                view[: len(data)] = data
-                return len(data)
-            if stalled:
-                return 0
-        return 0
-
-
-def file_stream(entry: Entry, file: BinaryIO) -> EntryStream:
+def zip_stream(entry: Entry, file: BinaryIO) -> EntryStream:
     """The stream of an entry whose bytes begin at ``entry.start`` of `file`."""
     file.seek(entry.start)
-    if entry.method == DEFLATED:
-        return EntryStream(entry, Inflater(entry, file).readinto)
-    return EntryStream(entry, file.readinto)  # type: ignore[attr-defined]
+    packed: Any = _Window(file, entry.packed)
+    return EntryStream(entry, Inflater(packed, raw=True).readinto if entry.is_deflated else file.readinto)  # type: ignore[attr-defined]
 
 
-def _damaged(entry: Entry, why: str) -> ArchiveError:
-    return ArchiveError("entry %s of the archive is damaged: %s" % (quoted(entry.name), why), "Send the archive again.")
+class _Window:
+    """The next `left` bytes of a file."""
+
+    def __init__(self, file: BinaryIO, left: int) -> None:
+        self._file = file
+        self._left = left
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(min(count, self._left))
+        self._left -= len(data)
+        return data
+
+
+class StoredZipWriter:
+    """Writes a zip whose entries are stored, dated 1980-01-01 and otherwise alike: same content, same bytes.
+
+    Sizes and checksums stand in the local headers too, so that others can read it as a stream. An error while an entry
+    is written removes the file: half an archive serves nobody. `close`, or leaving the context, completes it.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = os.fspath(path)
+        self._names = NameRegister()
+        self._file: BinaryIO = open(self.path, "wb")  # noqa: SIM115
+        self._zip: Optional[zipfile.ZipFile] = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
+
+    def __enter__(self) -> StoredZipWriter:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.discard()
+
+    def add_bytes(self, name: str, data: bytes) -> None:
+        """Add one entry."""
+        with self.entry(name, len(data)) as file:
+            file.write(data)
+
+    def add_text(self, name: str, text: str) -> None:
+        """Add one entry of UTF-8 text."""
+        self.add_bytes(name, text.encode("utf-8"))
+
+    def add_file(self, name: str, path: PathLike) -> None:
+        """Add a file byte for byte, in constant memory."""
+        with open(path, "rb", buffering=0) as source, self.entry(name, os.fstat(source.fileno()).st_size) as file:
+            block = memoryview(bytearray(BLOCK))
+            while True:
+                count = source.readinto(block)
+                if not count:
+                    break
+                file.write(block[:count])
+
+    @contextlib.contextmanager
+    def entry(self, name: str, size: int) -> Iterator[BinaryIO]:
+        """An open entry to write to; `size` is at least what will be written."""
+        if self._zip is None:
+            raise ValueError("the archive is closed")
+        name = self.reserve(name)
+        info = zipfile.ZipInfo(name)
+        info.file_size = size  # what decides whether the header has room for sizes beyond 4 GiB
+        info.create_system = _UNIX
+        info.external_attr = _REGULAR_FILE
+        try:
+            with self._zip.open(info, "w") as file:
+                yield file  # type: ignore[misc]
+        except BaseException:
+            self.discard()
+            raise
+
+    def reserve(self, name: str) -> str:
+        """The name as it will be written (safe, NFC), kept from being used twice."""
+        return self._names.add(unicodedata.normalize("NFC", name), is_folder=False)
+
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of that name, or one that a file system takes for the same."""
+        return name in self._names
+
+    def close(self) -> None:
+        """Complete the archive; nothing where it is complete, or was discarded."""
+        if self._zip is None:
+            return
+        try:
+            self._zip.close()
+            self._file.close()
+        except BaseException:
+            self.discard()
+            raise
+        self._zip = None
+
+    def discard(self) -> None:
+        """Remove the file unless it is complete."""
+        if self._zip is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            self._zip.close()
+        self._zip = None
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            os.remove(self.path)

@@ -19,7 +19,6 @@ from urllib.parse import quote
 
 from delineate.errors import RejectedError, ResultLostError, SettingsError, UnknownTaskError
 from delineate.protocols import inference_server as wire
-from delineate.protocols.archive_writer import tar_view
 from delineate.protocols.inference_server import (
     Dialect,
     TaskStatus,
@@ -48,6 +47,7 @@ from delineate.protocols.messages import (
     Wait,
     multipart,
 )
+from delineate.protocols.task_archive import tar_body
 
 CALL_TIMEOUT = 30.0  # seconds for one small request
 LONG_POLL = 20.0  # seconds one long poll is asked to last: proxies commonly cut at 30 or 60
@@ -182,7 +182,7 @@ class InferenceServer:
         if prompts:
             parts.append(Part(wire.PROMPTS_FIELD, Body(json.dumps(prompts).encode("utf-8"))))
         if dialect is Dialect.V2:
-            parts.append(Part(wire.FILE_FIELD[dialect], tar_view(archive), "input.tar", "application/x-tar"))
+            parts.append(Part(wire.FILE_FIELD[dialect], tar_body(archive), "input.tar", "application/x-tar"))
         else:
             parts.append(Part(wire.FILE_FIELD[dialect], FileBody(archive), "input.zip", "application/zip"))
         content_type, body = multipart(parts)

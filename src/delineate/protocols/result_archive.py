@@ -1,33 +1,27 @@
-"""What is in a result archive: pairs ``NAME.nii.gz`` and ``NAME.json``, the names of the labels.
-
-Runs on Python 3.7 and newer with numpy alone.
-"""
+"""A result archive as its maker has it, and as a segmentation; the same as a tar with flat names."""
 
 from __future__ import annotations
 
 import json
 import posixpath
-import re
 import unicodedata
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from delineate import nifti
-from delineate.errors import ArchiveError, GeometryError, ImageError, InputError
+from delineate.errors import InputError
 from delineate.geometry import Geometry
-from delineate.protocols.archive_entries import BLOCK, MIB, EntryStream, Limits, is_damage, name_key, quoted
-from delineate.protocols.archive_reader import ArchiveReader, PathLike
-from delineate.protocols.archive_writer import StoredZipWriter
-from delineate.protocols.task_archive import json_object
+from delineate.protocols.archive_entries import BLOCK, Limits, PathLike, StoredZipWriter, name_key, quoted
+from delineate.protocols.archive_reader import ArchiveReader
+from delineate.protocols.archive_walker import ArchiveWalker
+from delineate.protocols.messages import Body
+from delineate.protocols.task_archive import LABEL_MAP_SUFFIX, NAMES_ADVICE, NAMES_SUFFIX, read_layers, tar_body
 from delineate.segmentation import Segmentation, Structure, names_by_label
 
-LABEL_MAP_SUFFIX = ".nii.gz"
-NAMES_SUFFIX = ".json"
-COMPANION_SUFFIXES = (".log", ".txt")  # logs and provenance belong to a result and hold no structures
+LOG_NAME = "container.log"
 
-_LABEL = re.compile(r"\s*([0-9]{1,9})(?:\.0+)?\s*")
-_NAMES_ADVICE = 'Write {"1": "Heart", "2": "Liver"}, each label and name once.'
+_COMPOUND_SUFFIXES = (".nii.gz", ".meta.json", ".dicom_info.json")
 
 
 class ResultWriter(StoredZipWriter):
@@ -95,7 +89,7 @@ class ResultWriter(StoredZipWriter):
     def _structure(self, text: str, label: int, layer: str) -> str:
         text = unicodedata.normalize("NFC", text)
         if label < 1 or not text.strip():
-            raise InputError("label %d of %s is called %r" % (label, quoted(layer), text), _NAMES_ADVICE)
+            raise InputError("label %d of %s is called %r" % (label, quoted(layer), text), NAMES_ADVICE)
         if text in self._structures:
             raise InputError("structure %s is in the result twice" % quoted(text), "Give every structure a name of its own.")
         self._structures[text] = layer
@@ -115,169 +109,59 @@ def read_result(
     limits: Optional[Limits] = None,
     notes: Optional[List[str]] = None,
 ) -> Segmentation:
-    """Read the structures of a result archive of anybody.
+    """Read the structures of a result archive of anybody, zip or tar(.gz): one layer for each label map.
 
-    Parameters
-    ----------
-    path : zip or tar(.gz)
-    expected : the grid the result must be on, or several of which it may be on one (the sender's contour grid, the
-        image's). Exact dimensions count and voxels are matched by index; headers of foreign models are usually wrong
-        and do not count. None: the grid of the first label map's header.
-    limits : what is allowed in the archive
-    notes : gets a sentence for everything that was ignored
-
-    Returns
-    -------
-    Segmentation
-        One layer for each pair ``NAME.nii.gz`` and ``NAME.json``, in the order of the archive.
-
-    Raises
-    ------
-    ArchiveError
-        Not safe and whole, no pair in it, names that are none, one name for two structures.
-    ImageError
-        A label map that is no NIfTI, or has other values than whole numbers.
-    GeometryError
-        A label map on none of the expected grids, or two on different ones.
+    `limits`: what is allowed in the archive; `expected`, `notes` and errors as of `task_archive.read_layers`.
     """
-    reader = ArchiveReader(path, limits)
-    remarks = [] if notes is None else notes
-    maps = _named_maps(reader, remarks)
-    grids = [expected] if isinstance(expected, Geometry) else None if expected is None else list(expected)
-    layers = {}
-    for name, stream in reader.files():
-        if name in maps:
-            layers[name] = _read_layer(name, stream, maps[name], remarks)
-    geometry = _grid(layers, grids, remarks)
-    structures = [Structure(text, label, index) for index, name in enumerate(layers) for label, text in sorted(maps[name].items())]
-    return Segmentation(geometry, tuple(layer.labels for layer in layers.values()), tuple(structures))
+    result = read_layers(ArchiveReader(path, limits), expected, notes)
+    structures = [Structure(text, label, index) for index, names in enumerate(result.names) for label, text in names.items()]
+    return Segmentation(result.geometry, result.labels, tuple(structures))
 
 
-class _Layer(NamedTuple):
-    labels: np.ndarray
-    geometry: Geometry
+def tar_view(path: PathLike, *, with_log: bool = False) -> Body:
+    """The entries of a zip archive as a plain tar with flat names, streamed out of the zip.
+
+    Names lose their folders. Where two would become one, what is not at the root is called ``FOLDER__NAME``, and a label
+    map and its names stay together. The first ``.log`` becomes ``container.log``, which is where clients of the v2
+    dialect look for it; `with_log`: an empty one is added where there is none. Errors as of `task_archive.tar_body`.
+    """
+    flat = flat_names(ArchiveWalker(path).names())
+    return tar_body(path, flat, [LOG_NAME] if with_log and LOG_NAME not in flat.values() else ())
 
 
-def _named_maps(reader: ArchiveReader, notes: List[str]) -> Dict[str, Dict[int, str]]:
-    """Names by label of every label map that has a twin, in the order of the archive; what is ignored goes to `notes`."""
-    files = reader.names()
-    twins = {name_key(name): name for name in files if name.lower().endswith(NAMES_SUFFIX)}
-    pairs = {}
-    for name in files:
-        if name.lower().endswith(LABEL_MAP_SUFFIX):
-            twin = twins.get(name_key(name[: -len(LABEL_MAP_SUFFIX)] + NAMES_SUFFIX))
-            if twin is not None:
-                pairs[name] = twin
-    known = {*pairs, *pairs.values()}
-    strangers = [name for name in files if name not in known and not name.lower().endswith(COMPANION_SUFFIXES)]
-    notes += ["%s is ignored: %s" % (quoted(name), _stranger(name)) for name in strangers]
-    if not pairs:
-        what = ", ".join(quoted(name) for name in files[:5]) or "nothing"
-        raise ArchiveError(
-            "the result holds no label map with names: no pair NAME.nii.gz and NAME.json, but %s" % what, "Tell the model's author."
-        )
-    contents = _read_names(reader, set(pairs.values()))
-    names = {name: _label_names(contents[twin], twin) for name, twin in pairs.items()}
-    _refuse_doubled(names)
-    return names
+def flat_names(names: Sequence[str]) -> Dict[str, str]:
+    """A name without folder for each of `names`, all different whatever a file system makes of case."""
+    groups: Dict[Tuple[str, str], List[str]] = {}
+    for name in names:
+        folder, base = posixpath.split(name)
+        groups.setdefault((folder, name_key(_stem(base))), []).append(name)
+    log = next((name for name in sorted(names, key=lambda n: n.count("/")) if name.lower().endswith(".log")), None)
+    taken = {name_key(LOG_NAME)} if log is not None else set()
+    flat: Dict[str, str] = {}
+    # What is at the root keeps its name, whatever comes before it in the archive.
+    for (folder, _), members in sorted(groups.items(), key=lambda item: item[0][0] != ""):
+        members = [name for name in members if name != log]
+        prefix = next(p for p in _prefixes(folder) if not taken & {name_key(p + posixpath.basename(n)) for n in members})
+        for name in members:
+            flat[name] = prefix + posixpath.basename(name)
+            taken.add(name_key(flat[name]))
+    if log is not None:
+        flat[log] = LOG_NAME
+    return flat
 
 
-def _read_names(reader: ArchiveReader, wanted: Set[str]) -> Dict[str, bytes]:
-    contents = {}
-    for name, stream in reader.files():
-        if name in wanted:
-            contents[name] = stream.read(MIB + 1)
-            if len(contents[name]) > MIB:
-                raise ArchiveError("%s is too large to be names of labels" % quoted(name), _NAMES_ADVICE)
-    return contents
+def _prefixes(folder: str) -> Iterator[str]:
+    yield ""
+    base = folder.replace("/", "__")
+    if base:
+        yield base + "__"
+    number = 2
+    while True:
+        yield "%s__%d__" % (base, number)
+        number += 1
 
 
-def _stranger(name: str) -> str:
-    lower = name.lower()
-    if lower.endswith(LABEL_MAP_SUFFIX):
-        return "a label map without a .json that names its labels"
-    if lower.endswith(NAMES_SUFFIX):
-        return "a .json without its .nii.gz"
-    return "neither a label map nor names"
-
-
-def _label_names(content: bytes, twin: str) -> Dict[int, str]:
-    names: Dict[int, str] = {}
-    for key, text in json_object(content, twin, _NAMES_ADVICE).items():
-        match = _LABEL.fullmatch(key)
-        if match is None:
-            raise ArchiveError("%s names %s, which is no label" % (quoted(twin), quoted(key)), _NAMES_ADVICE)
-        label = int(match.group(1))
-        if not isinstance(text, str) or not text.strip():
-            raise ArchiveError("%s has no name for label %d" % (quoted(twin), label), _NAMES_ADVICE)
-        if label in names:
-            raise ArchiveError("%s names label %d twice" % (quoted(twin), label), _NAMES_ADVICE)
-        names[label] = unicodedata.normalize("NFC", text)
-    names.pop(0, None)  # the background is no structure
-    return names
-
-
-def _refuse_doubled(names: Mapping[str, Mapping[int, str]]) -> None:
-    seen: Dict[str, str] = {}
-    for name, texts in names.items():
-        for text in texts.values():
-            if text in seen:
-                where = "in %s" % quoted(name) if seen[text] == name else "in %s and in %s" % (quoted(seen[text]), quoted(name))
-                raise ArchiveError("structure %s is in the result twice: %s" % (quoted(text), where), _NAMES_ADVICE)
-            seen[text] = name
-
-
-def _read_layer(name: str, stream: EntryStream, names: Mapping[int, str], notes: List[str]) -> _Layer:
-    try:
-        labels, geometry = nifti.read_labels(stream)  # type: ignore[arg-type]
-        stream.finish()
-    except InputError as error:
-        if isinstance(error, ArchiveError):
-            raise
-        kind = GeometryError if isinstance(error, GeometryError) else ImageError
-        raise kind("%s in the result: %s" % (quoted(name), error.message), error.advice) from error
-    except Exception as error:
-        if not is_damage(error):
-            raise
-        raise ImageError("%s in the result is damaged: %s" % (quoted(name), error)) from error
-    nameless = [label for label in _present(labels) if label not in names]
-    if nameless:
-        notes.append("%s has voxels of labels without a name: %s" % (quoted(name), ", ".join(str(n) for n in nameless[:8])))
-    return _Layer(labels, geometry)
-
-
-def _present(labels: np.ndarray) -> List[int]:
-    """The labels above 0 that occur, ascending."""
-    highest = int(labels.max())
-    if highest >= 1 << 24:  # a table of flags would be larger than sorting is slow
-        return [int(value) for value in np.unique(labels) if value]
-    seen = np.zeros(highest + 1, dtype=bool)
-    for plane in labels:
-        if plane.any():
-            seen[plane] = True
-    return [int(value) for value in np.flatnonzero(seen) if value]
-
-
-def _grid(layers: Mapping[str, _Layer], grids: Optional[Sequence[Geometry]], notes: List[str]) -> Geometry:
-    """The one grid of all layers."""
-    items: List[Tuple[str, _Layer]] = list(layers.items())
-    first_name, first = items[0]
-    for name, layer in items[1:]:
-        if layer.labels.shape != first.labels.shape:
-            raise GeometryError(
-                "the label maps of the result are on different grids: %s is %s, %s is %s"
-                % (quoted(first_name), first.geometry, quoted(name), layer.geometry)
-            )
-        if grids is None and not layer.geometry.matches(first.geometry):
-            notes.append("the header of %s differs from that of %s, which is taken" % (quoted(name), quoted(first_name)))
-    if grids is None:
-        return first.geometry
-    fitting = next((grid for grid in grids if grid.shape == first.labels.shape), None)
-    if fitting is None:
-        wanted = " or ".join(" x ".join(str(n) for n in grid.size) for grid in grids)
-        size = " x ".join(str(n) for n in reversed(first.labels.shape))
-        raise GeometryError(
-            "the label map %s has %s voxels, not %s" % (quoted(posixpath.basename(first_name)), size, wanted),
-            "The model must answer on the grid of the first image, or on its contour grid.",
-        )
-    return fitting
+def _stem(base: str) -> str:
+    """What a label map and its twin share."""
+    suffix = next((s for s in _COMPOUND_SUFFIXES if base.lower().endswith(s)), None)
+    return base[: -len(suffix)] if suffix else posixpath.splitext(base)[0]

@@ -1,4 +1,4 @@
-"""What is in a task archive: images and what is known of them on the way there, label maps and their names on the way back.
+"""Both ends of a task as a client has them: a request of images written, the label maps of a result read.
 
 Runs on Python 3.7 and newer with numpy alone.
 """
@@ -6,28 +6,33 @@ Runs on Python 3.7 and newer with numpy alone.
 from __future__ import annotations
 
 import json
-import math
-import os
 import posixpath
 import re
+import tarfile
+import unicodedata
 from dataclasses import dataclass
-from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from delineate import gzip_codec, nifti
-from delineate.errors import ArchiveError
+from delineate import nifti_codec
+from delineate.errors import ArchiveError, GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
-from delineate.protocols.archive_entries import BLOCK, is_junk, name_key, quoted
-from delineate.protocols.archive_reader import ArchiveReader, PathLike
-from delineate.protocols.archive_writer import StoredZipWriter
-from delineate.volume import Volume
+from delineate.nifti_codec import Image
+from delineate.protocols.archive_entries import BLOCK, MIB, EntryStream, PathLike, StoredZipWriter, name_key, quoted
+from delineate.protocols.archive_walker import ZIP, ArchiveWalker
+from delineate.protocols.messages import Body, FileBody, JoinedBody
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+if TYPE_CHECKING:
+    from delineate.volume import Volume
+
+LABEL_MAP_SUFFIX = ".nii.gz"
+NAMES_SUFFIX = ".json"
+COMPANION_SUFFIXES = (".log", ".txt")  # logs and provenance belong to a result and hold no structures
 SHARED_META_NAME = "meta.json"
+NAMES_ADVICE = 'Write {"1": "Heart", "2": "Liver"}, each label and name once.'
 
-_NUMBERED = re.compile(r"tmp_(\d{4,9})", re.IGNORECASE)
-_META_ADVICE = 'Write {"scaling_factor": [2, 2, 1], "spacing": [1.0, 1.0, 3.0]}, vectors x, y, z.'
+_LABEL = re.compile(r"\s*([0-9]{1,9})(?:\.0+)?\s*")
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,11 @@ class ImageMeta:
     true_direction: Optional[Tuple[float, ...]] = None
 
     @classmethod
-    def of(cls, volume: Volume) -> ImageMeta:
+    def of(cls, image: Union[Image, Volume]) -> ImageMeta:
         """All that is known of an image in memory."""
-        own = cls.of_geometry(volume.geometry).__dict__
-        return cls(**{**own, "slope": volume.slope, "intercept": volume.intercept, "units": volume.units, "modality": volume.modality})
+        own = cls.of_geometry(image.geometry).__dict__
+        known = {name: getattr(image, name, "") for name in ("slope", "intercept", "units", "modality")}
+        return cls(**{**own, **known})
 
     @classmethod
     def of_geometry(cls, geometry: Geometry) -> ImageMeta:
@@ -80,94 +86,9 @@ class ImageMeta:
                 fields[name] = getattr(self, name)
         return json.dumps(fields).encode("ascii")
 
-    @classmethod
-    def from_json(cls, data: Union[bytes, str], name: str = SHARED_META_NAME) -> ImageMeta:
-        """Read such a file of any age; keys that are missing or null get their defaults, others are ignored.
-
-        Raises
-        ------
-        ArchiveError
-            Not JSON, or a value that makes no sense; the message names the file `name` and the key.
-        """
-        fields = json_object(data, name)
-        spacing = _numbers(fields, "spacing", name)
-        if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
-            raise _no_sense(name, "spacing", fields["spacing"])
-        slope, intercept = _number(fields, "rescale_slope", 1.0, name), _number(fields, "rescale_intercept", 0.0, name)
-        if slope == 0:
-            raise _no_sense(name, "rescale_slope", 0)
-        return cls(
-            _scaling_factor(fields, name),
-            None if spacing is None else (spacing[0], spacing[1], spacing[2]),
-            _numbers(fields, "origin", name),
-            _numbers(fields, "direction", name),
-            slope,
-            intercept,
-            _text(fields, "units", name),
-            _text(fields, "modality", name),
-            _numbers(fields, "true_origin", name),
-            _numbers(fields, "true_direction", name),
-        )
-
-
-def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
-    """Which entries of a request archive are images, in the order the model gets them.
-
-    ``tmp_0000.*``, ``tmp_0001.*``, … first; others after them, in natural order of their names. Folders do not matter.
-    Exported contours are no images: they have a ``.json`` twin with a ``multiplier`` in it. From names alone a twin is
-    taken for such a one where there are ``tmp_000N`` images; give the reader where that matters.
-
-    Raises
-    ------
-    ArchiveError
-        No image, one number twice, or a number missing: the order of the images would be a guess.
-    """
-    reader = source if isinstance(source, ArchiveReader) else None
-    names = [name for name in (reader.names() if reader else source) if not is_junk(name)]  # type: ignore[union-attr]
-    if not names:
-        raise ArchiveError("the archive is empty: it holds no file")
-    numbered: Dict[int, str] = {}
-    others = []
-    for name in names:
-        stem = _image_stem(name)
-        match = None if stem is None else _NUMBERED.fullmatch(posixpath.basename(stem))
-        if match:
-            other = numbered.setdefault(int(match.group(1)), name)
-            if other != name:
-                raise ArchiveError("%s and %s are the same image of the request" % (quoted(other), quoted(name)), "Send one of them.")
-        elif stem is not None:
-            others.append(name)
-    missing = next((n for n in range(len(numbered)) if n not in numbered), None)
-    if missing is not None:
-        raise ArchiveError("image tmp_%04d is missing: the archive has %s" % (missing, quoted(numbered[max(numbered)])))
-    contours = _contours(others, names, reader, bool(numbered))
-    found = [numbered[n] for n in sorted(numbered)] + sorted((name for name in others if name not in contours), key=_natural)
-    if not found:
-        raise ArchiveError("the archive has no image in it")
-    return found
-
-
-def image_meta(files: Container[str], read: Callable[[str], bytes], image: str) -> ImageMeta:
-    """What stands beside the image `image`: its own ``.meta.json``, else ``meta.json`` in its folder, else the defaults.
-
-    Parameters
-    ----------
-    files : names in the archive, or in the folder it was extracted to
-    read : the content of one of them
-
-    Raises
-    ------
-    ArchiveError
-        As `ImageMeta.from_json`.
-    """
-    for name in ("%s.meta.json" % (_image_stem(image) or image), posixpath.join(posixpath.dirname(image), SHARED_META_NAME)):
-        if name in files:
-            return ImageMeta.from_json(read(name), name)
-    return ImageMeta()
-
 
 class RequestWriter(StoredZipWriter):
-    """Writes a request archive that models of either age understand: ``tmp_000N.nii.gz``, ``meta.json``, ``tmp_000N.meta.json``."""
+    """Writes a request archive: images in the order of the model's inputs, and what is known of each."""
 
     def __init__(self, path: PathLike) -> None:
         super().__init__(path)
@@ -176,77 +97,154 @@ class RequestWriter(StoredZipWriter):
     def __enter__(self) -> RequestWriter:
         return self
 
-    def add_image(self, image: Union[Volume, PathLike], meta: Optional[ImageMeta] = None) -> str:
-        """Add the next image; its name in the archive.
+    @property
+    def next_name(self) -> str:
+        """What the next image will be called."""
+        return "tmp_%04d.nii.gz" % self._count
 
-        Parameters
-        ----------
-        image : Volume, or path of a NIfTI file: ``.nii.gz`` goes in byte for byte, ``.nii`` is gzipped on the way
-        meta : what is said of it; by default what the volume or the file's header tells
+    def add_image(self, image: Union[Image, Volume], meta: Optional[ImageMeta] = None) -> str:
+        """Add the next image; its name in the archive. `meta`: what is said of it, by default what the image tells."""
+        name = self.next_name
+        self.add_nifti(name, image)
+        self.add_meta(meta or ImageMeta.of(image))
+        return name
 
-        Raises
-        ------
-        ImageError, GeometryError
-            A file that is no NIfTI image; the archive is discarded.
-        """
-        name = "tmp_%04d.nii.gz" % self._count
-        if isinstance(image, Volume):
-            meta = meta or ImageMeta.of(image)
-            with self.entry(name, image.voxels.nbytes + (image.voxels.nbytes >> 6) + BLOCK) as file:
-                nifti.write(file, image)
-        else:
-            meta = meta or ImageMeta.of_geometry(nifti.read_geometry(image))
-            self._add_nifti(name, os.fspath(image))
+    def add_nifti(self, name: str, image: Union[Image, Volume]) -> None:
+        """Add voxels that are no image of the request, under a name of their own (``NAME.nii.gz``)."""
+        size = image.voxels.nbytes
+        with self.entry(name, size + (size >> 6) + BLOCK) as file:
+            nifti_codec.write(nifti_codec.blocks(image), file)
+
+    def add_meta(self, meta: ImageMeta) -> None:
+        """Say what is known of the image `next_name`, which is complete then."""
         if not self._count:
             shared = {"scaling_factor": meta.scaling_factor, "spacing": meta.spacing or (1.0, 1.0, 1.0)}
             self.add_bytes(SHARED_META_NAME, json.dumps(shared).encode("ascii"))
         self.add_bytes("tmp_%04d.meta.json" % self._count, meta.to_json())
         self._count += 1
-        return name
-
-    def _add_nifti(self, name: str, path: str) -> None:
-        with open(path, "rb") as source:
-            if source.read(2) == gzip_codec.MAGIC:
-                self.add_file(name, path)
-                return
-            source.seek(0)
-            size = os.fstat(source.fileno()).st_size
-            with self.entry(name, size + (size >> 6) + BLOCK) as file:
-                gzip_codec.compress(iter(lambda: source.read(BLOCK), b""), file)
 
 
-def _image_stem(name: str) -> Optional[str]:
-    """An image's name without its suffix, None for what is no image by its name."""
-    lower = name.lower()
-    return next((name[: -len(suffix)] for suffix in IMAGE_SUFFIXES if lower.endswith(suffix)), None)
+def tar_body(path: PathLike, names: Optional[Mapping[str, str]] = None, empty: Sequence[str] = ()) -> Body:
+    """The files of a zip as a plain tar: headers from memory, content straight out of the zip, without a copy.
+
+    Parameters
+    ----------
+    path : a zip whose entries are stored, as `StoredZipWriter` makes it
+    names : what a file is called in the tar, by its name in the zip; by default the same
+    empty : names of files without content that the tar has in addition
+
+    Raises
+    ------
+    ArchiveError
+        Not a zip, not safe, or with an entry that is packed.
+    """
+    walker = ArchiveWalker(path)
+    if walker.kind != ZIP:
+        raise ArchiveError("only a zip archive can be sent as a tar without a copy, not a %s" % walker.kind)
+    parts: List[Body] = []
+    for entry in walker.entries():
+        if entry.is_deflated:
+            raise ArchiveError("entry %s of the archive is packed" % quoted(entry.name), "Store the entries.")
+        if not entry.is_folder:
+            name = entry.name if names is None else names[entry.name]
+            parts += [_tar_header(name, entry.size), FileBody(walker.path, entry.start, entry.size)]
+            parts.append(Body(bytes(-entry.size % tarfile.BLOCKSIZE)))
+    return JoinedBody([*parts, *(_tar_header(name, 0) for name in empty), Body(bytes(2 * tarfile.BLOCKSIZE))])
 
 
-def _contours(images: Sequence[str], names: Sequence[str], reader: Optional[ArchiveReader], by_name: bool) -> List[str]:
-    twins = {name_key(name): name for name in names}
-    found = []
-    for image in images:
-        twin = twins.get(name_key("%s.json" % _image_stem(image)))
-        if twin is not None and (by_name if reader is None else _has_multiplier(reader, twin)):
-            found.append(image)
-    return found
+def _tar_header(name: str, size: int) -> Body:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return Body(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
 
 
-def _has_multiplier(reader: ArchiveReader, name: str) -> bool:
-    try:
-        return "multiplier" in json_object(reader.read(name), name)
-    except ArchiveError:
-        return False  # a stranger's file, which is no reason to leave the image out
+class Layers(NamedTuple):
+    """The label maps of a result on their one grid; `names`: of each, by label, in the order of labels."""
+
+    geometry: Geometry
+    labels: Tuple[np.ndarray, ...]
+    names: Tuple[Dict[int, str], ...]
 
 
-def _natural(name: str) -> List[Tuple[int, int, str]]:
-    parts = re.split(r"(\d{1,18})", name.casefold())
-    return [(0, int(part), "") if index % 2 else (1, 0, part) for index, part in enumerate(parts)]
+def read_layers(
+    walker: ArchiveWalker, expected: Union[Geometry, Sequence[Geometry], None] = None, notes: Optional[List[str]] = None
+) -> Layers:
+    """Read the label maps of a result archive of anybody: every pair ``NAME.nii.gz`` and ``NAME.json``, in its order.
+
+    Parameters
+    ----------
+    expected : the grid the result must be on, or several of which it may be on one (the sender's contour grid, the
+        image's). Exact dimensions count and voxels are matched by index; headers of foreign models are usually wrong
+        and do not count. None: the grid of the first label map's header.
+    notes : gets a sentence for everything that was ignored
+
+    Raises
+    ------
+    ArchiveError
+        Not safe and whole, no pair in it, names that are none, one name for two structures.
+    ImageError
+        A label map that is no NIfTI, or has other values than whole numbers.
+    GeometryError
+        A label map on none of the expected grids, or two on different ones.
+    """
+    remarks = [] if notes is None else notes
+    names = _named_maps(walker, remarks)
+    grids = [expected] if isinstance(expected, Geometry) else expected
+    layers = {name: _read_layer(name, stream, names[name], remarks) for name, stream in walker.files() if name in names}
+    geometry = _grid(list(layers.items()), grids, remarks)
+    return Layers(geometry, tuple(labels for labels, _ in layers.values()), tuple(names[name] for name in layers))
 
 
-# ---- JSON of strangers
+def _named_maps(walker: ArchiveWalker, notes: List[str]) -> Dict[str, Dict[int, str]]:
+    """Names by label of every label map that has a twin, in the order of the archive; what is ignored goes to `notes`."""
+    files = walker.names()
+    twins = {name_key(name): name for name in files if name.lower().endswith(NAMES_SUFFIX)}
+    keys = {name: name_key(name[: -len(LABEL_MAP_SUFFIX)] + NAMES_SUFFIX) for name in files if name.lower().endswith(LABEL_MAP_SUFFIX)}
+    pairs = {name: twins[key] for name, key in keys.items() if key in twins}
+    known = {*pairs, *pairs.values()}
+    strangers = [name for name in files if name not in known and not name.lower().endswith(COMPANION_SUFFIXES)]
+    notes += ["%s is ignored: %s" % (quoted(name), _stranger(name)) for name in strangers]
+    if not pairs:
+        what = ", ".join(quoted(name) for name in files[:5]) or "nothing"
+        raise ArchiveError(
+            "the result holds no label map with names: no pair NAME.nii.gz and NAME.json, but %s" % what, "Tell the model's author."
+        )
+    contents = {name: stream.read(MIB + 1) for name, stream in walker.files() if name in pairs.values()}
+    names = {name: _label_names(contents[twin], twin) for name, twin in pairs.items()}
+    seen: Dict[str, str] = {}
+    for name, text in ((name, text) for name, texts in names.items() for text in texts.values()):
+        if text in seen:
+            where = "in %s" % quoted(name) if seen[text] == name else "in %s and in %s" % (quoted(seen[text]), quoted(name))
+            raise ArchiveError("structure %s is in the result twice: %s" % (quoted(text), where), NAMES_ADVICE)
+        seen[text] = name
+    return names
 
 
-def json_object(data: Union[bytes, str], name: str, advice: str = _META_ADVICE) -> Mapping[str, Any]:
+def _stranger(name: str) -> str:
+    if name.lower().endswith(LABEL_MAP_SUFFIX):
+        return "a label map without a .json that names its labels"
+    return "a .json without its .nii.gz" if name.lower().endswith(NAMES_SUFFIX) else "neither a label map nor names"
+
+
+def _label_names(content: bytes, twin: str) -> Dict[int, str]:
+    if len(content) > MIB:
+        raise ArchiveError("%s is too large to be names of labels" % quoted(twin), NAMES_ADVICE)
+    names: Dict[int, str] = {}
+    for key, text in json_object(content, twin, NAMES_ADVICE).items():
+        match = _LABEL.fullmatch(key)
+        if match is None:
+            raise ArchiveError("%s names %s, which is no label" % (quoted(twin), quoted(key)), NAMES_ADVICE)
+        label = int(match.group(1))
+        if not isinstance(text, str) or not text.strip():
+            raise ArchiveError("%s has no name for label %d" % (quoted(twin), label), NAMES_ADVICE)
+        if label in names:
+            raise ArchiveError("%s names label %d twice" % (quoted(twin), label), NAMES_ADVICE)
+        names[label] = unicodedata.normalize("NFC", text)
+    names.pop(0, None)  # the background is no structure
+    return {label: names[label] for label in sorted(names)}
+
+
+def json_object(data: Union[bytes, str], name: str, advice: str) -> Mapping[str, Any]:
     """The JSON object in a file `name`; `ArchiveError` where it is none."""
     try:
         fields = json.loads(data)
@@ -257,56 +255,52 @@ def json_object(data: Union[bytes, str], name: str, advice: str = _META_ADVICE) 
     return fields
 
 
-def _float(value: Any) -> Optional[float]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
+def _read_layer(name: str, stream: EntryStream, names: Mapping[int, str], notes: List[str]) -> Tuple[np.ndarray, Geometry]:
     try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+        labels, geometry = nifti_codec.read_labels(stream, size=stream.entry.size)  # type: ignore[arg-type]
+        stream.finish()
+    except ArchiveError:
+        raise
+    except InputError as error:
+        kind = GeometryError if isinstance(error, GeometryError) else ImageError
+        raise kind("%s in the result: %s" % (quoted(name), error.message), error.advice) from error
+    nameless = [label for label in _present(labels) if label not in names]
+    if nameless:
+        notes.append("%s has voxels of labels without a name: %s" % (quoted(name), ", ".join(str(n) for n in nameless[:8])))
+    return labels, geometry
 
 
-def _number(fields: Mapping[str, Any], key: str, default: float, name: str) -> float:
-    if fields.get(key) is None:
-        return default
-    number = _float(fields[key])
-    if number is None:
-        raise _no_sense(name, key, fields[key])
-    return number
+def _present(labels: np.ndarray) -> List[int]:
+    """The labels above 0 that occur, ascending."""
+    highest = int(labels.max())
+    if highest >= 1 << 24:  # a table of flags would be larger than sorting is slow
+        return [int(value) for value in np.unique(labels) if value]
+    seen = np.zeros(highest + 1, dtype=bool)
+    for plane in labels:
+        if plane.any():
+            seen[plane] = True
+    return [int(value) for value in np.flatnonzero(seen) if value]
 
 
-def _numbers(fields: Mapping[str, Any], key: str, name: str) -> Optional[Tuple[float, ...]]:
-    """A list of finite numbers of any length, nested or not: what a sender means by a direction is its own affair."""
-    value = fields.get(key)
-    if value is None:
-        return None
-    items: List[Any] = value if isinstance(value, list) else [None]
-    if items and all(isinstance(item, list) for item in items):
-        items = [number for item in items for number in item]
-    numbers = [_float(item) for item in items]
-    if not numbers or len(numbers) > 64 or any(number is None for number in numbers):
-        raise _no_sense(name, key, value)
-    return tuple(number for number in numbers if number is not None)
-
-
-def _scaling_factor(fields: Mapping[str, Any], name: str) -> Tuple[int, int, int]:
-    numbers = _numbers(fields, "scaling_factor", name)
-    if numbers is None:
-        return (1, 1, 1)
-    whole = [int(np.rint(number)) for number in numbers]
-    if len(whole) != 3 or any(w != n or not 1 <= w <= 64 for w, n in zip(whole, numbers)):
-        raise _no_sense(name, "scaling_factor", fields["scaling_factor"])
-    return (whole[0], whole[1], whole[2])
-
-
-def _text(fields: Mapping[str, Any], key: str, name: str) -> str:
-    value = fields.get(key) or ""
-    if not isinstance(value, str):
-        raise _no_sense(name, key, value)
-    return value
-
-
-def _no_sense(name: str, key: str, value: Any) -> ArchiveError:
-    shown = repr(value)
-    return ArchiveError("%s in %s makes no sense: %s" % (key, quoted(name), shown if len(shown) <= 80 else shown[:80] + "…"), _META_ADVICE)
+def _grid(layers: Sequence[Tuple[str, Tuple[np.ndarray, Geometry]]], grids: Optional[Sequence[Geometry]], notes: List[str]) -> Geometry:
+    """The one grid of all layers."""
+    first_name, (first, geometry) = layers[0]
+    for name, (labels, own) in layers[1:]:
+        if labels.shape != first.shape:
+            raise GeometryError(
+                "the label maps of the result are on different grids: %s is %s, %s is %s"
+                % (quoted(first_name), geometry, quoted(name), own)
+            )
+        if grids is None and not own.matches(geometry):
+            notes.append("the header of %s differs from that of %s, which is taken" % (quoted(name), quoted(first_name)))
+    if grids is None:
+        return geometry
+    fitting = next((grid for grid in grids if grid.shape == first.shape), None)
+    if fitting is None:
+        wanted = " or ".join(" x ".join(str(n) for n in grid.size) for grid in grids)
+        size = " x ".join(str(n) for n in reversed(first.shape))
+        raise GeometryError(
+            "the label map %s has %s voxels, not %s" % (quoted(posixpath.basename(first_name)), size, wanted),
+            "The model must answer on the grid of the first image, or on its contour grid.",
+        )
+    return fitting

@@ -6,10 +6,11 @@ OUT ?= demo-output
 MODEL ?= lungs-ct
 IMAGE ?=
 
-.PHONY: help demo test check bench peers soak clean
+.PHONY: help demo demo-mim test check bench peers soak clean
 
 help:
 	@echo "make demo   segment a chest CT (a phantom, or IMAGE=path [MODEL=name]) and look at the result in $(OUT)/"
+	@echo "make demo-mim   the same through the workstation's extension, loaded by a stand-in for the workstation"
 	@echo "make test   run the test suite"
 	@echo "make check  style, types, layers, Python 3.7 of the workstation modules"
 	@echo "make bench  measure, side by side with what 'make peers' installed"
@@ -30,6 +31,9 @@ demo: $(VENV)/.installed-all
 	@if [ -n "$(IMAGE)" ]; then image="$(IMAGE)"; else image=$(OUT)/chest-phantom.nii.gz; \
 		echo "Making a chest phantom: $$image"; $(BIN)/python -m delineate.testing.phantoms $$image; fi; \
 	$(BIN)/delineate segment "$$image" --model $(MODEL) -o $(OUT)
+
+demo-mim: $(VENV)/.installed-all
+	@$(BIN)/delineate mim demo $(if $(IMAGE),"$(IMAGE)") --model $(MODEL) -o $(OUT)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -38,20 +38,27 @@ def commands(text: str) -> Iterator[str]:
 COMMAND_LINES = [(page, line) for page, text in PAGES.items() for line in commands(text)]
 
 
+def command_of(line: str) -> tuple[click.Command, list[str]]:
+    """The command that a line names, in its group if it has one, and the words behind its name."""
+    words = ["X" if PLACEHOLDER.search(word) else word for word in shlex.split(line)[1:]]
+    command: click.Command | None = cli
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        name = words.pop(0)
+        command = command.get_command(click.Context(command), name)
+        assert command is not None, f"there is no command {name}"
+    return command, words
+
+
 def parse(line: str) -> click.Context:
     """Parsed by the command it names, as far as names of options go; nothing is called."""
-    words = ["X" if PLACEHOLDER.search(word) else word for word in shlex.split(line)[1:]]
-    command = cli.get_command(click.Context(cli), words[0])
-    assert command is not None, f"there is no command {words[0]}"
-    return command.make_context(words[0], words[1:], resilient_parsing=True)
+    command, words = command_of(line)
+    return command.make_context(command.name or "", words, resilient_parsing=True)
 
 
 def unknown_options(line: str) -> list[str]:
-    words = shlex.split(line)[1:]
-    command = cli.get_command(click.Context(cli), words[0])
-    assert command is not None, f"there is no command {words[0]}"
+    command, words = command_of(line)
     known = {name for parameter in command.get_params(click.Context(command)) for name in (*parameter.opts, *parameter.secondary_opts)}
-    return [word for word in words[1:] if word.startswith("-") and word.split("=")[0] not in known]
+    return [word for word in words if word.startswith("-") and word.split("=")[0] not in known]
 
 
 @pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=[f"{page}: {line}" for page, line in COMMAND_LINES])

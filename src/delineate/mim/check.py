@@ -25,9 +25,8 @@ from urllib.parse import urlsplit
 from delineate.errors import DelineateError, InputError
 from delineate.mim import manifest
 from delineate.mim.closure import imports, stranger
-from delineate.mim.package import INI_NAME, entry_of, probed
+from delineate.mim.package import INI_NAME, MOST_BYTES, MOST_MODULES, entry_of, probed
 
-MOST_MODULES, MOST_BYTES = 15, 150_000
 _MOST_ENTRIES, _MOST_UNPACKED = 500, 20_000_000
 _WAYS = ("ext", "src.ext")
 _BESIDE = re.compile(r"src/(delineate\.ini|[\w.-]+\.(pem|crt|cer)|LICENSE(\.txt)?|README(\.txt|\.md)?)")

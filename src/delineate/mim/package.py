@@ -1,8 +1,9 @@
 """Build the installable extension: one zip with its manifest, ``src/ext.py`` and every module that needs.
 
 The modules lie side by side in a package whose name carries the version and a digest of what is in it, because the workstation keeps
-modules loaded when an extension is replaced. Entries are stored, not compressed, in a fixed order with fixed dates and permissions:
-the same sources give the same bytes, on every machine.
+modules loaded when an extension is replaced. Where the sources are more than `MOST_BYTES`, comments and docstrings are left out.
+Entries are stored, not compressed, in a fixed order with fixed dates and permissions: the same sources give the same bytes, on every
+machine.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from urllib.parse import urlsplit
 
 import delineate
 from delineate.mim import manifest
-from delineate.mim.closure import PACKAGE, PackageError, closure, moved
+from delineate.mim.closure import PACKAGE, Closure, PackageError, closure, moved
+from delineate.mim.stripping import stripped
 
+MOST_MODULES, MOST_BYTES = 15, 150_000
 PROBE = Path(__file__).with_name("probe.py")
 UNDATED = 315_532_800
 """1 January 1980, the first day of a zip: what a build says of its date when it is not told one."""
@@ -35,6 +38,7 @@ CA_NAME, INI_NAME = "ca.pem", "delineate.ini"
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 _FINDER = """\
+# {title}
 # Written by `delineate mim build`: finds the extension's own modules beside this file, whatever this file is loaded as, wherever the
 # search path points, and whatever other copy has been loaded before.
 import importlib.machinery
@@ -95,14 +99,26 @@ def build(
     parts = closure(folder or Path(delineate.__file__).parent)
     digest = hashlib.sha256(json.dumps([parts.entry, sorted(parts.modules.items())]).encode()).hexdigest()
     package = f"{PACKAGE}_mim_{re.sub(r'[^0-9A-Za-z]+', '_', version)}_{digest[:8]}"
-    files = {f"src/{package}/{name}.py": moved(source, parts.places, package) for name, source in parts.modules.items()}
-    files[f"src/{package}/__init__.py"] = f'__version__ = "{version}"\n'
-    files["src/ext.py"] = with_finder(moved(parts.entry, parts.places, package), package)
-    sources = {name: text.encode() for name, text in sorted(files.items())}
+    sources = _sources(parts, package, version)
     entries = [entry_of(found) for found in probed("ext", sources)["entries"]]
     if not entries:
         raise PackageError("the extension has no entry points", "Decorate functions of mim/ext.py.")
     return Built(_zip(sources, entries, b"\n".join(map(certificates, authorities)), server, seconds), package, _modules(sources), entries)
+
+
+def _sources(parts: Closure, package: str, version: str) -> dict[str, bytes]:
+    """The Python files, path → bytes; readable where that fits."""
+    title = f"Delineate {version} for the MIM workstation. Apache License 2.0"
+    files: dict[str, bytes] = {}
+    for words, shorten in (("", lambda text, _: text), (" Comments and docstrings are in its sources, on the same lines.", stripped)):
+        texts = {name: moved(shorten(text, name), parts.places, package) for name, text in parts.modules.items()}
+        named = {f"src/{package}/{name}.py": text for name, text in texts.items()}
+        named[f"src/{package}/__init__.py"] = f'# {title}.{words}\n__version__ = "{version}"\n'
+        named["src/ext.py"] = with_finder(moved(shorten(parts.entry, "ext"), parts.places, package), package, f"{title}.{words}")
+        files = {name: text.encode() for name, text in sorted(named.items())}
+        if sum(map(len, files.values())) <= MOST_BYTES:
+            break
+    return files
 
 
 def _zip(sources: Mapping[str, bytes], entries: list[manifest.Entry], ca: bytes, server: str, seconds: int) -> bytes:
@@ -127,12 +143,12 @@ def _modules(sources: Mapping[str, bytes]) -> dict[str, int]:
     return {name[len("src/") :]: len(data) for name, data in sources.items()}
 
 
-def with_finder(source: str, package: str) -> str:
+def with_finder(source: str, package: str, title: str) -> str:
     """The entry module with the lines that find its package before its first statement but docstring and ``__future__``."""
     body = ast.parse(source).body
     first = next(node for node in body if not _must_come_first(node))
     lines = source.splitlines(keepends=True)
-    return "".join([*lines[: first.lineno - 1], _FINDER.format(package=package), *lines[first.lineno - 1 :]])
+    return "".join([*lines[: first.lineno - 1], _FINDER.format(package=package, title=title), *lines[first.lineno - 1 :]])
 
 
 def _must_come_first(node: ast.stmt) -> bool:

@@ -21,6 +21,7 @@ from delineate.mim import manifest
 from delineate.mim.check import Finding, check, check_bytes
 from delineate.mim.closure import PackageError, closure, imports, moved
 from delineate.mim.package import Built, build, certificates, configuration, probed
+from delineate.mim.stripping import stripped
 
 EXT = '''\
 """Entry points."""
@@ -169,6 +170,59 @@ def test_imports_move_by_position_and_lines_stay(tree: Path) -> None:
 def test_an_import_that_cannot_be_moved_is_refused(tree: Path, line: str) -> None:
     with pytest.raises(PackageError, match="cannot be moved"):
         moved(line, closure(tree).places, "new")
+
+
+WORDY = (
+    '''\
+"""Module."""  # a comment
+import math  # another
+
+
+class Only(Exception):
+    """Says all."""
+
+
+def f(x: str = "# no comment") -> str:
+    """Of
+    several lines."""
+    text = """kept  # kept
+   '''
+    + "  \n"
+    + '''end"""
+    try:
+        return f"{x!r} # {text}"
+    finally:
+        "a text"  # alone
+C = 1
+"""About C."""; ä = "ö"  # ü
+'''
+)
+
+
+def test_words_are_left_out_and_every_statement_stays_on_its_line() -> None:
+    text = stripped(WORDY)
+    assert len(text.split("\n")) == len(WORDY.split("\n"))
+    assert not re.search(r"Module|comment$|another|Says|several|a text|About|ü", text, re.MULTILINE)
+    for source in (WORDY, text):
+        names: dict[str, object] = {}
+        exec(source, names)
+        assert names["f"]("a") == "'a' # kept  # kept\n     \nend"  # type: ignore[operator]
+        assert (names["C"], names["ä"], names["f"].__code__.co_firstlineno) == (1, "ö", 9)  # type: ignore[attr-defined]
+
+
+def test_a_program_that_reads_its_docstring_is_refused() -> None:
+    with pytest.raises(PackageError, match="__doc__"):
+        stripped("print(__doc__)\n")
+
+
+def test_the_whole_sources_are_carried_where_they_fit(tree: Path) -> None:
+    def late(built: Built) -> bytes:
+        return files_of(built.data)[f"src/{built.package}/late.py"]
+
+    (tree / "late.py").write_text('"""Words."""\nLATE = 1\n')
+    assert late(build(folder=tree)) == b'"""Words."""\nLATE = 1\n'
+    (tree / "errors.py").write_text("WORD = 1\n" + "#" * 150_000)
+    assert late(build(folder=tree)) == b"\nLATE = 1\n"
 
 
 def test_the_zip_has_the_layout_and_the_manifest_of_the_workstation(tree: Path) -> None:

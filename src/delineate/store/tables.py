@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """Newest migration."""
 
 METADATA: Final = MetaData(
@@ -94,6 +94,115 @@ MODELS: Final = Table(
     Column("size", BigInteger),
     Column("created", Float, nullable=False),
     Index(None, "archive"),
+)
+
+DATASTORES: Final = Table(
+    "datastores",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("uid", String(43), nullable=False),  # also in the folder: whose the kept files there are
+    Column("folder", String(4096), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("images_dir", String(4096), nullable=False),
+    Column("labels_dir", String(4096), nullable=False),
+    Column("revision", BigInteger, nullable=False),  # grows with every change of an image or label
+    Column("written", BigInteger, nullable=False),  # revision that the folder's datastore_v2.json holds
+    Column("written_size", BigInteger, nullable=False),  # of that file as it was written, to see whether others wrote it
+    Column("written_mtime", BigInteger, nullable=False),
+    UniqueConstraint("folder"),
+)
+
+IMAGES: Final = Table(
+    "images",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("datastore", Integer, ForeignKey("datastores.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(255), nullable=False),  # what callers know as the id
+    Column("extension", String(16), nullable=False),  # empty for a series
+    Column("path", String(4096), nullable=False),  # below the datastore's folder
+    Column("is_series", Boolean, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime", BigInteger, nullable=False),  # ns
+    Column("version", Integer, nullable=False),
+    Column("added", Float, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("sha256", String(64)),
+    Column("info", JSON, nullable=False),
+    Column("removed", Float),  # the row stays, so that a version of an id never comes twice
+    Column("revision", BigInteger, nullable=False),  # the datastore's, when this image or a label of it changed last
+    UniqueConstraint("datastore", "name"),
+    Index(None, "datastore", "revision"),
+    Index(None, "datastore", "path"),
+)
+
+IMAGE_VERSIONS: Final = Table(
+    "image_versions",
+    METADATA,
+    Column("image", Integer, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("extension", String(16), nullable=False),
+    Column("digest", String(64)),  # of the kept file; none for one that lies only where people put it
+    Column("size", BigInteger, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("who", String(255), nullable=False),
+    Index(None, "digest"),
+)
+
+LABELS: Final = Table(
+    "labels",
+    METADATA,
+    Column("image", Integer, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(255), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("is_current", Boolean, nullable=False),
+    Column("extension", String(16), nullable=False),
+    Column("digest", String(64)),  # as of an image's version
+    Column("size", BigInteger, nullable=False),
+    Column("mtime", BigInteger, nullable=False),  # ns, of the file under labels/
+    Column("at", Float, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("image_version", Integer, nullable=False),  # on which it was drawn
+    Column("info", JSON, nullable=False),
+    Index(None, "digest"),
+)
+
+ANNOTATION_LEASES: Final = Table(
+    "annotation_leases",
+    METADATA,
+    Column("image", Integer, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("strategy", String(128), nullable=False),
+    Column("tag", String(255), nullable=False),  # of the label that ends it
+    Column("expires", Float, nullable=False),
+)
+
+ANNOTATION_EVENTS: Final = Table(
+    "annotation_events",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("datastore", Integer, nullable=False),  # no foreign keys: events outlive what they tell of
+    Column("image", String(255), nullable=False),
+    Column("tag", String(255), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("who", String(255), nullable=False),
+    Index(None, "datastore", "image", "id"),
+    sqlite_autoincrement=True,
+)
+
+SESSIONS: Final = Table(
+    "sessions",
+    METADATA,
+    Column("uid", String(43), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("name", String(255), nullable=False),  # of the file, empty for a folder of them
+    Column("size", BigInteger, nullable=False),
+    Column("meta", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("accessed", Float, nullable=False),
+    Column("expiry", Float, nullable=False),  # seconds after the last access
 )
 
 VERSION: Final = Table(

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import ast
 import configparser
-import importlib.util
 import io
 import re
 import ssl
-import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from delineate.errors import DelineateError, InputError
-from delineate.mim import manifest
+from delineate.mim import manifest, python37
 from delineate.mim.closure import imports, stranger
 from delineate.mim.package import INI_NAME, MOST_BYTES, MOST_MODULES, entry_of, probed
 
@@ -109,7 +106,7 @@ def check_bytes(data: bytes, *, loaded: bool = True, python: str = sys.executabl
 def _finding(name: str, look: Callable[[], str]) -> Finding:
     try:
         detail = look()
-    except (FailedError, DelineateError) as error:
+    except (FailedError, python37.NewerError, DelineateError) as error:
         return Finding(name, False, str(error))
     return Finding(name, None if detail.startswith("not ") else True, detail)
 
@@ -168,7 +165,11 @@ def _belongs(name: str, package: str) -> bool:
 def _manifest(extension: Extension) -> str:
     entries = entries_in(extension)
     known = set(manifest.JAVA_TYPES.values())
-    functions = {node.name: node for node in _tree(extension, "src/ext.py").body if isinstance(node, ast.FunctionDef)}
+    functions = {
+        node.name: node
+        for node in python37.parsed(extension.files.get("src/ext.py", b""), "src/ext.py").body
+        if isinstance(node, ast.FunctionDef)
+    }
     for entry in entries:
         for name, java_type in (*entry.parameters, *entry.outputs):
             if java_type not in known:
@@ -193,13 +194,6 @@ def entries_in(extension: Extension) -> list[manifest.Entry]:
         raise FailedError("there is no info.properties") from None
 
 
-def _tree(extension: Extension, name: str) -> ast.Module:
-    try:
-        return ast.parse(extension.files.get(name, b""), name, feature_version=(3, 7))
-    except (SyntaxError, ValueError) as error:
-        raise FailedError(f"{name}, line {getattr(error, 'lineno', '?')}: {getattr(error, 'msg', error)}") from None
-
-
 def carried(extension: Extension) -> dict[str, int]:
     """Modules and their bytes; an ``__init__.py`` that does nothing is none."""
     return {name: len(data) for name, data in extension.sources.items() if not name.endswith("/__init__.py") or _acts(extension, name)}
@@ -208,7 +202,7 @@ def carried(extension: Extension) -> dict[str, int]:
 def _acts(extension: Extension, name: str) -> bool:
     return any(
         not isinstance(getattr(node, "value", None), ast.Constant) or not isinstance(node, ast.Expr | ast.Assign)
-        for node in _tree(extension, name).body
+        for node in python37.parsed(extension.files[name], name).body
     )
 
 
@@ -222,37 +216,19 @@ def _size(extension: Extension) -> str:
 
 
 def _syntax(extension: Extension) -> str:
-    for name in extension.sources:
-        _tree(extension, name)
+    for name, data in extension.sources.items():
+        python37.require(data, name)
     return f"{len(extension.sources)} files parse"
 
 
 def _vermin(extension: Extension) -> str:
-    if importlib.util.find_spec("vermin") is None:
-        return "not looked at: vermin is not installed"
-    names = list(extension.sources)
-    with tempfile.TemporaryDirectory(prefix="delineate-mim-") as folder:
-        paths = [str(_put(Path(folder), f"{i}.py", extension.sources[name])) for i, name in enumerate(names)]
-        run = ["-I", "-c", "from vermin import main; main()", "-t=3.7-", "--violations", "--no-tips", "--processes=1"]
-        done = subprocess.run([sys.executable, *run, *paths], capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = [line.strip() for line in done.stdout.splitlines() if " require" in line or ".py" in line] or [done.stderr[-200:]]
-            for name, path in zip(names, paths, strict=True):
-                said = [line.replace(path, name) for line in said]
-            raise FailedError("; ".join(said[:4]))
-    return "vermin finds nothing newer"
-
-
-def _put(folder: Path, name: str, data: bytes) -> Path:
-    path = folder / name
-    path.write_bytes(data)
-    return path
+    return python37.vermin(extension.sources)
 
 
 def _imports(extension: Extension) -> str:
     beyond = set()
     for name, data in extension.sources.items():
-        _tree(extension, name)
+        python37.parsed(data, name)
         for one in imports(data.decode("utf-8", "replace"), name):
             why = stranger(one, is_entry=name == "src/ext.py", inside=extension.package)
             if why:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from delineate.mim import manifest
+from delineate.mim import manifest, python37
 from delineate.mim.check import Finding, check, check_bytes
 from delineate.mim.closure import PackageError, closure, imports, moved
 from delineate.mim.package import Built, build, certificates, configuration, probed
@@ -406,6 +406,19 @@ CASES: list[tuple[str, str, Callable[[dict[str, bytes]], object]]] = [
     ("archive", "not safe", lambda f: f.update({"src\\x.py": b""})),
     ("archive", "two entries of one name", lambda f: f.update({"SRC/ext.py": b""})),
     ("syntax of Python 3.7", "src/ext.py, line 1", lambda f: f.update({"src/ext.py": b"if (x := 1): pass\n"})),
+    ("syntax of Python 3.7", "str | None is evaluated", lambda f: f.update({"src/ext.py": b"Text = str | None\n"})),
+    (
+        "syntax of Python 3.7",
+        "Dict[str, int] | None is",
+        lambda f: f.update({"src/ext.py": b"from typing import *\nx = Dict[str, int] | None\n"}),
+    ),
+    ("syntax of Python 3.7", "list[int] is evaluated", lambda f: f.update({"src/ext.py": b"def f(x: list[int]): pass\n"})),
+    ("syntax of Python 3.7", "os.PathLike[str] is evaluated", lambda f: f.update({"src/ext.py": b"import os\nx = os.PathLike[str]\n"})),
+    (
+        "syntax of Python 3.7",
+        "Mapping[str, int] is",
+        lambda f: f.update({"src/ext.py": b"from collections.abc import Mapping\nMapping[str, int]\n"}),
+    ),
     ("functions of Python 3.7", "math.prod", lambda f: f.update({"src/ext.py": b"import math\nmath.prod([1])\n"})),
     ("imports", "httpx is not on the workstation", lambda f: f.update({"src/ext.py": b"import httpx\n"})),
     ("imports", "delineate.errors is not", lambda f: f.update({"src/ext.py": b"from delineate.errors import X\n"})),
@@ -425,6 +438,23 @@ def test_check_finds(built: Built, name: str, why: str, change: Callable[[dict[s
     findings = check_bytes(rezipped(built, change))
     assert why in failed(findings)[name]
     assert [finding.ok for finding in findings if finding.check.startswith("loads")] in ([None, None], [])
+
+
+LATER = b"""\
+from __future__ import annotations
+from typing import Mapping, TYPE_CHECKING
+from os import environ, path
+if TYPE_CHECKING:
+    Text = str | None
+def f(x: list[int] | None, *, y: dict[str, int] = {}) -> str | None:
+    z: tuple[int, ...] = (1,)
+    values = environ["A"], y["a"] | z[0], {1} | {2}
+class Names(Mapping[str, int]): pass
+"""
+
+
+def test_annotations_that_are_not_evaluated_may_be_newer() -> None:
+    python37.require(LATER, "x.py")
 
 
 def test_check_finds_functions_that_differ_from_the_manifest_only_when_they_run(built: Built) -> None:

@@ -39,7 +39,7 @@ def failure_from(error: Exception, address: Address, headers: dict[str, str] | N
         return ConnectionFailedError(f"the proxy on the way to {where} refused: {error}", "Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
     if isinstance(error, httpx.ConnectError):
         return _not_connected(error, address)
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
         return AddressError(f"the server's address makes no sense: {error}")
     if isinstance(error, httpx.LocalProtocolError):
         return SettingsError(f"the request could not be made: {error}", "Check the token for characters that do not belong there.")

@@ -37,6 +37,7 @@ class Line:
     """How one server is reached: address, token, trust. Common to both drivers.
 
     address : changes once at most, from http to https, where the server insists on it.
+    idle : seconds in which not one byte moves until the server is given up.
     """
 
     address: Address
@@ -44,6 +45,7 @@ class Line:
     ca_file: Path | None = None
     verify: bool = True
     progress: ProgressCallback | None = None
+    idle: float = IDLE_TIMEOUT
 
     def __post_init__(self) -> None:
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
@@ -101,8 +103,8 @@ class Call:
 
     def timeouts(self) -> httpx.Timeout:
         """Limits of single steps; the limit over all of it is checked between blocks."""
-        limit = self.request.timeout if self.request.timeout is not None else IDLE_TIMEOUT
-        idle = min(limit, IDLE_TIMEOUT)
+        limit = self.request.timeout if self.request.timeout is not None else self.line.idle
+        idle = min(limit, self.line.idle)
         return httpx.Timeout(idle, connect=min(limit, CONNECT_TIMEOUT))
 
     def check(self) -> None:

@@ -208,15 +208,14 @@ class _Call:
     def perform(self, line: http.client.HTTPConnection) -> Response:
         """Send the request, receive the answer; the connection is closed if it cannot be used again."""
         line.response_class = functools.partial(_Answer, call=self)  # type: ignore[assignment]
-        self.reusable = line
+        self.reusable, answer = line, None
         try:
             answer = self._asked(line)
             self.headers = {name.lower(): value for name, value in answer.getheaders()}
-            content = self._received(answer)
+            result = Response(answer.status, self.headers, self._received(answer))
             if answer.will_close:
                 self.reusable = None
-            answer.close()
-            return Response(answer.status, self.headers, content)
+            return result
         except (OSError, http.client.HTTPException) as error:
             self.reusable = None
             raise self._failure(error) from None
@@ -224,6 +223,8 @@ class _Call:
             self.reusable = None
             raise
         finally:
+            if answer is not None:  # http.client leaves it open where the server said that it will close
+                answer.close()
             if self.reusable is None:
                 line.close()
 

@@ -273,7 +273,7 @@ class InferenceServer:
             if deadline.remaining() <= 0:
                 raise deadline.error()
             yield Wait(min(pause, deadline.remaining()))
-            pause = min(pause * INTERVAL_GROWTH, LONGEST_INTERVAL)
+            pause = min(pause * INTERVAL_GROWTH, max(LONGEST_INTERVAL, self._interval))
 
     def _result_request(self, uid: str, sink: Optional[BinaryIO]) -> Request:
         # Without a sink only the status is wanted. A download may take long: no limit but the deadline and the driver's for silence.

@@ -523,6 +523,20 @@ def test_lines_while_waiting_are_few_and_say_how_long(archive: str) -> None:
     assert 15 <= len(told) <= 50
 
 
+def test_a_long_interval_is_kept(archive: str) -> None:
+    clock = Clock()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        clock.sleep(seconds)
+
+    with scripted(dialect="v1", polls=4, late_row=False) as server:
+        uid = backend(server.url).post("noop", archive, 20)
+        got(backend(server.url, clock=clock, sleep=sleep), uid, timeout=600, interval=30)
+    assert waits == [30.0] * 4
+
+
 # ------------------------------------------------------------ the disk
 
 

@@ -30,7 +30,7 @@ import psutil
 import pytest
 
 from delineate.geometry import Geometry
-from delineate.protocols.archive import RequestWriter
+from delineate.protocols.archive import FileRequestWriter
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.records import sweep
@@ -212,7 +212,7 @@ def _archives(folder: Path) -> list[bytes]:
     for seed in range(IMAGES):
         voxels = np.random.default_rng(seed).integers(0, 200, grid.shape).astype(np.int16)
         path = folder / f"request-{seed}.zip"
-        writer = RequestWriter(path)
+        writer = FileRequestWriter(path)
         writer.add_image(Volume(voxels, grid))
         writer.close()
         archives.append(path.read_bytes())

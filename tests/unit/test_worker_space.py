@@ -18,7 +18,7 @@ from delineate import runners
 from delineate.errors import ModelError, StoreError
 from delineate.geometry import Geometry
 from delineate.model import Model
-from delineate.protocols.archive import RequestWriter
+from delineate.protocols.archive import FileRequestWriter
 from delineate.runners.base import Job
 from delineate.segmentation import Segmentation
 from delineate.store.blobs import BlobStore
@@ -71,7 +71,7 @@ class Bench:
         self.database.migrate()
         blobs = BlobStore(folder / "blobs", sync=False)
         self.tasks = TaskStore(self.database, blobs, clock=lambda: self.now)
-        with RequestWriter(folder / "request.zip") as request:
+        with FileRequestWriter(folder / "request.zip") as request:
             request.add_image(Volume(np.zeros((2, 3, 4), np.int16), Geometry((4, 3, 2))))
         self.uid = self.tasks.submit(model="noop", archive=blobs.adopt(folder / "request.zip"), owner="o", protocol="v1").uid
         self.place = Workplace(

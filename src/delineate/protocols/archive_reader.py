@@ -8,9 +8,9 @@ import os
 from types import TracebackType
 from typing import BinaryIO, List, Optional, Type
 
-from delineate.errors import ArchiveError
+from delineate.errors import ArchiveError, ArchiveLimitError
 from delineate.nifti_codec import INFLATE_ERRORS, Inflater
-from delineate.protocols.archive_entries import BLOCK, EntryStream, PathLike, Tally, quoted
+from delineate.protocols.archive_entries import BLOCK, MIB, EntryStream, PathLike, Tally, quoted
 from delineate.protocols.archive_walker import TAR_GZ, ArchiveWalker, TarSource
 
 # No link is followed where the name is one already, and nothing that exists is written to.
@@ -33,6 +33,15 @@ class ArchiveReader(ArchiveWalker):
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         """Nothing is open."""
+
+    def read(self, name: str, most: int = MIB) -> bytes:
+        """All bytes of a small file; `ArchiveLimitError` where it has more than `most`."""
+        data = next((stream.read(most + 1) for found, stream in self.files() if found == name), None)
+        if data is None:
+            raise ArchiveError("there is no file %s in the archive" % quoted(name))
+        if len(data) > most:
+            raise ArchiveLimitError("%s is larger than %d bytes" % (quoted(name), most))
+        return data
 
     def open(self, name: str) -> BinaryIO:
         """One file, to be read once from begin to end and closed; its checksum is verified at the end."""

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from delineate.errors import ArchiveError, ArchiveLimitError
 from delineate.nifti_codec import GZIP_MAGIC
-from delineate.protocols.archive_entries import MIB, Entry, EntryStream, Limits, NameRegister, PathLike, Tally, is_junk, quoted, zip_stream
+from delineate.protocols.archive_entries import Entry, EntryStream, Limits, NameRegister, PathLike, Tally, is_junk, quoted, zip_stream
 
 ZIP, TAR, TAR_GZ = "zip", "tar", "tar.gz"
 
@@ -98,24 +98,6 @@ class ArchiveWalker:
             for entry, stream in self._walk(file):
                 if not entry.is_folder:
                     yield entry.name, stream
-
-    def read(self, name: str, most: int = MIB) -> bytes:
-        """All bytes of a small file; `ArchiveLimitError` where it has more than `most`."""
-        data = next((stream.read(most + 1) for found, stream in self.files() if found == name), None)
-        if data is None:
-            raise ArchiveError("there is no file %s in the archive" % quoted(name))
-        if len(data) > most:
-            raise ArchiveLimitError("%s is larger than %d bytes" % (quoted(name), most))
-        return data
-
-    def stored_extent(self, name: str) -> Tuple[int, int]:
-        """Where a stored file's bytes are in the archive: (offset, length); `ArchiveError` for a packed one."""
-        entry = next((e for e in self.entries() if e.name == name and not e.is_folder), None)
-        if entry is None:
-            raise ArchiveError("there is no file %s in the archive" % quoted(name))
-        if entry.is_deflated or self.kind == TAR_GZ:
-            raise ArchiveError("entry %s of the archive is packed" % quoted(name), "Store the entries.")
-        return entry.start, entry.size
 
     def _file(self) -> BinaryIO:
         return open(self.path, "rb", buffering=1 << 16)

@@ -6,15 +6,17 @@ import math
 import os
 import posixpath
 import re
+from dataclasses import replace
 from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from delineate import nifti, nifti_codec
 from delineate.errors import ArchiveError
+from delineate.geometry import Geometry
 from delineate.nifti_codec import Image
 from delineate.protocols.archive_entries import BLOCK, is_junk, name_key, quoted
-from delineate.protocols.archive_walker import ArchiveWalker
+from delineate.protocols.archive_reader import ArchiveReader
 from delineate.protocols.task_archive import SHARED_META_NAME, ImageMeta, RequestWriter, json_object
 from delineate.volume import Volume
 
@@ -44,9 +46,9 @@ class FileRequestWriter(RequestWriter):
             A file that is no NIfTI image; the archive is discarded.
         """
         if not isinstance(image, (str, os.PathLike)):
-            return super().add_image(image, meta)
+            return super().add_image(image, meta or meta_of(image))
         name, path = self.next_name, os.fspath(image)
-        meta = meta or ImageMeta.of_geometry(nifti.read_geometry(path))
+        meta = meta or _meta_of_grid(nifti.read_geometry(path))
         with open(path, "rb") as source:
             if source.read(2) == nifti_codec.GZIP_MAGIC:
                 self.add_file(name, path)
@@ -59,7 +61,7 @@ class FileRequestWriter(RequestWriter):
         return name
 
 
-def request_images(source: Union[ArchiveWalker, Iterable[str]]) -> List[str]:
+def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
     """Which entries of a request archive are images, in the order the model gets them.
 
     ``tmp_0000.*``, ``tmp_0001.*``, … first; others after them, in natural order of their names. Folders do not matter.
@@ -71,7 +73,7 @@ def request_images(source: Union[ArchiveWalker, Iterable[str]]) -> List[str]:
     ArchiveError
         No image, one number twice, or a number missing: the order of the images would be a guess.
     """
-    reader = source if isinstance(source, ArchiveWalker) else None
+    reader = source if isinstance(source, ArchiveReader) else None
     names = [name for name in (reader.names() if reader else source) if not is_junk(name)]  # type: ignore[union-attr]
     if not names:
         raise ArchiveError("the archive is empty: it holds no file")
@@ -115,6 +117,16 @@ def image_meta(files: Container[str], read: Callable[[str], bytes], image: str) 
     return ImageMeta()
 
 
+def meta_of(image: Union[Image, Volume]) -> ImageMeta:
+    """All that is known of an image in memory."""
+    known = {name: getattr(image, name) for name in ("slope", "intercept", "units", "modality") if hasattr(image, name)}
+    return replace(_meta_of_grid(image.geometry), **known)
+
+
+def _meta_of_grid(grid: Geometry) -> ImageMeta:
+    return ImageMeta((1, 1, 1), grid.spacing, grid.origin, grid.direction, true_origin=grid.origin, true_direction=grid.direction)
+
+
 def read_image_meta(data: Union[bytes, str], name: str = SHARED_META_NAME) -> ImageMeta:
     """Read such a file of any age; keys that are missing or null get their defaults, others are ignored.
 
@@ -150,7 +162,7 @@ def _image_stem(name: str) -> Optional[str]:
     return next((name[: -len(suffix)] for suffix in IMAGE_SUFFIXES if lower.endswith(suffix)), None)
 
 
-def _contours(images: Sequence[str], names: Sequence[str], reader: Optional[ArchiveWalker], by_name: bool) -> List[str]:
+def _contours(images: Sequence[str], names: Sequence[str], reader: Optional[ArchiveReader], by_name: bool) -> List[str]:
     twins = {name_key(name): name for name in names}
     found = []
     for image in images:
@@ -160,7 +172,7 @@ def _contours(images: Sequence[str], names: Sequence[str], reader: Optional[Arch
     return found
 
 
-def _has_multiplier(reader: ArchiveWalker, name: str) -> bool:
+def _has_multiplier(reader: ArchiveReader, name: str) -> bool:
     try:
         return "multiplier" in json_object(reader.read(name), name, _META_ADVICE)
     except ArchiveError:

@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Uni
 import numpy as np
 
 from delineate import nifti
-from delineate.errors import InputError
+from delineate.errors import GeometryError, InputError
 from delineate.geometry import Geometry
 from delineate.protocols.archive_entries import BLOCK, Limits, PathLike, StoredZipWriter, name_key, quoted
 from delineate.protocols.archive_reader import ArchiveReader
@@ -111,11 +111,41 @@ def read_result(
 ) -> Segmentation:
     """Read the structures of a result archive of anybody, zip or tar(.gz): one layer for each label map.
 
-    `limits`: what is allowed in the archive; `expected`, `notes` and errors as of `task_archive.read_layers`.
+    Parameters
+    ----------
+    expected : the grid the result must be on, or several of which it may be on one (the sender's contour grid, the
+        image's). Exact dimensions count and voxels are matched by index; headers of foreign models are usually wrong
+        and do not count. None: the grid of the first label map's header.
+    limits : what is allowed in the archive
+    notes : gets a sentence for everything that was ignored
+
+    Raises
+    ------
+    ArchiveError, ImageError
+        As `task_archive.read_layers`.
+    GeometryError
+        A label map on none of the expected grids, or two on different ones.
     """
-    result = read_layers(ArchiveReader(path, limits), expected, notes)
+    result = read_layers(ArchiveReader(path, limits), [] if notes is None else notes)
+    grids = [expected] if isinstance(expected, Geometry) else expected
+    geometry = result.geometry if grids is None else _fitting(result.geometry, grids)
     structures = [Structure(text, label, index) for index, names in enumerate(result.names) for label, text in names.items()]
-    return Segmentation(result.geometry, result.labels, tuple(structures))
+    return Segmentation(geometry, result.labels, tuple(structures))
+
+
+def _fitting(own: Geometry, grids: Sequence[Geometry]) -> Geometry:
+    """The one of `grids` that has the dimensions of the result."""
+    for grid in grids:
+        if grid.size == own.size:
+            return grid
+    raise GeometryError(
+        "the label maps of the result have %s voxels, not %s" % (_words(own), " or ".join(_words(grid) for grid in grids)),
+        "The model must answer on the grid of the first image, or on its contour grid.",
+    )
+
+
+def _words(grid: Geometry) -> str:
+    return "%d x %d x %d" % grid.size
 
 
 def tar_view(path: PathLike, *, with_log: bool = False) -> Body:

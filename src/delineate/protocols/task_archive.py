@@ -6,7 +6,6 @@ Runs on Python 3.7 and newer with numpy alone.
 from __future__ import annotations
 
 import json
-import posixpath
 import re
 import tarfile
 import unicodedata
@@ -60,19 +59,6 @@ class ImageMeta:
     true_origin: Optional[Tuple[float, ...]] = None
     true_direction: Optional[Tuple[float, ...]] = None
 
-    @classmethod
-    def of(cls, image: Union[Image, Volume]) -> ImageMeta:
-        """All that is known of an image in memory."""
-        own = cls.of_geometry(image.geometry).__dict__
-        known = {name: getattr(image, name, "") for name in ("slope", "intercept", "units", "modality")}
-        return cls(**{**own, **known})
-
-    @classmethod
-    def of_geometry(cls, geometry: Geometry) -> ImageMeta:
-        """Of an image of which the grid alone is known."""
-        origin, direction = geometry.origin, geometry.direction
-        return cls((1, 1, 1), geometry.spacing, origin, direction, true_origin=origin, true_direction=direction)
-
     def to_json(self) -> bytes:
         """The file ``tmp_000N.meta.json``; what says nothing is left out."""
         fields: Dict[str, Any] = {"scaling_factor": self.scaling_factor}
@@ -102,11 +88,11 @@ class RequestWriter(StoredZipWriter):
         """What the next image will be called."""
         return "tmp_%04d.nii.gz" % self._count
 
-    def add_image(self, image: Union[Image, Volume], meta: Optional[ImageMeta] = None) -> str:
-        """Add the next image; its name in the archive. `meta`: what is said of it, by default what the image tells."""
+    def add_image(self, image: Union[Image, Volume], meta: ImageMeta) -> str:
+        """Add the next image; its name in the archive."""
         name = self.next_name
         self.add_nifti(name, image)
-        self.add_meta(meta or ImageMeta.of(image))
+        self.add_meta(meta)
         return name
 
     def add_nifti(self, name: str, image: Union[Image, Volume]) -> None:
@@ -166,17 +152,11 @@ class Layers(NamedTuple):
     names: Tuple[Dict[int, str], ...]
 
 
-def read_layers(
-    walker: ArchiveWalker, expected: Union[Geometry, Sequence[Geometry], None] = None, notes: Optional[List[str]] = None
-) -> Layers:
+def read_layers(walker: ArchiveWalker, notes: List[str]) -> Layers:
     """Read the label maps of a result archive of anybody: every pair ``NAME.nii.gz`` and ``NAME.json``, in its order.
 
-    Parameters
-    ----------
-    expected : the grid the result must be on, or several of which it may be on one (the sender's contour grid, the
-        image's). Exact dimensions count and voxels are matched by index; headers of foreign models are usually wrong
-        and do not count. None: the grid of the first label map's header.
-    notes : gets a sentence for everything that was ignored
+    Voxels are matched by index; headers of foreign models are usually wrong, and the first one's is taken. `notes` gets a
+    sentence for everything that was ignored.
 
     Raises
     ------
@@ -185,13 +165,17 @@ def read_layers(
     ImageError
         A label map that is no NIfTI, or has other values than whole numbers.
     GeometryError
-        A label map on none of the expected grids, or two on different ones.
+        Label maps of different dimensions.
     """
-    remarks = [] if notes is None else notes
-    names = _named_maps(walker, remarks)
-    grids = [expected] if isinstance(expected, Geometry) else expected
-    layers = {name: _read_layer(name, stream, names[name], remarks) for name, stream in walker.files() if name in names}
-    geometry = _grid(list(layers.items()), grids, remarks)
+    names = _named_maps(walker, notes)
+    layers = {name: _read_layer(name, stream, names[name], notes) for name, stream in walker.files() if name in names}
+    (first, (labels, geometry)), *others = layers.items()
+    for name, (other, own) in others:
+        if other.shape != labels.shape:
+            grids = (quoted(first), geometry, quoted(name), own)
+            raise GeometryError("the label maps of the result are on different grids: %s is %s, %s is %s" % grids)
+        if not own.matches(geometry):
+            notes.append("the header of %s differs from that of %s: voxels are matched by index" % (quoted(name), quoted(first)))
     return Layers(geometry, tuple(labels for labels, _ in layers.values()), tuple(names[name] for name in layers))
 
 
@@ -280,27 +264,3 @@ def _present(labels: np.ndarray) -> List[int]:
         if plane.any():
             seen[plane] = True
     return [int(value) for value in np.flatnonzero(seen) if value]
-
-
-def _grid(layers: Sequence[Tuple[str, Tuple[np.ndarray, Geometry]]], grids: Optional[Sequence[Geometry]], notes: List[str]) -> Geometry:
-    """The one grid of all layers."""
-    first_name, (first, geometry) = layers[0]
-    for name, (labels, own) in layers[1:]:
-        if labels.shape != first.shape:
-            raise GeometryError(
-                "the label maps of the result are on different grids: %s is %s, %s is %s"
-                % (quoted(first_name), geometry, quoted(name), own)
-            )
-        if grids is None and not own.matches(geometry):
-            notes.append("the header of %s differs from that of %s, which is taken" % (quoted(name), quoted(first_name)))
-    if grids is None:
-        return geometry
-    fitting = next((grid for grid in grids if grid.shape == first.shape), None)
-    if fitting is None:
-        wanted = " or ".join(" x ".join(str(n) for n in grid.size) for grid in grids)
-        size = " x ".join(str(n) for n in reversed(first.shape))
-        raise GeometryError(
-            "the label map %s has %s voxels, not %s" % (quoted(posixpath.basename(first_name)), size, wanted),
-            "The model must answer on the grid of the first image, or on its contour grid.",
-        )
-    return fitting

@@ -75,18 +75,16 @@ class ContourLoader:
         """What goes where. Nothing is changed yet, and everything that can be checked is."""
         there = [(contour_name(contour), contour) for contour in list(self._image.getContours())]
         taken = [name for name, _ in there] + list(masks)
+        empty = [structure for structure in masks if masks.is_empty(structure)]
+        if empty:
+            self._say("Nothing was found of %s: no contour is made." % ", ".join(empty))
         steps = []
-        for structure in masks:
-            if masks.is_empty(structure):
-                self._say("Nothing was found of %s: no contour is made." % structure)
-                continue
+        for structure in (structure for structure in masks if structure not in empty):
             step = self._step(structure, [contour for name, contour in there if name == structure], taken)
             if step.contour is not None:
                 _require_grid(step, step.contour, masks)
             taken.append(step.name)
             steps.append(step)
-        if not steps:
-            self._say("The model found nothing: no contour is set.")
         return steps
 
     def _step(self, structure: str, same: List[Any], taken: List[str]) -> _Step:

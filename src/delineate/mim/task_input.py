@@ -1,4 +1,4 @@
-"""What is sent: images of the workstation and what is known of them, packed into a temporary request archive.
+"""What is sent: images of the workstation and what is known of them, in a temporary request archive.
 
 Runs on Python 3.7 and newer with numpy alone.
 """
@@ -17,31 +17,30 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import numpy as np
 
-from delineate import nifti
 from delineate.errors import DelineateError, GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
+from delineate.nifti_codec import Image
 from delineate.protocols.task_archive import ImageMeta, RequestWriter
-from delineate.volume import Volume
 
 Say = Callable[[str], None]
+Factor = Tuple[int, int, int]
 
-SPAN = 256.0  # mm between the points from which the grid is solved
-MISPLACED = 0.1  # voxels by which the far corner may be beside the grid that was solved
-PROBE_NAME = "delineate probe"
-
+SPAN = 256.0  # mm between the points from which a grid is solved
+MISPLACED = 0.1  # voxels by which the last voxel may be beside the grid that was solved
+PROBE = "delineate probe"
 RESCALE_INTERCEPT, RESCALE_SLOPE = 0x00281052, 0x00281053
-UNTRUSTED_RESCALE = ("PT", "NM")  # slices have slopes of their own, and the attributes are those of one slice
 
+_RESAMPLE = "Resample the image onto a regular grid in the workstation first."
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|tmp_.*)(\..*)?$", re.IGNORECASE)
 _LONGEST = 200  # bytes of a file's name before its suffix
 
 
 class ImageGrid(NamedTuple):
-    """Where an image is, LPS mm, and how many voxels of its contours one of its voxels holds along x, y, z."""
+    """Where an image is, LPS mm, and how many voxels of its contours are in one of its own along x, y, z."""
 
     geometry: Geometry
-    multiplier: Tuple[int, int, int] = (1, 1, 1)
+    multiplier: Factor = (1, 1, 1)
 
     @property
     def contours(self) -> Geometry:
@@ -50,30 +49,31 @@ class ImageGrid(NamedTuple):
 
 
 def image_grid(session: Any, image: Any) -> ImageGrid:
-    """The grid of an image and of its contours.
-
-    The multiplier is that of a contour the image has; without one, that of an empty contour that is made and deleted.
+    """The grid of an image and of its contours; the multiplier is that of a contour it has, else of one made and deleted.
 
     Raises
     ------
     ImageError
         Not three-dimensional, or without voxels.
     GeometryError
-        Points of the patient do not map to its voxels by one regular grid, or its contours do not divide its voxels.
+        Not one regular grid in the patient, or contours that do not divide its voxels.
     """
     space = image.getSpace()
-    count, size = int(space.getDimensionCount()), tuple(int(n) for n in space.getDataDims())
-    if count != 3 or len(size) != 3:
-        raise ImageError("the image has %d dimensions" % max(count, len(size)), "Choose a three-dimensional image.")
-    if min(size) < 1:
-        raise ImageError("the image has no voxels", "Choose another image.")
+    count, size = int(space.getDimensionCount()), [int(n) for n in space.getDataDims()]
+    if count != 3 or len(size) != 3 or min(size) < 1:
+        raise ImageError("the image has %d dimensions of %s voxels" % (count, words(size[::-1])), "Choose a three-dimensional image.")
     # The workstation's spacing is single precision: 1.2 is 1.2000000476837158 there.
-    spacing = tuple(float(str(np.float32(v))) for v in image.getNoxelSizeInMm())
+    spacing = [float(str(np.float32(v))) for v in image.getNoxelSizeInMm()]
     return ImageGrid(_solved(session.getPointFactory(), space, size, spacing), _multiplier(image, size))
 
 
+def words(shape: Sequence[int]) -> str:
+    """The shape (z, y, x) of an array as a size for a person: ``x x y x z``."""
+    return " x ".join(str(n) for n in reversed(shape))
+
+
 def _solved(factory: Any, space: Any, size: Sequence[int], spacing: Sequence[float]) -> Geometry:
-    """The grid by which points of the patient become noxels; the centre of a voxel is its index + 0.5 there."""
+    """The grid by which points of the patient become noxels, where the centre of a voxel is its index + 0.5."""
     system = factory.getDicomCoordSystem()
 
     def noxel(point: Any) -> np.ndarray:
@@ -82,46 +82,42 @@ def _solved(factory: Any, space: Any, size: Sequence[int], spacing: Sequence[flo
 
     zero = noxel((0, 0, 0))
     linear = np.stack([noxel(point) - zero for point in SPAN * np.eye(3)], axis=1) / SPAN
-    advice = "Resample the image onto a regular grid in the workstation first."
     if not np.isfinite(linear).all() or abs(np.linalg.det(linear)) < 1e-12:
-        raise GeometryError("the workstation's points do not tell where the image is in the patient", advice)
+        raise GeometryError("the workstation's points do not tell where the image is in the patient", _RESAMPLE)
     columns = np.linalg.inv(linear)
     direction = columns / np.sqrt((columns**2).sum(axis=0))
     origin = columns @ (0.5 - zero)
+    # Rounded to what single precision can say; adding 0 makes -0 plain.
     geometry = Geometry(size, spacing, origin.round(6) + 0.0, direction.round(9).ravel() + 0.0)  # type: ignore[arg-type]
     last = np.array(size) - 1.0
-    if np.abs(noxel(geometry.to_world(last)) - 0.5 - last).max() > MISPLACED:
-        raise GeometryError("the image's voxel size does not fit the workstation's points of the patient", advice)
+    if not np.abs(noxel(geometry.to_world(last)) - 0.5 - last).max() <= MISPLACED:
+        raise GeometryError("the image's voxel size does not fit the workstation's points of the patient", _RESAMPLE)
     return geometry
 
 
-def _multiplier(image: Any, size: Sequence[int]) -> Tuple[int, int, int]:
+def _multiplier(image: Any, size: Sequence[int]) -> Factor:
     contours = list(image.getContours())
-    for contour in contours:
-        factor = contour_factor(contour, size)
-        if factor is not None:
-            return factor
-    probe = create_contour(image, free_name(PROBE_NAME, [contour_name(contour) for contour in contours]))
+    factor = next(filter(None, (contour_factor(contour, size) for contour in contours)), None)
+    if factor is not None:
+        return factor
+    probe = create_contour(image, free_name(PROBE, [contour_name(contour) for contour in contours]))
     try:
         factor = contour_factor(probe, size)
     finally:
         try:
             twice(probe.delete)
         except Exception as error:
-            raise DelineateError(
-                "an empty contour %r may be left on the image: the workstation refused to delete it" % PROBE_NAME, "Delete it by hand."
-            ) from error
+            raise DelineateError("an empty contour %r may be left on the image" % PROBE, "Look for it and delete it.") from error
     if factor is None:
-        raise GeometryError("the contours of the image have no whole number of voxels in each of its voxels")
+        raise GeometryError("the contours of the image do not divide its voxels", "Tell the workstation's administrator.")
     return factor
 
 
-def contour_factor(contour: Any, size: Sequence[int]) -> Optional[Tuple[int, int, int]]:
-    """Voxels of a contour per voxel of its image of `size`, along x, y, z; None where the two do not fit."""
+def contour_factor(contour: Any, size: Sequence[int]) -> Optional[Factor]:
+    """Voxels of a contour in each voxel of its image of `size`, along x, y, z; None where the two do not fit."""
     factor, dims = [int(n) for n in contour.getMultiplier()], [int(n) for n in contour.getDims()]
-    if len(factor) != 3 or min(factor) < 1 or dims != [n * times for n, times in zip(size, factor)]:
-        return None
-    return factor[0], factor[1], factor[2]
+    fits = len(factor) == 3 and min(factor) > 0 and dims == [n * times for n, times in zip(size, factor)]
+    return (factor[0], factor[1], factor[2]) if fits else None
 
 
 def contour_name(contour: Any) -> str:
@@ -130,7 +126,7 @@ def contour_name(contour: Any) -> str:
 
 
 def create_contour(image: Any, name: str) -> Any:
-    """A new contour of a name that no other has; where the workstation throws, one that it made all the same is deleted."""
+    """A new contour of a name that no other has; where the workstation throws and has made it all the same, it is deleted."""
     try:
         return image.createNewContour(name)
     except BaseException:
@@ -152,7 +148,7 @@ def free_name(name: str, taken: Sequence[str]) -> str:
 
 
 def twice(action: Callable[[], Any]) -> None:
-    """Do it, and once more where it fails: it takes back what must not stay on a patient's image."""
+    """Do it, and once more where it fails: for what must not stay on a patient's image."""
     try:
         action()
     except Exception:
@@ -170,31 +166,38 @@ class WorkstationImage:
         """As `image_grid`."""
         return image_grid(self._session, self.image)
 
-    def volume(self, grid: ImageGrid, say: Say) -> Tuple[Volume, ImageMeta]:
-        """Stored voxels on their spacing alone, as old models rely on, and what makes them real and places them."""
+    def volume(self, grid: ImageGrid, say: Say) -> Tuple[Image, ImageMeta]:
+        """Stored voxels and their spacing alone, on which old models rely; beside them what makes them real and places them."""
         place, modality = grid.geometry, str(self.image.getInfo().getModality() or "").strip()
-        rescale = self._stated(modality)
+        rescale = self._stated_rescale(modality)
+        # Looked at before the stored voxels are fetched, so that there is one image at a time.
         real = None if rescale else _sample(self.image.getScaledData().copyToNPArray())
-        voxels = _storable(np.asarray(self.image.getRawData().copyToNPArray()), place, say)
+        voxels = self.image.getRawData().copyToNPArray()
+        if voxels.shape != place.shape:
+            raise ImageError("the image of %s voxels gives %s" % (words(place.shape), words(voxels.shape)), "Choose another image.")
         if real is not None:
             rescale = _compared(_sample(voxels), real)
             if rescale is None:
-                say("The real values of an image do not follow from the stored ones by one slope: the model gets stored values alone.")
+                say("The real values of an image do not follow from its stored ones by one slope: the model is given stored values alone.")
         slope, intercept = rescale or (1.0, 0.0)
         units = "HU" if modality == "CT" and rescale else ""
         where = (place.spacing, place.origin, place.direction)
         meta = ImageMeta(grid.multiplier, *where, slope, intercept, units, modality, place.origin, place.direction)
-        return Volume(voxels, Geometry(place.size, place.spacing)), meta
+        return Image(voxels, Geometry(place.size, place.spacing)), meta
 
-    def _stated(self, modality: str) -> Optional[Tuple[float, float]]:
-        """Slope and intercept as the DICOM attributes have them; None where only the values themselves can tell."""
-        if modality in UNTRUSTED_RESCALE:
-            return None
+    def _stated_rescale(self, modality: str) -> Optional[Tuple[float, float]]:
+        """Slope and intercept of the DICOM attributes, which cost no copy of the image; None where the values have to tell."""
         info = self.image.getInfo().getDicomInfo()
-        tags = set() if info is None else {int(tag) for tag in info.getTags()}
-        if RESCALE_SLOPE in tags and RESCALE_INTERCEPT in tags:
-            return _rescale(info.getValue(RESCALE_SLOPE), info.getValue(RESCALE_INTERCEPT))
-        return (1.0, 0.0) if modality == "MR" and tags else None
+        tags = {int(tag) for tag in info.getTags()} if info is not None else set()
+        if modality in ("PT", "NM"):
+            return None  # each slice has a slope of its own, and the attributes are those of one
+        if not {RESCALE_SLOPE, RESCALE_INTERCEPT} <= tags:
+            return (1.0, 0.0) if modality == "MR" and tags else None
+        try:
+            slope, intercept = float(str(info.getValue(RESCALE_SLOPE))), float(str(info.getValue(RESCALE_INTERCEPT)))
+        except ValueError:
+            return None
+        return (slope, intercept) if slope and math.isfinite(slope) and math.isfinite(intercept) else None
 
     def dicom_info(self) -> bytes:
         """DICOM attributes as ``{"tag as a decimal number": "value"}``."""
@@ -203,34 +206,8 @@ class WorkstationImage:
         return json.dumps({str(tag): str(info.getValue(tag)) for tag in tags}).encode("ascii")
 
 
-def _storable(voxels: np.ndarray, place: Geometry, say: Say) -> np.ndarray:
-    if voxels.ndim != 3:
-        raise ImageError("the image has %d dimensions" % voxels.ndim, "Choose a three-dimensional image.")
-    if voxels.shape != place.shape:
-        raise GeometryError("the image says it has %s voxels and gives %s" % (words(place.shape), words(voxels.shape)))
-    if voxels.dtype.kind not in "biuf":
-        raise ImageError("the image holds %s values" % voxels.dtype, "Choose an image of one number per voxel.")
-    if voxels.dtype.itemsize > 8:
-        say("An image of %s values is sent as float64." % voxels.dtype)
-        return voxels.astype(np.float64)
-    return voxels
-
-
-def words(shape: Sequence[int]) -> str:
-    """The shape (z, y, x) of an array as a size for a person: ``x x y x z``."""
-    return " x ".join(str(n) for n in reversed(shape))
-
-
-def _rescale(slope: Any, intercept: Any) -> Optional[Tuple[float, float]]:
-    try:
-        numbers = float(str(slope)), float(str(intercept))
-    except ValueError:
-        return None
-    return numbers if all(math.isfinite(n) for n in numbers) and numbers[0] else None
-
-
 def _sample(array: np.ndarray) -> np.ndarray:
-    """Values at every so manyth voxel, at most 64 along an axis."""
+    """Values of evenly spaced voxels, at most 64 along an axis."""
     some: np.ndarray = array[tuple(slice(None, None, n // 64 + 1) for n in array.shape)].astype(np.float64)
     return some.ravel()
 
@@ -247,15 +224,14 @@ def _compared(stored: np.ndarray, real: np.ndarray) -> Optional[Tuple[float, flo
 
 
 class TaskInput:
-    """What one task is given: one to four images, and on request their DICOM attributes and contours.
+    """Images for one task, and on request their DICOM attributes and contours.
 
     Parameters
     ----------
-    images : in the order of the model's inputs
-    model : the model's name (``human_readable_id``)
+    images, model : in the order of the model's inputs; its ``human_readable_id``
     with_dicom_info : whether DICOM attributes leave the workstation
-    contour_names : contours of the first image that are sent too: None for none, empty for all
-    say : gets a sentence for everything a person may want to know
+    contour_names : contours of the first image to send: None for none, empty for all
+    say : gets a sentence for what a person may want to know
     """
 
     def __init__(
@@ -280,13 +256,7 @@ class TaskInput:
 
     @contextlib.contextmanager
     def archive(self) -> Iterator[str]:
-        """Path of the request archive, which is gone afterwards whatever happens.
-
-        Raises
-        ------
-        InputError
-            No image, an image that cannot be sent (`ImageError`, `GeometryError`), a contour that is not there.
-        """
+        """Path of the request archive, gone afterwards whatever happens; `InputError` where something cannot be sent."""
         if not self.images:
             raise InputError("there is no image to send", "Choose at least one.")
         folder = tempfile.mkdtemp(prefix="delineate-")
@@ -329,18 +299,16 @@ class TaskInput:
 
     def _add_contour(self, writer: RequestWriter, name: str, contour: Any, place: Geometry) -> None:
         factor = contour_factor(contour, place.size)
-        voxels = np.asarray(contour.getData().copyToNPArray())
+        voxels = contour.getData().copyToNPArray()
         if factor is None or voxels.shape != place.refined(factor).shape:
-            raise GeometryError(
-                "the contour %s has %s voxels on an image of %s" % (name, words(voxels.shape), words(place.shape)), "Leave it out."
-            )
+            sizes = (name, words(voxels.shape), words(place.shape))
+            raise GeometryError("the contour %s has %s voxels on an image of %s" % sizes, "Leave it out.")
         grid = place.refined(factor)
         mask = voxels.view(np.uint8) if voxels.dtype.itemsize == 1 else (voxels != 0).view(np.uint8)
         about: Dict[str, Any] = {"name": name, "dimensions": grid.size, "multiplier": factor}
         about.update(spacing=grid.spacing, origin=grid.origin, direction=grid.direction)
         stem = _file_name(name, writer)
-        with writer.entry(stem + ".nii.gz", mask.nbytes + (mask.nbytes >> 6) + (1 << 20)) as file:
-            nifti.write(file, Volume(mask, Geometry(grid.size, grid.spacing)))
+        writer.add_nifti(stem + ".nii.gz", Image(mask, Geometry(grid.size, grid.spacing)))
         writer.add_bytes(stem + ".json", json.dumps(about).encode("ascii"))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from delineate.errors import ArchiveError, GeometryError
 from delineate.mim.task_input import ImageGrid, words
-from delineate.protocols.result_archive import read_result
+from delineate.protocols.archive_walker import ArchiveWalker
+from delineate.protocols.task_archive import read_layers
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -30,10 +31,11 @@ class _Piece(NamedTuple):
 
     def inside(self) -> np.ndarray:
         """Bool, of its shape (y, x)."""
+        inside: np.ndarray
         if self.label:
-            return np.equal(self.bits, self.label)
-        height, width = self.shape
-        inside: np.ndarray = np.unpackbits(self.bits)[: height * width].reshape(self.shape).view(bool)
+            inside = self.bits == self.label
+        else:
+            inside = np.unpackbits(self.bits)[: self.shape[0] * self.shape[1]].reshape(self.shape).view(bool)
         return inside
 
 
@@ -93,16 +95,19 @@ class TaskOutput:
         self.notes: List[str] = []
         self._factor = (1, 1, 1)
         self._pieces: Dict[str, List[_Piece]] = {}
-        result = read_result(archive_path, notes=self.notes)
+        result = read_layers(ArchiveWalker(archive_path), self.notes)
         self._shape = result.geometry.shape
         if grid is not None:
             self.fit(grid)
-        packed = [_pieces(layer) for layer in result.layers]
-        for structure in result.structures:
-            name = _clean(structure.name)
-            if name in self._pieces:
-                raise ArchiveError("structure %s is in the result twice" % name, "Tell the model's author.")
-            self._pieces[name] = packed[structure.layer].get(structure.label, [])
+        for layer, names in zip(result.labels, result.names):
+            pieces = _pieces(layer)
+            for label, name in names.items():
+                self._add(_clean(name), pieces.get(label, []))
+
+    def _add(self, name: str, pieces: List[_Piece]) -> None:
+        if name in self._pieces:
+            raise ArchiveError("structure %s is in the result twice" % name, "Tell the model's author.")
+        self._pieces[name] = pieces
 
     def fit(self, grid: ImageGrid) -> None:
         """Bring the masks onto the contours' grid of an image: matched by exact size, never by position.

@@ -60,8 +60,7 @@ def _reported(session: Any) -> Iterator[Say]:
 def _sentence(error: BaseException) -> str:
     """For a person. The words of the workstation's own errors are left out: they may be of the patient."""
     if isinstance(error, DelineateError):
-        text = error.sentence()
-        return text[:1].upper() + text[1:]
+        return error.sentence()
     if isinstance(error, MemoryError):
         return "The workstation has not enough memory. Close other images, or send fewer at once."
     if isinstance(error, OSError):

@@ -6,7 +6,7 @@ import os
 from typing import BinaryIO, Final
 
 from delineate.errors import AnswerError
-from delineate.protocols.archive import Limits
+from delineate.protocols.archive_entries import Limits
 
 LARGEST_RESULT: Final = Limits.total_bytes  # more than this would not be unpacked either
 SPARE: Final = 256 << 20  # bytes that other programs on the same disk keep

@@ -1,0 +1,248 @@
+"""The asynchronous MONAI Label client, on asyncio or trio; it is `delineate.client.monai_label` with ``await``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from delineate.client.monai_label_files import (
+    Arrival,
+    LocalPath,
+    LocalPaths,
+    file_to_send,
+    files_to_send,
+    keep_file,
+    keep_result,
+    slide_answer,
+)
+from delineate.client.monai_label_session import DEFAULT_TIMEOUT, LabelSession, failures, token_of
+from delineate.client.transport import AsyncDriver, ProgressCallback
+from delineate.protocols.messages import Backoff, Flow
+from delineate.protocols.monai_label_fields import Message
+from delineate.protocols.monai_label_flows import LabelServer
+
+Result = TypeVar("Result")
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+class AsyncMONAILabelClient:
+    """Speaks to one MONAI Label server. Tasks of one event loop may share it.
+
+    Arguments, results and errors are those of `delineate.client.monai_label.MONAILabelClient`. Close it, or use it with
+    ``async with``.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        tmpdir: LocalPath | None = None,
+        client_id: str | None = None,
+        *,
+        token: str | None = None,
+        ca_file: str | PathLike[str] | None = None,
+        verify: bool = True,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        progress: ProgressCallback | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        with failures():
+            self._session = LabelSession(server_url, client_id, token, ca_file, verify, timeout, progress, backoff)
+        self._tmpdir = str(tmpdir) if tmpdir else tempfile.gettempdir()
+        self._drivers: dict[bool, AsyncDriver] = {}
+
+    async def __aenter__(self) -> AsyncMONAILabelClient:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; the next call opens new ones. Also done when nothing refers to the client any more."""
+        while self._drivers:
+            await self._drivers.popitem()[1].close()
+
+    def get_server_url(self) -> str:
+        """The server's URL as it was given, without a slash at its end."""
+        return self._session.url
+
+    async def set_server_url(self, server_url: str) -> None:
+        """Speak to another server from now on. A token stays behind unless host, port and scheme are the same."""
+        await self.close()
+        self._session.move(server_url)
+
+    # ------------------------------------------------------------ accounts
+
+    def update_auth(self, token: Mapping[str, Any] | None) -> None:
+        """Send this token, as `auth_token` returned it, from now on; None and an empty one change nothing."""
+        if token:
+            with failures():
+                self._session.authorize(*token_of(token))
+
+    async def auth_enabled(self, *, timeout: float | None = None) -> bool:
+        """Whether the server has accounts. A server that cannot say raises: no answer is not a no."""
+        return (await self._run(self._server.auth(self._limit(timeout)))).enabled
+
+    async def auth_token(self, username: str, password: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """A token for a name and a password: ``access_token`` and ``token_type``, for `update_auth`."""
+        return await self._json(self._server.token(username, password, self._limit(timeout)))
+
+    async def auth_valid_token(self, *, timeout: float | None = None) -> bool:
+        """Whether the server takes the token that is sent."""
+        return await self._run(self._server.token_is_valid(self._limit(timeout)))
+
+    # ------------------------------------------------------------ the server, samples, sessions
+
+    async def info(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """What the server is: ``name``, ``version``, ``labels``, ``models``, ``trainers``, ``strategies``, ``datastore``, …"""
+        return await self._json(self._server.info(self._limit(timeout)))
+
+    async def next_sample(self, strategy: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> dict[str, Any]:
+        """The image to annotate next, ``id``, ``path``, ``name``; empty where nothing is left."""
+        return await self._json(self._server.next_sample(strategy, params, self._limit(timeout)))
+
+    async def create_session(
+        self, image_in: LocalPaths, params: Mapping[str, Any] | None = None, *, expiry: int | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Send an image ahead: ``session_id`` and ``session_info``.
+
+        Parameters
+        ----------
+        image_in : a file; or a folder or a list of files, which are one series.
+        expiry : seconds without use until the server forgets it; its own limit where None.
+        """
+        with failures():
+            files = files_to_send(image_in)
+        return await self._json(self._server.create_session(files, params, expiry=expiry, timeout=self._limit(timeout)))
+
+    async def get_session(self, session_id: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """What is known of a session."""
+        return await self._json(self._server.session(session_id, timeout=self._limit(timeout)))
+
+    async def remove_session(self, session_id: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Forget a session; what it was."""
+        return await self._json(self._server.remove_session(session_id, self._limit(timeout)))
+
+    # ------------------------------------------------------------ datastore
+
+    async def upload_image(
+        self, image_in: LocalPath, image_id: str | None = None, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Add an image to the datastore: ``image``, its id; the server makes one of the file's name where none is given."""
+        with failures():
+            file = file_to_send(image_in)
+        return await self._json(self._server.upload_image(file, image_id, params, self._limit(timeout)))
+
+    async def save_label(
+        self, image_id: str, label_in: LocalPath, tag: str = "", params: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Save the label of an image: ``image`` and ``label``. Without a tag the server takes ``final``."""
+        with failures():
+            file = file_to_send(label_in)
+        return await self._json(self._server.save_label(image_id, file, tag, params, self._limit(timeout)))
+
+    async def datastore(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """All images with their labels: ``objects``, id → ``image`` and ``labels``."""
+        return await self._json(self._server.datastore(self._limit(timeout)))
+
+    async def download_label(self, label_id: str, tag: str, *, timeout: float | None = None) -> str:
+        """Fetch a label; the path of the file in `tmpdir`."""
+        with failures(), Arrival(self._tmpdir) as arrival:
+            received = await self._run(self._server.download_label(label_id, tag, arrival.file, self._limit(timeout)))
+            return await anyio.to_thread.run_sync(keep_file, arrival, received)
+
+    async def download_image(self, image_id: str, *, timeout: float | None = None) -> str:
+        """Fetch an image; the path of the file in `tmpdir`."""
+        with failures(), Arrival(self._tmpdir) as arrival:
+            received = await self._run(self._server.download_image(image_id, arrival.file, self._limit(timeout)))
+            return await anyio.to_thread.run_sync(keep_file, arrival, received)
+
+    # ------------------------------------------------------------ inference
+
+    async def infer(
+        self,
+        model: str,
+        image_id: str | None,
+        params: Mapping[str, Any] | None = None,
+        label_in: LocalPath | None = None,
+        file: LocalPath | None = None,
+        session_id: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> tuple[str | None, Any]:
+        """Run a model: the path of the result in `tmpdir`, None where there is no file, and the JSON that came with it.
+
+        Parameters
+        ----------
+        image_id : of the datastore; empty or None where a session or a file is given.
+        label_in : a file with scribbles, or with the mask so far.
+        file : an image that is sent along; left out where there is a session.
+        session_id : of an image that was sent ahead.
+        """
+        with failures():
+            label = file_to_send(label_in) if label_in else None
+            image = file_to_send(file) if file and not session_id else None
+        with failures(), Arrival(self._tmpdir) as arrival:
+            flow = self._server.infer(model, arrival.file, image_id, params, label, image, session_id, self._limit(timeout))
+            received = await self._run(flow, patient=True)
+            return await anyio.to_thread.run_sync(keep_result, arrival, received)
+
+    async def wsi_infer(
+        self,
+        model: str,
+        image_id: str | None,
+        body: Mapping[str, Any] | None = None,
+        output: str | None = "dsa",
+        session_id: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> tuple[None, Any]:
+        """Run a model on a slide: None, and what was found: an object for ``dsa`` and ``json``, bytes of XML for ``asap``."""
+        with failures(), Arrival(self._tmpdir) as arrival:
+            flow = self._server.wsi_infer(model, arrival.file, image_id, body, output, session_id, self._limit(timeout))
+            received = await self._run(flow, patient=True)
+            return None, await anyio.to_thread.run_sync(slide_answer, arrival, received)
+
+    # ------------------------------------------------------------ training
+
+    async def train_start(
+        self, model: str | None, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Start a training: its task; with no model all of them, model → ``result`` and ``detail``. 429 when one runs already."""
+        started = await self._run(self._server.train_start(model, params, self._limit(timeout)))
+        return started.to_json() if isinstance(started, Message) else {name: task.to_json() for name, task in started.items()}
+
+    async def train_stop(self, *, timeout: float | None = None) -> dict[str, Any] | None:
+        """Stop the training: its task, None where none ran."""
+        task = await self._run(self._server.train_stop(self._limit(timeout)))
+        return None if task is None else task.to_json()
+
+    async def train_status(self, check_if_running: bool = False, *, timeout: float | None = None) -> Any:
+        """The last training's task; with `check_if_running` only whether one runs now."""
+        if check_if_running:
+            return await self._run(self._server.train_is_running(self._limit(timeout)))
+        return await self._json(self._server.train_status(self._limit(timeout)))
+
+    # ------------------------------------------------------------ how
+
+    @property
+    def _server(self) -> LabelServer:
+        return self._session.server
+
+    def _limit(self, timeout: float | None) -> float | None:
+        with failures():
+            return self._session.limit(timeout)
+
+    async def _run(self, flow: Flow[Result], patient: bool = False) -> Result:
+        with failures():
+            if patient not in self._drivers:
+                self._drivers[patient] = AsyncDriver(self._session.line(patient))
+            return await self._drivers[patient].run(flow)
+
+    async def _json(self, flow: Flow[AnyMessage]) -> dict[str, Any]:
+        return (await self._run(flow)).to_json()

@@ -26,7 +26,7 @@ ORTHOGONALITY_TOLERANCE = 1e-3  # float32 headers round; a sheared stack is far 
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
-_AXIS_LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
+AXIS_LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,12 @@ class Geometry:
     def axis_codes(self) -> str:
         """Three letters: towards what each index axis grows most nearly, e.g. ``LPS``, ``RAS``."""
         codes = ""
-        for column, row in enumerate(self._axis_rows()):
-            codes += _AXIS_LETTERS[row][0 if self.matrix[row, column] >= 0 else 1]
+        for column, row in enumerate(self.nearest_axes):
+            codes += AXIS_LETTERS[row][0 if self.matrix[row, column] >= 0 else 1]
         return codes
 
-    def _axis_rows(self) -> Tuple[int, ...]:
+    @property
+    def nearest_axes(self) -> Tuple[int, ...]:
         """The patient axis (0 L, 1 P, 2 S) nearest to each index axis, each used once."""
         strength = np.abs(self.matrix)
         rows = [-1, -1, -1]
@@ -130,35 +131,6 @@ class Geometry:
             strength[row, :] = -1.0
             strength[:, column] = -1.0
         return tuple(rows)
-
-    def reorientation(self, codes: str) -> AxisMap:
-        """How to permute and flip this grid's index axes so that `axis_codes` becomes `codes`."""
-        wanted = [_patient_axis(letter) for letter in codes.upper()]
-        if sorted(row for row, _ in wanted) != [0, 1, 2]:
-            raise GeometryError("%r is no orientation" % codes, "Use three letters, one each of L/R, P/A, S/I, such as LPS.")
-        have = self._axis_rows()
-        order = tuple(have.index(row) for row, _ in wanted)
-        flips = tuple((self.matrix[row, have.index(row)] >= 0) != positive for row, positive in wanted)
-        return AxisMap(order, flips)
-
-    def mapped(self, axes: AxisMap) -> Geometry:
-        """The same voxels in the same places, indexed in another order."""
-        last = np.array(self.size) - 1
-        first = np.zeros(3)
-        columns = []
-        for new in range(3):
-            old = axes.order[new]
-            column = self.matrix[:, old]
-            if axes.flips[new]:
-                first[old] = last[old]
-                column = -column
-            columns.append(column)
-        return Geometry(
-            cast("Tuple[int, int, int]", tuple(self.size[i] for i in axes.order)),
-            cast("Tuple[float, float, float]", tuple(self.spacing[i] for i in axes.order)),
-            tuple(self.to_world(first)),
-            tuple(np.stack(columns, axis=1).ravel()),
-        )
 
     def refined(self, factor: Sequence[int]) -> Geometry:
         """The grid with each voxel split into `factor` (x, y, z) parts: a contour grid.
@@ -210,40 +182,6 @@ class Geometry:
     def from_dict(cls, fields: Dict[str, Any]) -> Geometry:
         """The inverse of `to_dict`."""
         return cls(**{name: tuple(fields[name]) for name in ("size", "spacing", "origin", "direction")})
-
-
-@dataclass(frozen=True)
-class AxisMap:
-    """A permutation and flips of index axes: new axis i is old axis ``order[i]``, reversed where ``flips[i]``.
-
-    Applied to arrays in (z, y, x) order, and to grids by `Geometry.mapped`. No voxel changes its value or place.
-    """
-
-    order: Tuple[int, ...] = (0, 1, 2)
-    flips: Tuple[bool, ...] = (False, False, False)
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing changes."""
-        return self.order == (0, 1, 2) and not any(self.flips)
-
-    def apply(self, array: np.ndarray) -> np.ndarray:
-        """A view of a (z, y, x) array with its axes permuted and flipped."""
-        xyz = array.transpose(2, 1, 0).transpose(self.order)
-        view: np.ndarray = xyz[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)].transpose(2, 1, 0)
-        return view
-
-    def inverse(self) -> AxisMap:
-        """The map that undoes this one."""
-        order = tuple(self.order.index(i) for i in range(3))
-        return AxisMap(order, tuple(self.flips[i] for i in order))
-
-
-def _patient_axis(letter: str) -> Tuple[int, bool]:
-    for row, (positive, negative) in enumerate(_AXIS_LETTERS):
-        if letter in (positive, negative):
-            return row, letter == positive
-    raise GeometryError("%r is no direction in a patient" % letter, "Use the letters L, R, P, A, S and I.")
 
 
 def _words(values: Optional[Sequence[float]]) -> str:

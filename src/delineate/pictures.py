@@ -15,6 +15,7 @@ import numpy as np
 
 from delineate.errors import GeometryError, MissingPartError
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation, Structure
 from delineate.volume import Volume
 
@@ -60,7 +61,7 @@ def preview(volume: Volume, segmentation: Segmentation, *, title: str = "", wind
         matplotlib is not installed.
     """
     segmentation = _on_image_grid(segmentation, volume.geometry)
-    axes = volume.geometry.reorientation("LPS")
+    axes = reorientation(volume.geometry, "LPS")
     volume, segmentation = volume.mapped(axes), segmentation.mapped(axes)
     extent = _extent(segmentation)
     box = _crop(extent, volume.geometry)

@@ -23,8 +23,9 @@ from dataclasses import replace
 import numpy as np
 
 from delineate.errors import GeometryError
-from delineate.geometry import DIRECTION_TOLERANCE, AxisMap, Geometry
+from delineate.geometry import DIRECTION_TOLERANCE, Geometry
 from delineate.model import AS_SENT
+from delineate.orientation import AxisMap, reorientation
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 
@@ -48,7 +49,7 @@ def to_model_grid(volume: Volume, orientation: str, spacing: Sequence[float] | N
     Volume
         C-contiguous voxels of the same type (whole numbers are rounded), with the same slope and intercept.
     """
-    mapped = volume if orientation == AS_SENT else volume.mapped(volume.geometry.reorientation(orientation))
+    mapped = volume if orientation == AS_SENT else volume.mapped(reorientation(volume.geometry, orientation))
     if spacing is not None:
         mapped = volume_to_grid(mapped, spaced(mapped.geometry, spacing))
     return replace(mapped, voxels=np.ascontiguousarray(mapped.voxels))

@@ -3,8 +3,6 @@
 Structures may overlap, so a single label map is only one encoding. A `Segmentation` keeps one or
 more *layers*, each an integer label map without overlaps; a `Structure` says in which layer and
 under which label its voxels are. Thirty organs are one array, not thirty.
-
-Runs on Python 3.7 and newer with numpy alone.
 """
 
 from __future__ import annotations
@@ -15,7 +13,8 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 from delineate.errors import GeometryError, InputError
-from delineate.geometry import AxisMap, Geometry
+from delineate.geometry import Geometry
+from delineate.orientation import AxisMap
 
 Colour = Tuple[int, int, int]
 
@@ -149,7 +148,7 @@ class Segmentation:
 
     def mapped(self, axes: AxisMap) -> Segmentation:
         """The same structures with the index axes permuted and flipped; views."""
-        return replace(self, geometry=self.geometry.mapped(axes), layers=tuple(axes.apply(layer) for layer in self.layers))
+        return replace(self, geometry=axes.grid(self.geometry), layers=tuple(axes.apply(layer) for layer in self.layers))
 
     def refined(self, factor: Sequence[int]) -> Segmentation:
         """On the grid with each voxel split into `factor` (x, y, z) parts: exact block replication."""

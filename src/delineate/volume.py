@@ -1,4 +1,4 @@
-"""Voxels on a grid. Runs on Python 3.7 and newer with numpy alone."""
+"""Voxels on a grid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from delineate.errors import GeometryError
-from delineate.geometry import AxisMap, Geometry
+from delineate.geometry import Geometry
+from delineate.orientation import AxisMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,4 +56,4 @@ class Volume:
 
     def mapped(self, axes: AxisMap) -> Volume:
         """The same image with its index axes permuted and flipped; a view."""
-        return replace(self, voxels=axes.apply(self.voxels), geometry=self.geometry.mapped(axes))
+        return replace(self, voxels=axes.apply(self.voxels), geometry=axes.grid(self.geometry))

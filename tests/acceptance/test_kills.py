@@ -30,6 +30,7 @@ import psutil
 import pytest
 
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.protocols.archive import FileRequestWriter
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
@@ -208,7 +209,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def _archives(folder: Path) -> list[bytes]:
     """Images of one kind, each other than all others, none with its axes along LPS."""
     archives = []
-    grid = Geometry((24, 20, 16), (1.0, 1.5, 3.0), (-40.0, 10.0, 70.0)).mapped(Geometry((24, 20, 16)).reorientation("RAS"))
+    grid = reorientation(Geometry((24, 20, 16)), "RAS").grid(Geometry((24, 20, 16), (1.0, 1.5, 3.0), (-40.0, 10.0, 70.0)))
     for seed in range(IMAGES):
         voxels = np.random.default_rng(seed).integers(0, 200, grid.shape).astype(np.int16)
         path = folder / f"request-{seed}.zip"

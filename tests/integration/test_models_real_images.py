@@ -16,6 +16,7 @@ from delineate.models.body_ct.model import BodyCT
 from delineate.models.body_mr.model import BodyMR
 from delineate.models.bones_ct.model import BonesCT
 from delineate.models.lungs_ct.model import LungsCT
+from delineate.orientation import reorientation
 from delineate.pictures import preview
 from delineate.runners.base import Job
 from delineate.segmentation import Segmentation
@@ -46,7 +47,7 @@ def present(*names: str) -> list[str]:
 
 def lps(name: str) -> Volume:
     volume = read_volume(DATA / name)
-    mapped = volume.mapped(volume.geometry.reorientation("LPS"))
+    mapped = volume.mapped(reorientation(volume.geometry, "LPS"))
     return replace(mapped, voxels=np.ascontiguousarray(mapped.voxels))
 
 

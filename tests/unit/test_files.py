@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from delineate import files, nifti
 from delineate.errors import GeometryError, ImageError, InputError, MissingPartError
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation, Structure
 from delineate.volume import Volume
 
@@ -24,7 +25,7 @@ def grid(codes: str = "RPI") -> Geometry:
     turn = np.deg2rad(17)
     direction = (np.cos(turn), -np.sin(turn), 0, np.sin(turn), np.cos(turn), 0, 0, 0, 1)
     start = Geometry((5, 4, 3), (0.9, 1.5, 3.0), (-10.0, 20.0, 30.5), direction)
-    return start.mapped(start.reorientation(codes))
+    return reorientation(start, codes).grid(start)
 
 
 def overlapping(geometry: Geometry) -> Segmentation:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from delineate.errors import GeometryError
-from delineate.geometry import AxisMap, Geometry
+from delineate.geometry import Geometry
+from delineate.orientation import AxisMap, reorientation
 
 CODES = ["".join(letters) for pairs in permutations(("LR", "PA", "SI")) for letters in product(*pairs)]
 
@@ -38,15 +39,15 @@ def test_there_are_48_orientations() -> None:
 @pytest.mark.parametrize("codes", CODES)
 def test_every_voxel_keeps_its_place_in_all_48_orientations(codes: str, degrees: float) -> None:
     start = oblique(degrees)
-    axes = start.reorientation(codes)
-    mapped = start.mapped(axes)
+    axes = reorientation(start, codes)
+    mapped = axes.grid(start)
     assert mapped.axis_codes == codes
     places = start.to_world(indices(start))
     for coordinate in range(3):
         moved = axes.apply(places[..., coordinate])
         np.testing.assert_allclose(moved, mapped.to_world(indices(mapped))[..., coordinate], atol=1e-9)
     back = axes.inverse()
-    assert mapped.mapped(back).matches(start)
+    assert back.grid(mapped).matches(start)
     names = np.arange(60).reshape(start.shape)
     np.testing.assert_array_equal(back.apply(axes.apply(names)), names)
     assert axes.apply(names).shape == mapped.shape
@@ -54,8 +55,8 @@ def test_every_voxel_keeps_its_place_in_all_48_orientations(codes: str, degrees:
 
 def test_identity_maps() -> None:
     assert AxisMap().is_identity
-    assert oblique(0).reorientation("LPS").is_identity
-    assert not oblique(0).reorientation("RAS").is_identity
+    assert reorientation(oblique(0), "LPS").is_identity
+    assert not reorientation(oblique(0), "RAS").is_identity
 
 
 def test_world_and_index_are_inverse() -> None:
@@ -117,7 +118,7 @@ def test_grids_that_make_no_sense_are_refused(fields: dict[str, tuple[float, ...
 @pytest.mark.parametrize("codes", ["LLS", "XYZ", "LP", ""])
 def test_words_that_are_no_orientation(codes: str) -> None:
     with pytest.raises(GeometryError):
-        oblique().reorientation(codes)
+        reorientation(oblique(), codes)
 
 
 def test_a_singular_affine_is_refused() -> None:

@@ -18,6 +18,7 @@ from delineate.models.body_ct.model import BodyCT
 from delineate.models.bones_ct.model import BonesCT
 from delineate.models.hounsfield import hounsfield
 from delineate.models.lungs_ct.model import LungsCT
+from delineate.orientation import reorientation
 from delineate.runners.base import Job
 from delineate.segmentation import Segmentation
 from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct
@@ -211,10 +212,10 @@ class TestLungs:
     @pytest.mark.parametrize("codes", ORIENTATIONS)
     def test_left_is_left_in_every_orientation(self, codes: str) -> None:
         straight = small_chest()
-        turn = straight.volume.geometry.reorientation(codes)
+        turn = reorientation(straight.volume.geometry, codes)
         phantom = Phantom(straight.volume.mapped(turn), straight.segmentation.mapped(turn))
         assert phantom.volume.geometry.axis_codes == codes
-        axes = phantom.volume.geometry.reorientation("LPS")
+        axes = reorientation(phantom.volume.geometry, "LPS")
         image = phantom.volume.mapped(axes)
         found = segment(LungsCT, replace(image, voxels=np.ascontiguousarray(image.voxels))).mapped(axes.inverse())
         places = {n: found.geometry.to_world(np.argwhere(found.mask(n))[:, ::-1].mean(axis=0)) for n in found.names}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from delineate import nifti, nifti_codec
 from delineate.errors import DelineateError, GeometryError, ImageError
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.volume import Volume
 
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
@@ -317,7 +318,7 @@ def test_zlib_instead_of_isal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_views_are_written_as_they_are_seen(tmp_path: Path) -> None:
     image = volume()
-    mapped = image.mapped(image.geometry.reorientation("SAR"))
+    mapped = image.mapped(reorientation(image.geometry, "SAR"))
     assert not mapped.voxels.flags.c_contiguous
     nifti.write(tmp_path / "view.nii.gz", mapped)
     np.testing.assert_array_equal(nifti.read(tmp_path / "view.nii.gz").voxels, mapped.voxels)

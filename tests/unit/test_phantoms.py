@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct, chest_ct_on, index_pattern, nested_shapes, ring
 from delineate.testing.phantoms.bodies import CENTRE
 
@@ -61,7 +62,7 @@ def test_all_orientations_show_the_same_body(chest: Phantom, codes: str) -> None
     other = chest_ct(SIZE, SPACING, orientation=codes)
     assert other.volume.geometry.axis_codes == codes
     assert other.volume.voxels.flags.c_contiguous
-    back = other.volume.geometry.reorientation("LPS")
+    back = reorientation(other.volume.geometry, "LPS")
     np.testing.assert_array_equal(other.volume.mapped(back).voxels, chest.volume.voxels)
     assert other.volume.mapped(back).geometry.matches(chest.volume.geometry)
     np.testing.assert_array_equal(other.segmentation.mapped(back).mask("Lung_L"), chest.segmentation.mask("Lung_L"))

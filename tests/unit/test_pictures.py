@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from delineate.errors import GeometryError, MissingPartError
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.pictures import preview
 from delineate.segmentation import Segmentation, Structure
 from delineate.testing.phantoms import abdomen_mr, chest_ct
@@ -43,7 +44,7 @@ def two_blocks(codes: str = "LPS") -> tuple[Volume, Segmentation]:
     labels = (left + 2 * right).astype(np.uint8)
     segmentation = Segmentation(geometry, (labels,), (Structure("Left", 1, colour=RED), Structure("Right", 2, colour=BLUE)))
     volume = Volume(np.full(geometry.shape, 40, np.int16), geometry)
-    axes = geometry.reorientation(codes)
+    axes = reorientation(geometry, codes)
     return volume.mapped(axes), segmentation.mapped(axes)
 
 

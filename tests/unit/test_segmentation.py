@@ -5,6 +5,7 @@ import pytest
 
 from delineate.errors import GeometryError, InputError
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation, Structure, label_dtype
 
 GRID = Geometry((4, 3, 2), (1.0, 2.0, 5.0))
@@ -74,7 +75,7 @@ def test_refining_repeats_voxels_in_place() -> None:
 
 def test_mapping_and_back() -> None:
     segmentation = Segmentation.from_masks(masks(), GRID)
-    axes = GRID.reorientation("IRA")
+    axes = reorientation(GRID, "IRA")
     back = segmentation.mapped(axes).mapped(axes.inverse())
     assert back.geometry.matches(GRID)
     for name in segmentation.names:

@@ -5,6 +5,7 @@ import pytest
 
 from delineate.errors import GeometryError
 from delineate.geometry import Geometry
+from delineate.orientation import reorientation
 from delineate.volume import Volume
 
 
@@ -26,7 +27,7 @@ def test_real_values() -> None:
 def test_mapping_is_a_view_and_keeps_the_rest() -> None:
     stored = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
     image = Volume(stored, Geometry((2, 3, 4)), 2.0, -1.0, "CT", "HU")
-    mapped = image.mapped(image.geometry.reorientation("SRA"))
+    mapped = image.mapped(reorientation(image.geometry, "SRA"))
     assert np.shares_memory(mapped.voxels, stored)
     assert mapped.geometry.axis_codes == "SRA"
     assert (mapped.slope, mapped.intercept, mapped.modality, mapped.units) == (2.0, -1.0, "CT", "HU")

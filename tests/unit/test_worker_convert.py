@@ -9,6 +9,7 @@ import pytest
 
 from delineate.geometry import Geometry
 from delineate.model import Model, ModelInput
+from delineate.orientation import reorientation
 from delineate.volume import Volume
 from delineate.worker.check import LabelMap
 from delineate.worker.convert import expected_grid, from_model, to_model
@@ -27,7 +28,7 @@ def sent(codes: str) -> Volume:
     voxels = np.zeros(LPS.shape, dtype=np.int16)
     voxels[POINT[::-1]] = 100
     volume = Volume(voxels, LPS, slope=2.0, intercept=-50.0)
-    return volume.mapped(LPS.reorientation(codes))
+    return volume.mapped(reorientation(LPS, codes))
 
 
 def answer(volume: Volume, fine: tuple[int, int, int] = (1, 1, 1)) -> LabelMap:
@@ -109,7 +110,7 @@ def test_another_spacing_comes_back_to_the_same_place(codes: str) -> None:
     points = grid.to_world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)[..., ::-1])
     ball = (((points - centre) ** 2).sum(axis=-1) < 144.0).astype(np.int16) * 100
     image = Volume(ball, grid)
-    image = image.mapped(grid.reorientation(codes))
+    image = image.mapped(reorientation(grid, codes))
     model = Model(name="m", runner="toy", orientation="LPS", spacing=(1.5, 1.5, 1.5))
     (seen,) = to_model((image,), model)
     assert seen.geometry.spacing == pytest.approx((1.5, 1.5, 1.5))

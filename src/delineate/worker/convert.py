@@ -8,6 +8,7 @@ import numpy as np
 
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model, ModelInput
+from delineate.orientation import reorientation
 from delineate.resampling import labels_to_grid, to_model_grid
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
@@ -25,7 +26,7 @@ def expected_grid(image: Geometry, seen: Geometry, factor: Factor, model: Model)
     """The grids a result may be on: `image` as sent, `seen` as converted, `factor` (x, y, z) of the sender's contour grid."""
     if model.orientation == AS_SENT:
         return ExpectedGrid(image=seen, factor=factor)
-    order = image.reorientation(model.orientation).order
+    order = reorientation(image, model.orientation).order
     return ExpectedGrid(image=seen, factor=(factor[order[0]], factor[order[1]], factor[order[2]]), exact=True)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delineate.geometry import Geometry, Vector
+from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation
 from delineate.testing.phantoms.chest import Chest, paint_chest
 from delineate.testing.phantoms.scene import Canvas, Mask, Point, ellipsoid, grain, grid, slabs, superellipse
@@ -116,7 +117,7 @@ def _paint_abdomen(canvas: Canvas) -> Mask:
 
 
 def _oriented(phantom: Phantom, orientation: str) -> Phantom:
-    axes = phantom.volume.geometry.reorientation(orientation)
+    axes = reorientation(phantom.volume.geometry, orientation)
     if axes.is_identity:
         return phantom
     volume, truth = phantom.volume.mapped(axes), phantom.segmentation.mapped(axes)

@@ -60,7 +60,8 @@ def _reported(session: Any) -> Iterator[Say]:
 def _sentence(error: BaseException) -> str:
     """For a person. The words of the workstation's own errors are left out: they may be of the patient."""
     if isinstance(error, DelineateError):
-        return error.sentence()
+        text = error.sentence()
+        return text[0].upper() + text[1:] if re.match("[a-z]+ ", text) else text  # not an address, not a parameter
     if isinstance(error, MemoryError):
         return "The workstation has not enough memory. Close other images, or send fewer at once."
     if isinstance(error, OSError):

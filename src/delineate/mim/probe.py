@@ -62,15 +62,15 @@ def describe(function: Any, texts: dict[str, object], output_names: tuple[str, .
     """One entry: its texts, and [name, type] of what it takes and gives; a type that is not the host's is said in words."""
     signature = inspect.signature(function)
     outputs = [] if signature.return_annotation is signature.empty else [signature.return_annotation]
-    names = output_names or tuple("output_%d" % i for i in range(len(outputs)))
     parameters = signature.parameters.values()
-    odd = [p.name for p in parameters if p.kind is not p.POSITIONAL_OR_KEYWORD]
+    odd = [p.name for p in parameters if p.kind is not p.POSITIONAL_OR_KEYWORD or p.default is not p.empty]
+    unlike = len(output_names) != len(outputs)
     return dict(
         {key: value if isinstance(value, str) else str(value) for key, value in texts.items()},
         method=function.__name__,
         parameters=[[p.name, type_name(p.annotation) if p.name not in odd else "not a plain parameter"] for p in parameters],
-        outputs=[[name, type_name(kind)] for name, kind in zip(names, outputs)],
-        problem="" if len(names) == len(outputs) else "%d outputNames for %d outputs" % (len(names), len(outputs)),
+        outputs=[[name, type_name(kind)] for name, kind in zip(output_names, outputs)],
+        problem=f"{len(output_names)} outputNames for {len(outputs)} outputs" if unlike else "",
     )
 
 

@@ -337,6 +337,8 @@ def test_the_same_build_moved_elsewhere_still_finds_what_it_imports_late(tree: P
         (('"""Entry points."""', "from __future__ import annotations"), "flag is the text 'Integer'|session is the text"),
         (("flag: Integer)", "*flag: Integer)"), "flag is not a plain parameter"),
         ((', outputNames=["uid"]', ', outputNames=["a", "b"]'), "2 outputNames for 1 outputs"),
+        (("flag: Integer)", "flag: Integer = 1)"), "flag is not a plain parameter"),
+        ((', outputNames=["uid"]', ""), "0 outputNames for 1 outputs"),
         (("import Integer,", "import Double, Integer,"), "cannot import name 'Double'"),
     ],
 )

@@ -93,16 +93,17 @@ class TaskOutput:
     def __init__(self, archive_path: str, grid: Optional[ImageGrid] = None) -> None:
         self.grid: Optional[ImageGrid] = None
         self.notes: List[str] = []
+        self._shape = (0, 0, 0)
         self._factor = (1, 1, 1)
         self._pieces: Dict[str, List[_Piece]] = {}
-        result = read_layers(ArchiveWalker(archive_path), self.notes)
-        self._shape = result.geometry.shape
-        if grid is not None:
-            self.fit(grid)
-        for layer, names in zip(result.labels, result.names):
-            pieces = _pieces(layer)
+        for labels, geometry, names in read_layers(ArchiveWalker(archive_path), self.notes):
+            self._shape = geometry.shape
+            if grid is not None:
+                self.fit(grid)
+            pieces = _pieces(labels)
             for label, name in names.items():
                 self._add(_clean(name), pieces.get(label, []))
+            del labels  # the next one is as large
 
     def _add(self, name: str, pieces: List[_Piece]) -> None:
         if name in self._pieces:

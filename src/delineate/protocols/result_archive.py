@@ -126,11 +126,11 @@ def read_result(
     GeometryError
         A label map on none of the expected grids, or two on different ones.
     """
-    result = read_layers(ArchiveReader(path, limits), [] if notes is None else notes)
+    layers = list(read_layers(ArchiveReader(path, limits), [] if notes is None else notes))
     grids = [expected] if isinstance(expected, Geometry) else expected
-    geometry = result.geometry if grids is None else _fitting(result.geometry, grids)
-    structures = [Structure(text, label, index) for index, names in enumerate(result.names) for label, text in names.items()]
-    return Segmentation(geometry, result.labels, tuple(structures))
+    geometry = layers[0].geometry if grids is None else _fitting(layers[0].geometry, grids)
+    structures = [Structure(text, label, index) for index, layer in enumerate(layers) for label, text in layer.names.items()]
+    return Segmentation(geometry, tuple(layer.labels for layer in layers), tuple(structures))
 
 
 def _fitting(own: Geometry, grids: Sequence[Geometry]) -> Geometry:

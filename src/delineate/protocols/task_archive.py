@@ -10,7 +10,7 @@ import re
 import tarfile
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
@@ -144,19 +144,19 @@ def _tar_header(name: str, size: int) -> Body:
     return Body(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
 
 
-class Layers(NamedTuple):
-    """The label maps of a result on their one grid; `names`: of each, by label, in the order of labels."""
+class Layer(NamedTuple):
+    """One label map of a result, shape (z, y, x), the grid of its header, and its names by label, in the order of labels."""
 
+    labels: np.ndarray
     geometry: Geometry
-    labels: Tuple[np.ndarray, ...]
-    names: Tuple[Dict[int, str], ...]
+    names: Dict[int, str]
 
 
-def read_layers(walker: ArchiveWalker, notes: List[str]) -> Layers:
-    """Read the label maps of a result archive of anybody: every pair ``NAME.nii.gz`` and ``NAME.json``, in its order.
+def read_layers(walker: ArchiveWalker, notes: List[str]) -> Iterator[Layer]:
+    """The label maps of a result archive of anybody, one at a time: every pair ``NAME.nii.gz`` and ``NAME.json``, in its order.
 
-    Voxels are matched by index; headers of foreign models are usually wrong, and the first one's is taken. `notes` gets a
-    sentence for everything that was ignored.
+    Voxels are matched by index; headers of foreign models are usually wrong, and the first one's should be taken. `notes`
+    gets a sentence for everything that was ignored.
 
     Raises
     ------
@@ -168,15 +168,19 @@ def read_layers(walker: ArchiveWalker, notes: List[str]) -> Layers:
         Label maps of different dimensions.
     """
     names = _named_maps(walker, notes)
-    layers = {name: _read_layer(name, stream, names[name], notes) for name, stream in walker.files() if name in names}
-    (first, (labels, geometry)), *others = layers.items()
-    for name, (other, own) in others:
-        if other.shape != labels.shape:
-            grids = (quoted(first), geometry, quoted(name), own)
+    first: Optional[Tuple[str, Geometry]] = None
+    for name, stream in walker.files():
+        if name not in names:
+            continue
+        labels, geometry = _read_layer(name, stream, names[name], notes)
+        start, grid = first = first or (name, geometry)
+        if geometry.size != grid.size:
+            grids = (quoted(start), grid, quoted(name), geometry)
             raise GeometryError("the label maps of the result are on different grids: %s is %s, %s is %s" % grids)
-        if not own.matches(geometry):
-            notes.append("the header of %s differs from that of %s: voxels are matched by index" % (quoted(name), quoted(first)))
-    return Layers(geometry, tuple(labels for labels, _ in layers.values()), tuple(names[name] for name in layers))
+        if not geometry.matches(grid):
+            notes.append("the header of %s differs from that of %s: voxels are matched by index" % (quoted(name), quoted(start)))
+        yield Layer(labels, geometry, names[name])
+        del labels  # the caller may have let it go, and the next one is as large
 
 
 def _named_maps(walker: ArchiveWalker, notes: List[str]) -> Dict[str, Dict[int, str]]:
@@ -255,12 +259,9 @@ def _read_layer(name: str, stream: EntryStream, names: Mapping[int, str], notes:
 
 
 def _present(labels: np.ndarray) -> List[int]:
-    """The labels above 0 that occur, ascending."""
-    highest = int(labels.max())
-    if highest >= 1 << 24:  # a table of flags would be larger than sorting is slow
-        return [int(value) for value in np.unique(labels) if value]
-    seen = np.zeros(highest + 1, dtype=bool)
+    """The labels above 0 that occur, ascending; of each run of equal ones the first is looked at."""
+    found: Set[int] = set()
     for plane in labels:
-        if plane.any():
-            seen[plane] = True
-    return [int(value) for value in np.flatnonzero(seen) if value]
+        flat = plane.reshape(-1)
+        found.update(np.unique(flat[1:][flat[1:] != flat[:-1]]).tolist(), flat[:1].tolist())
+    return sorted(found - {0})

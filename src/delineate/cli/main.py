@@ -52,7 +52,7 @@ COMMANDS = {
     "tasks": ("delineate.cli.tasks", "tasks", "List the tasks of a server."),
     "models": ("delineate.cli.models", "models", "List the models of a server, or what a folder of models holds."),
     "preview": ("delineate.cli.preview", "preview", "Draw structures on an image, as a picture."),
-    "mim": ("delineate.cli.mim", "mim", "Build or check the extension for the MIM workstation."),
+    "mim": ("delineate.cli.mim", "mim", "Build, check or try the extension for the MIM workstation."),
     "doctor": ("delineate.cli.doctor", "doctor", "Check the installation and a server."),
     "conformance": ("delineate.cli.conformance", "conformance", "Check a server against a dialect of the protocol."),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from delineate import __version__
+from delineate.cli.mim_demo import demo
 from delineate.cli.output import write_error
 from delineate.cli.printable import printable
 from delineate.cli.table import print_table
@@ -28,7 +29,7 @@ PYTHON_OPTION = click.option(
 
 @click.group()
 def mim() -> None:
-    """Build or check the extension for the MIM workstation."""
+    """Build, check or try the extension for the MIM workstation."""
 
 
 @mim.command()
@@ -94,3 +95,6 @@ def check(archive: Path, static: bool, python: str, as_json: bool) -> None:
 
 def _word(finding: Finding) -> str:
     return {True: "pass", False: "FAIL", None: "-"}[finding.ok]
+
+
+mim.add_command(demo)

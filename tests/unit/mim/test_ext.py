@@ -19,11 +19,11 @@ from delineate.client.packing import packed
 from delineate.errors import GeometryError
 from delineate.geometry import Geometry
 from delineate.testing.faults import Fault
+from delineate.testing.mimhost import Host, JavaError, installed, leaks
 from delineate.testing.script import FAILURE, Script
 from delineate.testing.scripted import ScriptedServer, refusing_url
 from delineate.volume import Volume
 
-TYPES = ("Integer", "String", "XMimImage", "XMimSession")
 IMAGES = ("img_zero", "img_one", "img_two", "img_three")
 POSTS = [f"InferenceServer{n}images" for n in range(1, 5)]
 IN_ONE_GO = ["DelineateImages", "Delineate2Images", "Delineate3Images", "Delineate4Images"]
@@ -31,22 +31,8 @@ IN_ONE_GO = ["DelineateImages", "Delineate2Images", "Delineate3Images", "Delinea
 
 @pytest.fixture(scope="module")
 def ext() -> Iterator[Any]:
-    """The entry module, imported with a host that decorates and no more."""
-    with pytest.MonkeyPatch.context() as patch:
-        package, entry_point, io_types = (types.ModuleType("MIMPython" + part) for part in ("", ".EntryPoint", ".SupportedIOTypes"))
-
-        def mim_extension_entrypoint(**texts: Any) -> Any:
-            def decorate(function: Any) -> Any:
-                function.info = texts
-                return function
-
-            return decorate
-
-        vars(entry_point)["mim_extension_entrypoint"] = mim_extension_entrypoint
-        for name in TYPES:
-            setattr(io_types, name, type(name, (), {"java_name": name}))
-        for module in (package, entry_point, io_types):
-            patch.setitem(sys.modules, module.__name__, module)
+    """The entry module, imported with the fake workstation's MIMPython."""
+    with installed():
         yield importlib.import_module("delineate.mim.ext")
     del sys.modules["delineate.mim.ext"]
 
@@ -154,11 +140,10 @@ def test_what_a_person_reads_of_each(ext: Any) -> None:
     entries = {name: value.info for name, value in vars(ext).items() if hasattr(value, "info")}
     assert set(entries) == {*POSTS, *(name + "Contours" for name in POSTS), "InferenceServerGetFromUid", *IN_ONE_GO}
     for name, info in entries.items():
-        assert info["name"] == name
-        assert info["version"] == __version__
-        assert info["description"].endswith((".", "all."))
-        assert ("outputNames" in info) is name.startswith(tuple(POSTS))
-    assert len({info["description"] for info in entries.values()}) == len(entries)
+        assert (info["NAME"], info["METHOD"], info["VERSION"]) == (name, name, __version__)
+        assert info["DESC"].endswith(".")
+        assert info.get("OUTPUT_NAME_0") == ("uid" if name.startswith(tuple(POSTS)) else None)
+    assert len({info["DESC"] for info in entries.values()}) == len(entries)
 
 
 # ------------------------------------------------------------ success
@@ -263,7 +248,7 @@ def test_a_login_page(ext: Any, workstation: Workstation, server: ScriptedServer
         (GeometryError("two grids", "Use one."), "Two grids. Use one."),
         (MemoryError(), "not enough memory"),
         (OSError(28, "No space left on device", "/home/doe/x"), "No space left on device"),
-        (Exception("java.lang.IllegalStateException: image of Doe^John"), "refused a step (java.lang.IllegalStateException at "),
+        (JavaError("java.lang.IllegalStateException", "image of Doe^John"), "refused a step (java.lang.IllegalStateException at "),
         (KeyError("Doe^John"), "refused a step (KeyError at ext.py:"),
         (Exception("Doe^John: x"), "refused a step (Exception at ext.py:"),
     ],
@@ -307,3 +292,82 @@ def test_advice_for_the_workstation_names_no_command_line(ext: Any, workstation:
     sentence = refusal(Session(), ext.InferenceServer1images, "a", "no-such", 0, server.url)
     assert "model_human_readable_id" in sentence
     assert "`delineate" not in sentence
+
+
+# ------------------------------------------------------------ with a workstation
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
+    monkeypatch.setattr("delineate.protocols.messages.FIRST_CONTACT", 0.2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Host(multiplier=(2, 3, 1)) as made:
+        yield made
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("scripted-")] == []
+
+
+def handles(host: Host, count: int) -> list[Any]:
+    return [host.image().handle for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("dialect", ["seed", "v1", "v2"])
+def test_from_image_to_contours(ext: Any, host: Host, dialect: str, count: int) -> None:
+    images = handles(host, count)
+    with ScriptedServer(Script(dialect=dialect, polls=0, late_row=False)) as server:
+        uid = getattr(ext, POSTS[count - 1])(host.session, *images, "noop", 0, server.url)
+        ext.InferenceServerGetFromUid(host.session, uid, images[0], server.url, 1, 20)
+        sent = server.uploads[0].read()
+    assert [image.names for image in host.images] == [["First_Half", "Second_Half"], [], [], []][:count]
+    first, second = (host.images[0].contour(name).mask for name in ("First_Half", "Second_Half"))
+    half = first.shape[2] // 2 // 2 * 2  # the scripted model halves the image along x
+    assert first[:, :, :half].all()
+    assert second[:, :, half + 2 :].all()
+    assert not (first & second).any()
+    assert leaks(sent) == []
+    text = " ".join(line.text for line in host.log)
+    assert uid not in text
+    assert leaks(text.encode()) == []
+    assert host.misuses == []
+
+
+def test_attributes_leave_when_asked(ext: Any, host: Host, server: ScriptedServer) -> None:
+    (image,) = handles(host, 1)
+    ext.InferenceServer1images(host.session, image, "noop", 1, server.url)
+    assert leaks(server.uploads[0].read())
+
+
+def calls_of(host: Host, function: Any, *arguments: Any) -> int:
+    host.forget()
+    function(host.session, *arguments)
+    return len(host.calls)
+
+
+def test_a_workstation_that_throws_at_every_call_in_turn(ext: Any, server: ScriptedServer) -> None:
+    """Each time one sentence without the patient, no contour more or less, no task that nobody waits for when the image cannot be read."""
+    with Host(multiplier=(2, 2, 1)) as trial:
+        image = trial.image()
+        number = calls_of(trial, ext.DelineateImages, image.handle, "noop", server.url, 20)
+    assert number > 50
+    unheard = []
+    for n in range(1, number + 1):
+        with Host(multiplier=(2, 2, 1)) as host:
+            image = host.image()
+            image.add_contour("First_Half", np.ones(image.contour_geometry.shape, dtype=bool))
+            image.add_contour("Second_Half")
+            before = host.snapshot()
+            handle, session = image.handle, host.session
+            host.fail_on(n)
+            try:
+                ext.DelineateImages(session, handle, "noop", server.url, 20)
+            except RuntimeError as error:
+                assert before.changes(host.snapshot()) == [], f"call {n} of {number}"
+                lines = [line.text for line in host.log if line.level == "error"]
+                assert lines in ([str(error)], [])
+                assert leaks(str(error).encode()) == []
+                if not lines:
+                    unheard.append(n)
+            else:
+                assert image.names == ["First_Half", "Second_Half", "First_Half 2"], f"call {n} of {number}"
+            assert leaks(" ".join(line.text for line in host.log).encode()) == []
+    assert unheard == [1], "only where there is no log yet"

@@ -6,11 +6,14 @@ at the wall, bones have a bright cortex around a darker marrow.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from delineate.models.morphology import bounds, close, contact, depth, dilate, fill_slices, shares, sizes
+from delineate.models.morphology import FAR, bounds, close, contact, depth, dilate, fill_slices, shares, sizes
 from delineate.models.sampling import Blocks, Mask, Triple, Values
 from delineate.models.trunk import body_on_blocks
 
@@ -29,11 +32,17 @@ BLOOD = 430
 SMOOTH = 0.11
 """Blood is even: its deviation over some millimetres is below this share of its mean; marrow's is not."""
 
-GAP = 6.0
-"""Openings in the cortex of up to twice this, mm, leave a bone that the image cuts: the veins' behind a vertebra's body."""
+GAP = 8.0
+"""Balls of this radius, mm, do not pass the openings of a cortex that the image cuts: the veins' behind a vertebra's body."""
+
+FINE = 1.0
+"""Size of the pixels, mm, on which they are closed, and never the voxels: a cortex of one has no width on a grid of its own."""
 
 CUT = 20.0
 """How far from the first and last slice, mm, a bone can lack the wall that the image cut off."""
+
+SPONGY = 50.0
+"""The least area, mm², of spongy bone that is filled behind such openings."""
 
 TRABECULA = 100
 """HU that spongy bone exceeds in places, also where fat lowers its mean to that of soft tissue."""
@@ -150,9 +159,7 @@ def _cut_marrow(hu: np.ndarray, bone: Mask, spacing: Triple) -> Mask:
     found = np.zeros_like(bone)
     ends = range(len(bone)) if len(bone) <= 2 * near else (*range(near), *range(len(bone) - near, len(bone)))
     for k in ends:
-        # Slice by slice, so that nothing is closed towards a neighbour.
-        closed = close(bone[k : k + 1], GAP, spacing)
-        holes = (fill_slices(closed) & ~bone[k : k + 1])[0]
+        holes = _behind_gaps(bone[k], spacing)
         labels, count = ndimage.label(ndimage.binary_opening(holes))
         if count == 0:
             continue
@@ -161,10 +168,36 @@ def _cut_marrow(hu: np.ndarray, bone: Mask, spacing: Triple) -> Mask:
         rim = bone[k] | (holes & (labels == 0))
         inner = np.where(ndimage.binary_erosion(labels > 0), labels, 0)
         spongy = shares(inner, count, hu[k] > TRABECULA) > 0.08
-        keep = spongy & (area >= 50) & (area < 2000) & (contact(labels[None], count, rim[None]) > 0.5)
+        keep = spongy & (area >= SPONGY) & (area < 2000) & (contact(labels[None], count, rim[None]) > 0.85)
         keep[0] = False
         found[k] = keep[labels]
     return found
+
+
+def _behind_gaps(bone: Mask, spacing: Triple) -> Mask:
+    """What bone encloses within one slice but for gaps, at most `GAP` mm deep into a ball; never closed towards a neighbour."""
+    wider = GAP + 1.5 * max(spacing[1:])
+    labels, _ = ndimage.label(_filled(bone, wider, spacing[1:]) & ~bone)
+    times = [max(2, round(s / FINE)) for s in spacing[1:]]
+    fine = [s / n for s, n in zip(spacing[1:], times, strict=True)]
+    margin = [int(wider / s) + 3 for s in spacing[1:]]
+    found = np.zeros_like(bone)
+    for box in ndimage.find_objects(labels):
+        if (box[0].stop - box[0].start) * (box[1].stop - box[1].start) * spacing[1] * spacing[2] < SPONGY:
+            continue
+        y, x = (slice(max(0, b.start - m), b.stop + m) for b, m in zip(box, margin, strict=True))
+        large = np.repeat(np.repeat(bone[y, x], times[0], axis=0), times[1], axis=1)
+        filled = _filled(large, GAP, fine).reshape(bone[y, x].shape[0], times[0], -1, times[1])
+        found[y, x] |= filled.all(axis=(1, 3))
+    return found & ~bone
+
+
+def _filled(bone: Mask, radius: float, spacing: Sequence[float]) -> Mask:
+    """One slice closed and filled. The radius is just below whole pixels: a gap is bridged by less than a pixel's depth."""
+    step = max(spacing)
+    closed = close(bone[None], (math.ceil(radius / step) - 0.01) * step, (FAR, spacing[0], spacing[1]))
+    result: Mask = fill_slices(closed)[0]
+    return result
 
 
 def _drawn(coarse: Mask, means: np.ndarray, hu: Values, blocks: Blocks) -> Mask:

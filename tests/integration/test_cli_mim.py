@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from delineate import __version__
+from delineate import __version__, nifti
 from delineate.cli.main import main
 from delineate.mim.check import check
 from delineate.mim.package import MOST_BYTES, MOST_MODULES, probed
+from delineate.testing.phantoms import chest_ct
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -129,3 +131,30 @@ def test_another_interpreter_loads_it(extension: Path, capsys: pytest.CaptureFix
     code, out, _ = run(["check", str(extension), "--python", "/nowhere/python", "--json"], capsys)
     assert code == 4
     assert {row["detail"] for row in json.loads(out) if row["ok"] is False} == {"/nowhere/python: No such file or directory"}
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("chest") / "chest.nii.gz"
+    nifti.write(path, chest_ct((90, 80, 60), (4.5, 4.7, 5.5)).volume)
+    return path
+
+
+def test_the_demo_sets_contours_and_draws_them(chest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["demo", str(chest), "-o", str(tmp_path / "new")], capsys)
+    assert code == 0
+    assert (tmp_path / "new" / "mim.png").read_bytes().startswith(b"\x89PNG")
+    assert re.search(r"^  log, info: .*Lung_L, Lung_R", out, re.MULTILINE)
+    volumes = {name: float(volume) for name, volume in re.findall(r"^  (Lung_[LR]) +([\d.]+) ml$", out, re.MULTILINE)}
+    assert 1000 < volumes["Lung_L"] < volumes["Lung_R"] < 2000
+    assert not [name for name in sys.modules if name.startswith("delineate_mim_")]
+
+
+def test_the_demo_says_what_the_person_at_the_workstation_would_see(
+    chest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(["demo", str(chest), "-m", "nobody", "-o", str(tmp_path)], capsys)
+    assert code == 4
+    assert "  log, error: No model is called 'nobody'." in out
+    assert "InferenceServer1images failed: No model is called 'nobody'." in err
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ help:
 	@echo "make test   run the test suite"
 	@echo "make check  style, types, layers, Python 3.7 of the workstation modules"
 	@echo "make bench  measure, side by side with what 'make peers' installed"
+	@echo "make interop  our MONAI Label client beside the original, against the original server, which 'make peers-interop' installs (8 GB)"
 	@echo "make soak   the long suites: kills and memory for many rounds"
 
 $(BIN)/python:
@@ -49,6 +50,18 @@ bench: $(VENV)/.installed-dev
 
 peers: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check SimpleITK nibabel requests zlib-ng
+
+# An environment of its own: the package pins much, and starts only with an older pydicom. Its client needs Python 3.12 or older.
+PEER_PYTHON ?= python3.11
+PEER ?= .peers/monai-label
+
+peers-interop:
+	$(PEER_PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check "torch>=2.5"
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check "pydicom<3" "monai==1.5.2" "monailabel==0.8.5"
+
+interop: $(VENV)/.installed-dev
+	$(BIN)/python tests/interop/monai_label.py --peer $(PEER)
 
 soak: $(VENV)/.installed-dev
 	DELINEATE_SOAK=1 $(BIN)/python -m pytest tests/acceptance -x

@@ -19,7 +19,7 @@ from delineate.client.monai_label_files import (
     keep_result,
     slide_answer,
 )
-from delineate.client.monai_label_session import DEFAULT_TIMEOUT, LabelSession, failures, token_of
+from delineate.client.monai_label_session import DEFAULT_TIMEOUT, LabelSession, Way, failures, token_of
 from delineate.client.transport import ProgressCallback, SyncDriver
 from delineate.protocols.messages import Backoff, Flow
 from delineate.protocols.monai_label_fields import Message
@@ -70,7 +70,7 @@ class MONAILabelClient:
         with failures():
             self._session = LabelSession(server_url, client_id, token, ca_file, verify, timeout, progress, backoff)
         self._tmpdir = str(tmpdir) if tmpdir else tempfile.gettempdir()
-        self._drivers: dict[bool, SyncDriver] = {}
+        self._drivers: dict[Way, SyncDriver] = {}
         self._finalizer = weakref.finalize(self, _close, self._drivers)
 
     def __enter__(self) -> MONAILabelClient:
@@ -120,7 +120,7 @@ class MONAILabelClient:
 
     def next_sample(self, strategy: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> dict[str, Any]:
         """The image to annotate next, ``id``, ``path``, ``name``; empty where nothing is left."""
-        return self._json(self._server.next_sample(strategy, params, self._limit(timeout)))
+        return self._json(self._server.next_sample(strategy, params, self._limit(timeout)), Way.ONCE)
 
     def create_session(
         self, image_in: LocalPaths, params: Mapping[str, Any] | None = None, *, expiry: int | None = None, timeout: float | None = None
@@ -134,7 +134,7 @@ class MONAILabelClient:
         """
         with failures():
             files = files_to_send(image_in)
-        return self._json(self._server.create_session(files, params, expiry=expiry, timeout=self._limit(timeout)))
+        return self._json(self._server.create_session(files, params, expiry=expiry, timeout=self._limit(timeout)), Way.ONCE)
 
     def get_session(self, session_id: str, *, timeout: float | None = None) -> dict[str, Any]:
         """What is known of a session."""
@@ -142,7 +142,7 @@ class MONAILabelClient:
 
     def remove_session(self, session_id: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Forget a session; what it was."""
-        return self._json(self._server.remove_session(session_id, self._limit(timeout)))
+        return self._json(self._server.remove_session(session_id, self._limit(timeout)), Way.ONCE)
 
     # ------------------------------------------------------------ datastore
 
@@ -152,7 +152,7 @@ class MONAILabelClient:
         """Add an image to the datastore: ``image``, its id; the server makes one of the file's name where none is given."""
         with failures():
             file = file_to_send(image_in)
-        return self._json(self._server.upload_image(file, image_id, params, self._limit(timeout)))
+        return self._json(self._server.upload_image(file, image_id, params, self._limit(timeout)), Way.ONCE)
 
     def save_label(
         self, image_id: str, label_in: LocalPath, tag: str = "", params: Mapping[str, Any] | None = None, *, timeout: float | None = None
@@ -203,7 +203,7 @@ class MONAILabelClient:
             image = file_to_send(file) if file and not session_id else None
         with failures(), Arrival(self._tmpdir) as arrival:
             flow = self._server.infer(model, arrival.file, image_id, params, label, image, session_id, self._limit(timeout))
-            return keep_result(arrival, self._run(flow, patient=True))
+            return keep_result(arrival, self._run(flow, Way.PATIENT))
 
     def wsi_infer(
         self,
@@ -218,13 +218,13 @@ class MONAILabelClient:
         """Run a model on a slide: None, and what was found: an object for ``dsa`` and ``json``, bytes of XML for ``asap``."""
         with failures(), Arrival(self._tmpdir) as arrival:
             flow = self._server.wsi_infer(model, arrival.file, image_id, body, output, session_id, self._limit(timeout))
-            return None, slide_answer(arrival, self._run(flow, patient=True))
+            return None, slide_answer(arrival, self._run(flow, Way.PATIENT))
 
     # ------------------------------------------------------------ training
 
     def train_start(self, model: str | None, params: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> dict[str, Any]:
         """Start a training: its task; with no model all of them, model → ``result`` and ``detail``. 429 when one runs already."""
-        started = self._run(self._server.train_start(model, params, self._limit(timeout)))
+        started = self._run(self._server.train_start(model, params, self._limit(timeout)), Way.ONCE)
         return started.to_json() if isinstance(started, Message) else {name: task.to_json() for name, task in started.items()}
 
     def train_stop(self, *, timeout: float | None = None) -> dict[str, Any] | None:
@@ -248,16 +248,16 @@ class MONAILabelClient:
         with failures():
             return self._session.limit(timeout)
 
-    def _run(self, flow: Flow[Result], patient: bool = False) -> Result:
+    def _run(self, flow: Flow[Result], way: Way = Way.KEPT) -> Result:
         with failures():
-            if patient not in self._drivers:
-                self._drivers[patient] = SyncDriver(self._session.line(patient))
-            return self._drivers[patient].run(flow)
+            if way not in self._drivers:
+                self._drivers[way] = SyncDriver(self._session.line(way))
+            return self._drivers[way].run(flow)
 
-    def _json(self, flow: Flow[AnyMessage]) -> dict[str, Any]:
-        return self._run(flow).to_json()
+    def _json(self, flow: Flow[AnyMessage], way: Way = Way.KEPT) -> dict[str, Any]:
+        return self._run(flow, way).to_json()
 
 
-def _close(drivers: dict[bool, SyncDriver]) -> None:
+def _close(drivers: dict[Way, SyncDriver]) -> None:
     while drivers:
         drivers.popitem()[1].close()

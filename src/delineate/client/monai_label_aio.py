@@ -21,7 +21,7 @@ from delineate.client.monai_label_files import (
     keep_result,
     slide_answer,
 )
-from delineate.client.monai_label_session import DEFAULT_TIMEOUT, LabelSession, failures, token_of
+from delineate.client.monai_label_session import DEFAULT_TIMEOUT, LabelSession, Way, failures, token_of
 from delineate.client.transport import AsyncDriver, ProgressCallback
 from delineate.protocols.messages import Backoff, Flow
 from delineate.protocols.monai_label_fields import Message
@@ -54,7 +54,7 @@ class AsyncMONAILabelClient:
         with failures():
             self._session = LabelSession(server_url, client_id, token, ca_file, verify, timeout, progress, backoff)
         self._tmpdir = str(tmpdir) if tmpdir else tempfile.gettempdir()
-        self._drivers: dict[bool, AsyncDriver] = {}
+        self._drivers: dict[Way, AsyncDriver] = {}
 
     async def __aenter__(self) -> AsyncMONAILabelClient:
         return self
@@ -104,7 +104,7 @@ class AsyncMONAILabelClient:
 
     async def next_sample(self, strategy: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> dict[str, Any]:
         """The image to annotate next, ``id``, ``path``, ``name``; empty where nothing is left."""
-        return await self._json(self._server.next_sample(strategy, params, self._limit(timeout)))
+        return await self._json(self._server.next_sample(strategy, params, self._limit(timeout)), Way.ONCE)
 
     async def create_session(
         self, image_in: LocalPaths, params: Mapping[str, Any] | None = None, *, expiry: int | None = None, timeout: float | None = None
@@ -118,7 +118,7 @@ class AsyncMONAILabelClient:
         """
         with failures():
             files = files_to_send(image_in)
-        return await self._json(self._server.create_session(files, params, expiry=expiry, timeout=self._limit(timeout)))
+        return await self._json(self._server.create_session(files, params, expiry=expiry, timeout=self._limit(timeout)), Way.ONCE)
 
     async def get_session(self, session_id: str, *, timeout: float | None = None) -> dict[str, Any]:
         """What is known of a session."""
@@ -126,7 +126,7 @@ class AsyncMONAILabelClient:
 
     async def remove_session(self, session_id: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Forget a session; what it was."""
-        return await self._json(self._server.remove_session(session_id, self._limit(timeout)))
+        return await self._json(self._server.remove_session(session_id, self._limit(timeout)), Way.ONCE)
 
     # ------------------------------------------------------------ datastore
 
@@ -136,7 +136,7 @@ class AsyncMONAILabelClient:
         """Add an image to the datastore: ``image``, its id; the server makes one of the file's name where none is given."""
         with failures():
             file = file_to_send(image_in)
-        return await self._json(self._server.upload_image(file, image_id, params, self._limit(timeout)))
+        return await self._json(self._server.upload_image(file, image_id, params, self._limit(timeout)), Way.ONCE)
 
     async def save_label(
         self, image_id: str, label_in: LocalPath, tag: str = "", params: Mapping[str, Any] | None = None, *, timeout: float | None = None
@@ -189,7 +189,7 @@ class AsyncMONAILabelClient:
             image = file_to_send(file) if file and not session_id else None
         with failures(), Arrival(self._tmpdir) as arrival:
             flow = self._server.infer(model, arrival.file, image_id, params, label, image, session_id, self._limit(timeout))
-            received = await self._run(flow, patient=True)
+            received = await self._run(flow, Way.PATIENT)
             return await anyio.to_thread.run_sync(keep_result, arrival, received)
 
     async def wsi_infer(
@@ -205,7 +205,7 @@ class AsyncMONAILabelClient:
         """Run a model on a slide: None, and what was found: an object for ``dsa`` and ``json``, bytes of XML for ``asap``."""
         with failures(), Arrival(self._tmpdir) as arrival:
             flow = self._server.wsi_infer(model, arrival.file, image_id, body, output, session_id, self._limit(timeout))
-            received = await self._run(flow, patient=True)
+            received = await self._run(flow, Way.PATIENT)
             return None, await anyio.to_thread.run_sync(slide_answer, arrival, received)
 
     # ------------------------------------------------------------ training
@@ -214,7 +214,7 @@ class AsyncMONAILabelClient:
         self, model: str | None, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
     ) -> dict[str, Any]:
         """Start a training: its task; with no model all of them, model → ``result`` and ``detail``. 429 when one runs already."""
-        started = await self._run(self._server.train_start(model, params, self._limit(timeout)))
+        started = await self._run(self._server.train_start(model, params, self._limit(timeout)), Way.ONCE)
         return started.to_json() if isinstance(started, Message) else {name: task.to_json() for name, task in started.items()}
 
     async def train_stop(self, *, timeout: float | None = None) -> dict[str, Any] | None:
@@ -238,11 +238,11 @@ class AsyncMONAILabelClient:
         with failures():
             return self._session.limit(timeout)
 
-    async def _run(self, flow: Flow[Result], patient: bool = False) -> Result:
+    async def _run(self, flow: Flow[Result], way: Way = Way.KEPT) -> Result:
         with failures():
-            if patient not in self._drivers:
-                self._drivers[patient] = AsyncDriver(self._session.line(patient))
-            return await self._drivers[patient].run(flow)
+            if way not in self._drivers:
+                self._drivers[way] = AsyncDriver(self._session.line(way))
+            return await self._drivers[way].run(flow)
 
-    async def _json(self, flow: Flow[AnyMessage]) -> dict[str, Any]:
-        return (await self._run(flow)).to_json()
+    async def _json(self, flow: Flow[AnyMessage], way: Way = Way.KEPT) -> dict[str, Any]:
+        return (await self._run(flow, way)).to_json()

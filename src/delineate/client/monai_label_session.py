@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,18 @@ from delineate.protocols.monai_label_flows import LabelServer
 
 DEFAULT_TIMEOUT = 3600.0
 LONGEST_SILENCE = 7 * 86_400.0  # an infer without a limit; sockets take no infinity
+
+
+class Way(enum.Enum):
+    """How a request goes to the server.
+
+    KEPT, for what may be sent again: connections are used again. ONCE, for what may not: a connection of its own.
+    PATIENT: that too, and only the limit of the call ends the silence of a model that computes.
+    """
+
+    KEPT = "kept"
+    ONCE = "once"
+    PATIENT = "patient"
 
 
 class LabelSession:
@@ -45,13 +58,10 @@ class LabelSession:
         if token is not None:
             self.authorize("Bearer", token)
 
-    def line(self, patient: bool = False) -> Line:
-        """How the server is reached; `AddressError` for a URL that makes no sense.
-
-        patient : a model that computes is silent; only the limit of the call ends that.
-        """
-        idle = LONGEST_SILENCE if patient else IDLE_TIMEOUT
-        return Line(parse_address(self.url), None, self._ca_file, self._verify, self._progress, idle=idle)
+    def line(self, way: Way) -> Line:
+        """How the server is reached; `AddressError` for a URL that makes no sense."""
+        idle = LONGEST_SILENCE if way is Way.PATIENT else IDLE_TIMEOUT
+        return Line(parse_address(self.url), None, self._ca_file, self._verify, self._progress, idle, way is Way.KEPT)
 
     def limit(self, timeout: float | None) -> float | None:
         """Seconds for one call: those given, or the client's; None for no limit."""

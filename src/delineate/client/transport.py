@@ -38,6 +38,8 @@ class Line:
 
     address : changes once at most, from http to https, where the server insists on it.
     idle : seconds in which not one byte moves until the server is given up.
+    keeps : False for a connection of its own for each request: one that is kept may be closed by the server at the
+        moment it is used again, and what must not be sent twice would fail.
     """
 
     address: Address
@@ -46,6 +48,7 @@ class Line:
     verify: bool = True
     progress: ProgressCallback | None = None
     idle: float = IDLE_TIMEOUT
+    keeps: bool = True
 
     def __post_init__(self) -> None:
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
@@ -58,7 +61,7 @@ class Line:
             "verify": False if is_plain else self._trust(),
             "trust_env": not self.address.is_loopback,
             "follow_redirects": False,
-            "limits": httpx.Limits(max_connections=20, max_keepalive_connections=4, keepalive_expiry=KEPT),
+            "limits": httpx.Limits(max_connections=20, max_keepalive_connections=4 if self.keeps else 0, keepalive_expiry=KEPT),
         }
 
     def _trust(self) -> ssl.SSLContext:

@@ -23,6 +23,7 @@ from delineate import __version__
 from delineate.errors import (
     AddressError,
     AnswerError,
+    AuthorizationError,
     CertificateError,
     ConnectionFailedError,
     DeadlineError,
@@ -37,9 +38,9 @@ Result = TypeVar("Result")
 
 CONNECT_TIMEOUT = 10.0  # seconds
 KEPT = 4.0  # seconds an idle connection is used again: servers commonly close at 5
-BLOCK = 1 << 18  # bytes of one step
 LARGEST_TEXT, LARGEST_RESULT, SPARE = 16 << 20, 20 << 30, 256 << 20  # bytes: an answer in memory, one on disk, what stays free there
-SHOWN_FROM = 8 << 20  # bytes from which sending is worth a line
+BLOCK, SHOWN_FROM = 1 << 18, 8 << 20  # bytes of one step; from which sending is worth a line
+QUIET = Progress(None, "")
 SAY_EVERY, SAY_NEW = 5.0, 1.0  # seconds between lines of the log: of the same message at first, of another one
 ADVICE = {  # for whoever stands at the workstation, where errors.py speaks to those at a command line
     "AuthorizationError": "Write a valid token into %s, below url= of this very server." % INI,
@@ -69,7 +70,7 @@ class ClientBackend:
         self._say, self._sleep = say, sleep
         self._kept: Optional[http.client.HTTPConnection] = None
         self._idle_since = self._begin = self._said_at = clock()
-        self._progress, self._said = Progress(None, ""), ""
+        self._said, self._progress, self._trouble = "", QUIET, QUIET
 
     def post(self, model: str, archive: str, timeout: float) -> str:
         """Send the archive at the path `archive`; the task's uid. At most `timeout` seconds."""
@@ -89,7 +90,7 @@ class ClientBackend:
         try:
             yield
         except DelineateError as error:
-            if error.advice == error.default_advice:
+            if error.advice == error.default_advice or isinstance(error, AuthorizationError):
                 error.advice = advice.get(type(error).__name__) or ADVICE.get(type(error).__name__, error.advice)
             for secret in filter(None, (uid, self.connection.token)):  # in the target of a redirect, say
                 error.message, error.advice = error.message.replace(secret, "…"), error.advice.replace(secret, "…")
@@ -100,7 +101,7 @@ class ClientBackend:
 
     def _run(self, flow: Flow[Result]) -> Result:
         """Drive a flow to its end; its result."""
-        self._begin, self._said, self._progress = self.clock(), "", Progress(None, "")
+        self._begin, self._said, self._progress, self._trouble = self.clock(), "", QUIET, QUIET
         answer: Optional[Response] = None
         failure: Optional[DelineateError] = None
         with contextlib.closing(flow):
@@ -114,19 +115,23 @@ class ClientBackend:
                 try:
                     answer = self._perform(step)
                 except DelineateError as error:
-                    failure = error
+                    failure, self._trouble = error, Progress(None, "trying again: " + error.message)
 
     def _perform(self, step: Step) -> Optional[Response]:
-        self._tell(step if isinstance(step, Progress) else self._progress)
+        if isinstance(step, Progress):
+            self._progress = step
+        self._tell(self._trouble if self._trouble.message else self._progress)
         if isinstance(step, Request):
-            return self._send(step)
+            answer = self._send(step)
+            self._trouble = QUIET
+            return answer
         if isinstance(step, Wait):
             self._sleep(step.seconds)
         return None
 
     def _tell(self, progress: Progress) -> None:
         """A line for the person: what is new soon, the same again and again, but less and less often."""
-        self._progress, now = progress, self.clock()
+        now = self.clock()
         waited = now - self._begin
         pause = SAY_NEW if progress.message != self._said else max(SAY_EVERY, waited / 10)
         if not progress.message or (self._said and now - self._said_at < pause):

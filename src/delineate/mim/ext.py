@@ -100,7 +100,7 @@ def _load(session: Any, image: Any, client: InferenceClient, uid: str, say: Say)
     names = ContourLoader(session, image, say).load(output)
     if not names:
         raise TaskEndedError("the model found nothing in this image, no contour is set", "Check that model and image fit.")
-    say("%d contours are set: %s." % (len(names), ", ".join(names)))
+    say("Contours are set: %s." % ", ".join(names))
 
 
 def _in_one_go(session: Any, images: Sequence[Any], model: str, server_url: str, timeout: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import itertools
+import re
 import socket
 import ssl
 import threading
@@ -320,6 +321,21 @@ def test_a_refusal_before_the_upload_is_read(tmp_path: Path) -> None:
         backend(url).post("noop", str(tmp_path / "request.zip"), 20)
 
 
+def test_a_token_that_is_wanted_is_written_where_the_workstation_reads_it(archive: str) -> None:
+    """Whatever advice our server gives to those at a command line."""
+    body = b'{"type": "urn:delineate:error:authorization", "message": "The token is not valid", "advice": "Use --token-file."}'
+
+    def answer(connection: socket.socket) -> None:
+        head_of(connection)
+        head = b"HTTP/1.1 401 x\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % len(body) + body)
+
+    with raw(answer) as url, pytest.raises(AuthorizationError, match="The token is not valid") as raised:
+        backend(url).post("noop", archive, 20)
+    assert "delineate.ini" in raised.value.advice
+    assert "--token-file" not in raised.value.sentence()
+
+
 # ------------------------------------------------------------ the way is broken
 
 
@@ -375,7 +391,8 @@ def test_a_server_that_is_gone_while_a_task_is_awaited(archive: str) -> None:
             if len(waits) == 8:
                 server.start()
 
-        assert got(backend(server.url, sleep=sleep), uid)
+        said: list[str] = []
+        assert got(backend(server.url, said, sleep=sleep), uid)
         assert len(waits) > 8
 
 
@@ -535,6 +552,31 @@ def test_a_long_interval_is_kept(archive: str) -> None:
         uid = backend(server.url).post("noop", archive, 20)
         got(backend(server.url, clock=clock, sleep=sleep), uid, timeout=600, interval=30)
     assert waits == [30.0] * 4
+
+
+def test_a_person_hears_that_the_server_is_gone_and_that_it_is_back(archive: str) -> None:
+    clock = Clock()
+    said: list[str] = []
+    waits: list[float] = []
+    with scripted(dialect="v1", polls=9) as server:
+
+        def sleep(seconds: float) -> None:
+            clock.sleep(seconds)
+            waits.append(seconds)
+            if len(waits) == 2:
+                server.stop()
+            if len(waits) == 8:
+                server.start()
+
+        uid = backend(server.url).post("noop", archive, 20)
+        got(backend(server.url, said, clock=clock, sleep=sleep), uid, timeout=600, interval=2)
+        words = [re.sub(r", \d+ s$", "", line) for line in said]
+        gone = [line for line in words if line.startswith("Trying again: ")]
+        assert gone
+        assert all(server.url in line for line in gone)
+        first, last = words.index(gone[0]), len(words) - 1 - words[::-1].index(gone[-1])
+        assert set(words[first : last + 1]) == set(gone), "one thing is said until it is over"
+        assert words[0] == words[last + 1] == "Waiting for the server"
 
 
 # ------------------------------------------------------------ the disk

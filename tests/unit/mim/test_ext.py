@@ -158,7 +158,7 @@ def test_post_then_get(ext: Any, workstation: Workstation, server: ScriptedServe
     assert workstation.asked == [
         ("task", images, {"with_dicom_info": True, "contour_names": None}), ("grid", "a"), ("load", "a", ["First_Half", "Second_Half"]),
     ]  # fmt: skip
-    assert session.told == ["Sending", "2 contours are set: Left, Right."]
+    assert session.told == ["Sending", "Contours are set: Left, Right."]
     assert session.errors == []
 
 

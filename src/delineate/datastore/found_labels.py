@@ -1,0 +1,151 @@
+"""Labels that lie in the folder become rows, and rows whose file is gone are no longer the current ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from delineate.datastore import names
+from delineate.datastore.found_images import NS, FoundImages, content, told_who
+from delineate.datastore.layout import Stamp
+from delineate.datastore.reading import checked_info
+from delineate.datastore.scanning import FoundLabel, Look
+from delineate.datastore.snapshot import Entry
+from delineate.datastore.statements import END_LEASE, INSERT_EVENT, INSERT_LABEL
+from delineate.errors import InputError
+from delineate.store.tables import IMAGES, LABELS
+
+_MANY: Final = 200  # in one transaction
+
+_Candidate = tuple[FoundLabel, Entry]
+
+
+class FoundLabels(FoundImages):
+    """What people do to labels behind our back, taken over."""
+
+    def take_over_labels(self, seen: Look, settled_before: int) -> tuple[int, bool]:
+        """Make the rows equal to what lies there: how many labels changed, and whether some are written just now (ns)."""
+        entries = self.state().entries
+        there: set[tuple[str, str, str]] = set()
+        candidates: list[_Candidate] = []
+        is_waiting = False
+        for found in seen.labels:
+            there.add((found.tag, found.id, found.extension))
+            entry = entries.get(found.id)
+            if entry is None or not _differs(found, entry):
+                continue
+            if found.stamp.mtime > settled_before:
+                is_waiting = True
+            else:
+                candidates.append((found, entry))
+        count = 0
+        for start in range(0, len(candidates), _MANY):
+            with self.database.write() as connection:
+                count += self._discover_labels(connection, candidates[start : start + _MANY])
+        if not seen.unreadable:
+            count += self._lose_labels(entries.values(), there)
+        return count, is_waiting
+
+    def _discover_labels(self, connection: Connection, candidates: Sequence[_Candidate]) -> int:
+        images = sorted({entry.row for _, entry in candidates})
+        versions = {row.id: row.version for row in connection.execute(sa.select(IMAGES).where(IMAGES.c.id.in_(images)))}
+        known: dict[tuple[int, str], list[Row[Any]]] = {}
+        query = sa.select(LABELS).where(LABELS.c.image.in_(images)).order_by(LABELS.c.version)
+        for row in connection.execute(query):
+            known.setdefault((row.image, row.tag), []).append(row)
+        fresh = []
+        changed = set()
+        for found, entry in candidates:
+            rows = known.get((entry.row, found.tag), [])
+            values = self._take_label(connection, found, entry, rows)
+            if values is not None:
+                changed.add(entry.row)
+                connection.execute(END_LEASE, {"which": entry.row, "tagged": found.tag})
+            if values:
+                fresh.append(values | {"image_version": versions[entry.row]})
+        if fresh:
+            connection.execute(INSERT_LABEL, fresh)
+            event = {"datastore": self._datastore, "at": self._clock(), "kind": "label-found", "who": ""}
+            ids = {entry.row: entry.image.id for _, entry in candidates}
+            told = [{"image": ids[row["image"]], "tag": row["tag"], "version": row["version"]} for row in fresh]
+            connection.execute(INSERT_EVENT, [event | item for item in told])
+        if changed:
+            touched = sa.update(IMAGES).where(IMAGES.c.id.in_(changed))
+            connection.execute(touched.values(revision=self._next_revision(connection)))
+        return len(changed)
+
+    def _take_label(self, connection: Connection, found: FoundLabel, entry: Entry, rows: Sequence[Row[Any]]) -> dict[str, Any] | None:
+        """The values of a new row; empty where an old row is right again; None where nothing is to be done."""
+        path = self.layout.label(found.tag, entry.image.id, found.extension)
+        current = next((row for row in rows if row.is_current), None)
+        if Stamp.of(path) != found.stamp or (current is not None and not _supersedes(found, current)):
+            return None
+        if current is not None and current.digest is not None and content(path) == current.digest:
+            values = {"size": found.stamp.size, "mtime": found.stamp.mtime, "extension": found.extension}
+            self._change_label(connection, current, values)
+            return {}
+        if current is not None:
+            self._change_label(connection, current, {"is_current": False})
+        for row in reversed(rows):
+            if row.extension == found.extension and Stamp(row.size, row.mtime) == found.stamp:
+                self._change_label(connection, row, {"is_current": True})
+                return {}
+        info = {"ts": int(found.stamp.mtime * NS), "name": path.name} | self._told(found)
+        return {
+            "image": entry.row, "tag": found.tag, "version": 1 + (rows[-1].version if rows else 0), "is_current": True,
+            "extension": found.extension, "digest": None, "size": found.stamp.size, "mtime": found.stamp.mtime,
+            "at": found.stamp.mtime * NS, "who": told_who(info), "info": info,
+        }  # fmt: skip
+
+    def _told(self, found: FoundLabel) -> dict[str, Any]:
+        try:
+            return checked_info(self.manifest.labels.get((found.tag, f"{found.id}{found.extension}")))
+        except InputError:
+            return {}
+
+    def _lose_labels(self, entries: Any, there: set[tuple[str, str, str]]) -> int:
+        gone = [
+            (entry, label)
+            for entry in entries
+            for label in entry.labels.values()
+            if (label.tag, entry.image.id, label.extension) not in there
+        ]
+        count = 0
+        for start in range(0, len(gone), _MANY):
+            with self.database.write() as connection:
+                for entry, label in gone[start : start + _MANY]:
+                    current = self._current(connection, entry.row, label.tag)
+                    path = self.layout.label(label.tag, entry.image.id, label.extension)
+                    if current is None or current.version != label.version or path.exists():
+                        continue
+                    self._change_label(connection, current, {"is_current": False})
+                    self._changed(connection, entry.row)
+                    self._event(connection, "label-gone", entry.image.id, label.version, tag=label.tag)
+                    count += 1
+        return count
+
+
+def _differs(found: FoundLabel, entry: Entry) -> bool:
+    """Whether a file is another than the current label; quick, because there may be very many."""
+    label = entry.labels.get(found.tag)
+    if label is None:
+        return _is_tag(found.tag)
+    if label.extension == found.extension:
+        return entry.stamps[found.tag] != found.stamp
+    return found.stamp.mtime > entry.stamps[found.tag].mtime
+
+
+def _supersedes(found: FoundLabel, current: Row[Any]) -> bool:
+    if current.extension == found.extension:
+        return Stamp(current.size, current.mtime) != found.stamp
+    return bool(found.stamp.mtime > current.mtime)
+
+
+def _is_tag(text: str) -> bool:
+    try:
+        return names.check_tag(text) == text
+    except InputError:
+        return False

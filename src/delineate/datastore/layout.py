@@ -1,0 +1,237 @@
+"""Where a datastore's files lie, and how they get there and away; nothing here knows the database.
+
+::
+
+    FOLDER/                     images as people have them, in sub-folders too
+    FOLDER/labels/TAG/ID.EXT    the current label of each image and tag
+    FOLDER/datastore_v2.json    the index as MONAI Label reads and writes it
+    FOLDER/.delineate/          kept versions (blobs), what is being written, what is being removed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from delineate.errors import SettingsError, StoreError
+from delineate.store.blobs import BlobStore
+from delineate.store.faults import storage_error
+from delineate.store.writer import BlobWriter
+
+HIDDEN: Final = ".delineate"
+_BLOCK: Final = 1 << 20
+_ABANDONED: Final = 600.0  # s
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """By which a changed file is known: bytes, and when it was written, ns. No inode: a restored folder has others."""
+
+    size: int
+    mtime: int
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp | None:
+        """Of a file, None where there is none."""
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one datastore; `images_dir` and `labels_dir` are below `folder`."""
+
+    folder: Path
+    images_dir: str = "."
+    labels_dir: str = "labels"
+
+    def __post_init__(self) -> None:
+        for name in (self.images_dir, self.labels_dir):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise SettingsError(f"the datastore names a folder outside of itself ({name})", "Correct its datastore_v2.json.")
+
+    @property
+    def images(self) -> Path:
+        """The folder of images."""
+        return self.folder / self.images_dir
+
+    @property
+    def labels(self) -> Path:
+        """The folder of labels, one sub-folder for each tag."""
+        return self.folder / self.labels_dir
+
+    @property
+    def hidden(self) -> Path:
+        """What is ours alone."""
+        return self.folder / HIDDEN
+
+    @property
+    def manifest(self) -> Path:
+        """MONAI Label's index."""
+        return self.folder / "datastore_v2.json"
+
+    def label(self, tag: str, id: str, extension: str) -> Path:
+        """The current label of an image and tag."""
+        return self.labels / tag / f"{id}{extension}"
+
+    def relative(self, path: Path) -> str:
+        """A path below the folder as rows have it."""
+        return path.relative_to(self.folder).as_posix()
+
+
+class Files:
+    """Puts files into the folder and takes them out, so that each step is whole or not done.
+
+    sync : whether what is placed survives a power cut; False is for tests.
+    """
+
+    def __init__(self, layout: Layout, *, sync: bool = True) -> None:
+        self.layout = layout
+        self._sync = sync
+        self._trash = layout.hidden / "trash"
+        self._keeping = layout.hidden / "keeping"
+        try:
+            for folder in (layout.folder, layout.images, layout.labels / "final", layout.labels / "original"):
+                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (layout.hidden, self._trash, self._keeping):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, "making the datastore's folders") from error
+        self.blobs = BlobStore(layout.hidden / "blobs", sync=sync)
+
+    def make_public(self, writer: BlobWriter) -> None:
+        """Let whoever may read the folder read a sealed file that is to lie in it, and bring it to the disk."""
+        try:
+            status = self.layout.images.stat()
+            writer.path.chmod(status.st_mode & 0o666)
+            with contextlib.suppress(PermissionError):
+                os.chown(writer.path, -1, status.st_gid)
+            if self._sync:
+                _sync(writer.path, os.O_RDONLY)
+        except OSError as error:
+            raise storage_error(error, "bringing incoming data to the disk") from error
+
+    def public_copy(self, writer: BlobWriter) -> BlobWriter:
+        """A second file of the same content, ready to be placed: what people write over must not be what is kept."""
+        copy = self.blobs.incoming(writer.name)
+        try:
+            with writer.path.open("rb", buffering=0) as file:
+                while block := file.read(_BLOCK):
+                    copy.write(block)
+            copy.seal()
+            self.make_public(copy)
+        except OSError as error:
+            copy.discard()
+            raise storage_error(error, "copying a label") from error
+        except BaseException:
+            copy.discard()
+            raise
+        return copy
+
+    def publish(self, writer: BlobWriter, target: Path) -> None:
+        """Let a sealed file be found at `target`, in the place of whatever was there."""
+        try:
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.sync_folder(target.parent.parent)
+        except OSError as error:
+            raise storage_error(error, "making a folder in the datastore") from error
+        writer.link(target)
+        self.sync_folder(target.parent)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Bring a folder's entries to the disk."""
+        if self._sync:
+            try:
+                _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                raise storage_error(error, "storing a folder of the datastore") from error
+
+    def keep(self, path: Path) -> BlobWriter | None:
+        """A writer over the file at `path` as it is now, to be placed as a blob; the file stays. None where there is none.
+
+        On one file system nothing is copied: the writer holds the same file, which stays when another is put in its place.
+        """
+        linked = self._keeping / secrets.token_hex(16)
+        try:
+            try:
+                os.link(path.resolve(), linked)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                shutil.copyfile(path, linked)  # a link into another file system
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, "keeping an old version") from error
+        return self.blobs.adopt(linked)
+
+    def restore(self, digest: str | None, path: Path) -> None:
+        """Put a kept file back where it was, after its replacement came to nothing."""
+        if digest is None:
+            return
+        other = self._keeping / secrets.token_hex(16)
+        try:
+            os.link(self.blobs.path(digest), other)
+            other.replace(path)
+            other.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, "putting an old version back") from error
+
+    def set_aside(self, path: Path) -> Path | None:
+        """Take a file or folder out of the way, to be removed by `discard` or put back; None where there is none."""
+        aside = self._trash / secrets.token_hex(16)
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, "removing a file") from error
+        return aside
+
+    def discard(self, aside: Path) -> None:
+        """Remove what was set aside; what cannot be removed now is, at the next start."""
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Remove what interrupted removals and replacements left; not what others are just doing."""
+        now = time.time()
+        for folder in (self._trash, self._keeping):
+            for left in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if now - left.lstat().st_ctime > _ABANDONED:
+                        self.discard(left)
+
+    def write_whole(self, target: Path, content: bytes) -> Stamp:
+        """Write a file so that it is the old or the new one, whenever somebody looks."""
+        with self.blobs.incoming() as writer:
+            writer.write(content)
+            writer.seal()
+            self.make_public(writer)
+            self.publish(writer, target)
+            stamp = Stamp.of(writer.path)
+        if stamp is None:
+            raise StoreError("a file vanished while it was written", "Check the datastore's disk.")
+        return stamp
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,191 @@
+"""A datastore in a folder of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Row
+
+from delineate.datastore import manifest
+from delineate.datastore.dataset import zipped
+from delineate.datastore.layout import Files, Layout, Stamp
+from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
+from delineate.datastore.sampling import Sampling
+from delineate.datastore.scanning import Scanner
+from delineate.datastore.strategies import STRATEGIES, Strategy
+from delineate.datastore.watch import Watch
+from delineate.errors import StoreError
+from delineate.store.database import Database
+from delineate.store.faults import storage_error
+from delineate.store.tables import DATASTORES
+
+LEASE: Final = 3600.0
+"""Seconds for which an image is an annotator's."""
+
+_SETTLE: Final = 2.0
+_CHUNK: Final = 500
+
+_log = logging.getLogger(__name__)
+
+
+class LocalDatastore(Sampling):
+    """Images and labels in a folder, shared by threads and processes that open the same database.
+
+    Parameters
+    ----------
+    folder : made where it is missing; images lie in it and its sub-folders, labels in ``labels/TAG``
+    database : migrated
+    interval : seconds between two looks at the folder, in a thread of its own; 0 looks at the start only
+    settle : seconds for which a file must not have changed before it is taken over, because somebody may be writing it
+    lease_seconds : for which an image is an annotator's
+    strategies : by name
+    series_grid : reads the grid of a DICOM series, so that labels of it are compared with it
+    sync : whether what was answered survives a power cut; False is for tests
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be used.
+    SettingsError
+        Its ``datastore_v2.json`` names folders outside of it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        *,
+        interval: float = 1.0,
+        settle: float = _SETTLE,
+        lease_seconds: float = LEASE,
+        strategies: Mapping[str, Strategy] = STRATEGIES,
+        series_grid: SeriesGrid | None = None,
+        clock: Callable[[], float] = time.time,
+        sync: bool = True,
+    ) -> None:
+        folder = Path(folder).resolve()
+        row, self.manifest = _registered(database, folder)
+        files = Files(Layout(folder, row.images_dir, row.labels_dir), sync=sync)
+        header = {name: getattr(row, name) for name in ("name", "description", "images_dir", "labels_dir")}
+        super().__init__(database, files, row.id, header, clock=clock, series_grid=series_grid)
+        self.strategies = strategies
+        self.lease_seconds = lease_seconds
+        self._settle = settle
+        self._scanner = Scanner(files.layout)
+        self._look_lock = threading.Lock()
+        self._is_waiting = True
+        self._owns_kept = self._mark(row.uid)
+        self.sweep()
+        self.look(deep=True)
+        self._watch = Watch(self, interval) if interval > 0 else None
+
+    def __enter__(self) -> LocalDatastore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop looking, and write MONAI Label's index; the database stays open."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+        self.write_manifest()
+
+    def look(self, *, deep: bool = True) -> int:
+        """Take over what people changed in the folder: how many images and labels. Not `deep`: only where a folder changed.
+
+        Raises `StoreError` where the folder cannot be read; then nothing counts as gone.
+        """
+        with self._look_lock:
+            try:
+                seen = self._scanner.look(deep=deep)
+            except OSError as error:
+                raise storage_error(error, "looking into the datastore's folder") from error
+            if not (self._scanner.has_changed or self._is_waiting):
+                return 0
+            before = time.time_ns() - int(self._settle * 1e9)
+            is_settled = {path: found.stamp.mtime <= before for path, found in seen.images.items()}
+            count = self.take_over_images(seen, is_settled)
+            labels, is_waiting = self.take_over_labels(seen, before)
+            self._is_waiting = is_waiting or not all(is_settled.values())
+            return count + labels
+
+    def write_manifest(self) -> bool:
+        """Write ``datastore_v2.json`` where anything changed since it was written last: whether it was."""
+        state = self.state()
+        with self.database.read() as connection:
+            row = connection.execute(sa.select(DATASTORES).where(DATASTORES.c.id == self._datastore)).one()
+        path = self.layout.manifest
+        if row.written == state.revision and path.exists():
+            return False
+        stamp = self._files.write_whole(path, state.index)
+        values = {"written": state.revision, "written_size": stamp.size, "written_mtime": stamp.mtime}
+        with self.database.write(light=True) as connection:
+            connection.execute(sa.update(DATASTORES).where(DATASTORES.c.id == self._datastore).values(values))
+        return True
+
+    def dataset(self, *, limit: int | None = None) -> Iterator[bytes]:
+        """The images that have a final label, with it, as the blocks of a zip; at most `limit` of them."""
+        pairs = self.pairs()
+        return zipped(pairs[:limit] if limit and limit > 0 else pairs, self.index())
+
+    def sweep(self) -> int:
+        """Remove what interrupted work left: how many files. Safe while other processes work."""
+        count = self._files.blobs.clean_incoming()
+        self._files.clean()
+        if not self._owns_kept:
+            _log.warning("the datastore's kept versions belong to another database; they are left as they are")
+            return count
+        for digests in self._files.blobs.digests():
+            for start in range(0, len(digests), _CHUNK):
+                with self.database.read() as connection:  # a first look without the lock: nearly always there is nothing to do
+                    suspects = unnamed(connection, digests[start : start + _CHUNK])
+                count += remove_unnamed(self.database, self._files.blobs, suspects) if suspects else 0
+        return count
+
+    def _mark(self, uid: str) -> bool:
+        """Whether the kept versions in the folder are those of this database; another's are no orphans."""
+        path = self.layout.hidden / "datastore"
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text(encoding="ascii").strip() == uid
+        self._files.write_whole(path, f"{uid}\n".encode())
+        return True
+
+    def _forget(self, digests: Any) -> None:
+        if self._owns_kept:
+            super()._forget(digests)
+
+
+def _registered(database: Database, folder: Path) -> tuple[Row[Any], manifest.Manifest]:
+    """The row of a folder, and what MONAI Label's index in it says unless we wrote it ourselves."""
+    query = sa.select(DATASTORES).where(DATASTORES.c.folder == str(folder))
+    path = Layout(folder).manifest
+    with database.read() as connection:
+        row = connection.execute(query).first()
+    is_ours = row is not None and Stamp.of(path) == Stamp(row.written_size, row.written_mtime)
+    told = (None if is_ours else manifest.read(path)) or manifest.Manifest()
+    if row is None:
+        Layout(folder, told.images_dir, told.labels_dir)  # checked before it is kept
+        values = {
+            "uid": secrets.token_urlsafe(32), "folder": str(folder), "name": told.name, "description": told.description,
+            "images_dir": told.images_dir, "labels_dir": told.labels_dir, "revision": 0, "written": -1, "written_size": -1,
+            "written_mtime": -1,
+        }  # fmt: skip
+        with database.write() as connection:
+            if connection.execute(query).first() is None:
+                connection.execute(sa.insert(DATASTORES), values)
+        with database.read() as connection:
+            row = connection.execute(query).first()
+    if row is None:
+        raise StoreError("the datastore is not in the database", "Look into the server's log.")
+    return row, told

@@ -3,37 +3,37 @@
 ::
 
     DelineateError
-    ├── InputError                 what was given cannot be used            (HTTP 422)
-    │   ├── ImageError             a file that is not a readable 3-D image
-    │   ├── GeometryError          two grids that should agree do not
-    │   ├── ArchiveError           not an archive, empty, cut off, unsafe
-    │   │   └── ArchiveLimitError  more files, bytes or ratio than allowed  (HTTP 413)
-    │   └── SettingsError          a setting, argument or model.toml that makes no sense
-    ├── UnknownModelError          no such model is registered              (HTTP 550)
-    ├── UnknownTaskError           no such task, or it was deleted          (HTTP 554)
-    ├── ModelError                 the model failed on this task; ``kind`` says how
-    ├── StoreError                 the server's own storage
-    │   ├── StorageFullError       no space left                            (HTTP 507)
-    │   ├── StoreBusyError         locked longer than we wait               (HTTP 503)
-    │   ├── BlobError              a stored file is missing or altered      (HTTP 553 for a result)
-    │   └── LeaseLostError         the task is no longer this worker's
-    ├── TaskEndedError             what a client hears of a task that gives no result
-    │   ├── TaskFailedError        the model, or the server for it, failed  (HTTP 552)
-    │   ├── TaskCancelledError     somebody cancelled it
-    │   └── ResultLostError        finished, but the result is gone         (HTTP 553)
-    ├── ServerError                what a client hears of the server
-    │   ├── ConnectionFailedError  refused, unresolved or dropped
-    │   ├── CertificateError       TLS verification failed
-    │   ├── AddressError           the server's URL makes no sense
-    │   ├── AnswerError            an answer that is not of the protocol (HTML, redirect, …)
-    │   ├── UnavailableError       502, 503, 504, 507 after all retries
-    │   ├── AuthorizationError     401, 403
-    │   ├── RejectedError          the server refused the request (4xx, 422)
-    │   └── DeadlineError          the time limit passed on the wall clock
-    └── MissingPartError           an optional part is not installed
+    ├── InputError (422)
+    │   ├── ImageError
+    │   ├── GeometryError
+    │   ├── ArchiveError
+    │   │   └── ArchiveLimitError (413)
+    │   └── SettingsError
+    ├── UnknownModelError (550)
+    ├── UnknownTaskError (554)
+    ├── ModelError (552)
+    ├── StoreError
+    │   ├── StorageFullError (507)
+    │   ├── StoreBusyError (503)
+    │   ├── BlobError (553 for a result)
+    │   └── LeaseLostError
+    ├── TaskEndedError
+    │   ├── TaskFailedError (552)
+    │   ├── TaskCancelledError
+    │   └── ResultLostError (553)
+    ├── ServerError
+    │   ├── ConnectionFailedError
+    │   ├── CertificateError
+    │   ├── AddressError
+    │   ├── AnswerError
+    │   ├── UnavailableError
+    │   ├── AuthorizationError
+    │   ├── RejectedError
+    │   └── DeadlineError
+    └── MissingPartError
 
-``str(error)`` is what happened; ``error.advice`` is what to do about it. Runs on Python 3.7
-and newer: the workstation extension imports it.
+In brackets: the status that our server answers with. ``str(error)`` is what happened; ``error.advice`` is what to do
+about it. Runs on Python 3.7 and newer: the workstation extension imports it.
 """
 
 from __future__ import annotations

@@ -152,14 +152,17 @@ class Geometry:
 
         Spacing 1e-4 relative, position of the outermost voxels 1e-3 mm, cosines 1e-5.
         """
-        if self.size != other.size:
-            return "size %s against %s" % (_words(self.size), _words(other.size))
-        if not np.allclose(self.spacing, other.spacing, rtol=SPACING_TOLERANCE, atol=0):
-            return "spacing %s against %s mm" % (_words(self.spacing), _words(other.spacing))
-        if np.abs(self.matrix - other.matrix).max() > DIRECTION_TOLERANCE:
-            return "direction %s against %s" % (_words(self.direction), _words(other.direction))
-        if np.abs(np.array(self.origin) - np.array(other.origin)).max() > POSITION_TOLERANCE:
-            return "origin %s against %s mm" % (_words(self.origin), _words(other.origin))
+        within = {
+            "size": 0.0,
+            "spacing": SPACING_TOLERANCE * np.array(other.spacing),
+            "direction": DIRECTION_TOLERANCE,
+            "origin": POSITION_TOLERANCE,
+        }
+        for name, tolerance in within.items():
+            own, others = getattr(self, name), getattr(other, name)
+            if (np.abs(np.subtract(own, others)) > tolerance).any():
+                unit = " mm" if name in ("spacing", "origin") else ""
+                return "%s %s against %s%s" % (name, _words(own), _words(others), unit)
         return ""
 
     def matches(self, other: Geometry) -> bool:
@@ -177,11 +180,6 @@ class Geometry:
     def to_dict(self) -> Dict[str, Any]:
         """Plain lists for JSON: the fingerprint of a grid."""
         return {name: list(getattr(self, name)) for name in ("size", "spacing", "origin", "direction")}
-
-    @classmethod
-    def from_dict(cls, fields: Dict[str, Any]) -> Geometry:
-        """The inverse of `to_dict`."""
-        return cls(**{name: tuple(fields[name]) for name in ("size", "spacing", "origin", "direction")})
 
 
 def _words(values: Optional[Sequence[float]]) -> str:

@@ -127,4 +127,4 @@ def test_a_singular_affine_is_refused() -> None:
 
 
 def test_json_round_trip() -> None:
-    assert Geometry.from_dict(oblique().to_dict()) == oblique()
+    assert Geometry(**oblique().to_dict()) == oblique()

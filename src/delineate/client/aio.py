@@ -115,7 +115,7 @@ class AsyncClient:
         """
         watch = self._session.stopwatch(timeout)
         async with _packed(listed(images)) as archive:
-            return await self._driver.run(self._server.submit(model, str(archive), key, priority, prompts, watch.left()))
+            return await self._driver.run(self._server.submit(model, str(archive), key, watch.left(), priority, prompts))
 
     async def status(self, uid: str, *, timeout: float | None = None) -> TaskStatus:
         """How the task stands now."""

@@ -111,7 +111,7 @@ class Client:
         """
         watch = self._session.stopwatch(timeout)
         with packed(listed(images)) as archive:
-            return self._driver.run(self._server.submit(model, str(archive), key, priority, prompts, watch.left()))
+            return self._driver.run(self._server.submit(model, str(archive), key, watch.left(), priority, prompts))
 
     def status(self, uid: str, *, timeout: float | None = None) -> TaskStatus:
         """How the task stands now."""

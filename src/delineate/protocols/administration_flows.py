@@ -1,24 +1,50 @@
-"""Conversations about tasks and models beside the one that brings a result: looking, cancelling, deleting.
+"""What more can be asked of an inference server than the result of a task: priorities, prompts, looking, cancelling, deleting.
 
 ::
 
-    status · log · cancel · delete          models · tasks
+    submit → status · log · cancel · delete          models · tasks
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import quote
 
-from delineate.errors import AnswerError
+from delineate.errors import AnswerError, RejectedError, SettingsError
 from delineate.protocols import inference_server as wire
 from delineate.protocols.inference_flows import CALL_TIMEOUT, InferenceServer, require_uid
 from delineate.protocols.inference_server import Dialect, TaskStatus, error_from, is_not_ready, reason_of, require_archive, require_type
-from delineate.protocols.messages import Deadline, Flow, Request, Response
+from delineate.protocols.messages import Body, Deadline, Flow, Part, Request, Response
 
 
 class AdministeredServer(InferenceServer):
-    """An inference server whose tasks are looked at and changed, too."""
+    """An inference server and all that is known of asking it."""
+
+    def submit(
+        self,
+        model: str,
+        archive: str,
+        key: Optional[str] = None,
+        timeout: Optional[float] = None,
+        priority: Optional[str] = None,
+        prompts: Optional[Mapping[str, Any]] = None,
+    ) -> Flow[str]:
+        """Post a task; its uid. All as of `InferenceServer.submit`, and for our server only:
+
+        priority : ``batch``, ``normal`` or ``interactive``; strangers are not told.
+        prompts : clicks, boxes, scribbles; `RejectedError` where the server takes none.
+        """
+        if priority is not None and priority not in wire.PRIORITIES:
+            raise SettingsError("%r is no priority" % priority, "Use batch, normal or interactive.")
+        deadline = Deadline(timeout, self._clock)
+        yield from self._detected(deadline)
+        if prompts and not self.is_ours:
+            raise RejectedError("this server takes no prompts", "Send the task without prompts, or to a Delineate server.")
+        query = ((wire.PRIORITY_PARAMETER, priority),) if priority is not None and self.is_ours else ()
+        parts = [Part(wire.PROMPTS_FIELD, Body(json.dumps(prompts).encode("utf-8")))] if prompts else []
+        uid = yield from self._submit(model, archive, key, deadline, query, parts)
+        return uid
 
     def status(self, uid: str, timeout: Optional[float] = None) -> Flow[TaskStatus]:
         """How the task stands now. Strangers tell no progress, and not whether it is pending or running."""
@@ -67,8 +93,6 @@ class AdministeredServer(InferenceServer):
         answer = yield from self._done(Request("GET", wire.LOG_PATH.format(uid=quote(uid)), timeout=CALL_TIMEOUT), deadline, "the log")
         return answer.content.decode("utf-8", "replace")
 
-    # ------------------------------------------------------------ the server
-
     def models(self, timeout: Optional[float] = None) -> Flow[List[Dict[str, Any]]]:
         """The models it lists: objects with at least ``human_readable_id``."""
         deadline = Deadline(timeout, self._clock)
@@ -87,8 +111,6 @@ class AdministeredServer(InferenceServer):
             query += (("state", state),)
         answer = yield from self._done(Request("GET", wire.TASKS_PATH, query, timeout=CALL_TIMEOUT), deadline, "its tasks")
         return [read_task_row(row) for row in read_records(answer)]
-
-    # ------------------------------------------------------------ one request
 
     def _done(self, request: Request, deadline: Deadline, what: str) -> Flow[Response]:
         answer = yield from self._send(request, deadline, what)

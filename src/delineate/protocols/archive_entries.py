@@ -58,13 +58,9 @@ class Entry(NamedTuple):
 class Limits:
     """What an archive may hold at most; an error names the field that was exceeded.
 
-    Parameters
-    ----------
-    entries : files and folders together.
-    entry_bytes : of one file, unpacked.
-    total_bytes : of all files, unpacked.
-    ratio : bytes unpacked over bytes of the archive, looked at beyond `ratio_from` unpacked bytes only. An empty mask of
-        80 MB deflates 1000 to 1 and is no attack; what fills a disk is.
+    entries : files and folders together; entry_bytes, total_bytes : of one file, of all, unpacked; ratio : bytes unpacked
+    over bytes of the archive, looked at beyond `ratio_from` unpacked bytes only: an empty mask of 80 MB deflates 1000 to 1
+    and is no attack, what fills a disk is.
     """
 
     entries: int = 10000
@@ -275,10 +271,9 @@ class _Window:
 
 
 class StoredZipWriter:
-    """Writes a zip whose entries are stored, dated 1980-01-01 and otherwise alike: same content, same bytes.
+    """Writes a zip whose entries are stored and dated 1980-01-01: same content, same bytes, readable as a stream.
 
-    Sizes and checksums stand in the local headers too, so that others can read it as a stream. An error while an entry
-    is written removes the file: half an archive serves nobody. `close`, or leaving the context, completes it.
+    An error while an entry is written removes the file. `close`, or leaving the context, completes it.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -317,11 +312,10 @@ class StoredZipWriter:
 
     @contextlib.contextmanager
     def entry(self, name: str, size: int) -> Iterator[BinaryIO]:
-        """An open entry to write to; `size` is at least what will be written."""
+        """An open entry to write to, its name in NFC; `size` is at least what will be written."""
         if self._zip is None:
             raise ValueError("the archive is closed")
-        name = self.reserve(name)
-        info = zipfile.ZipInfo(name)
+        info = zipfile.ZipInfo(self._names.add(unicodedata.normalize("NFC", name), is_folder=False))
         info.file_size = size  # what decides whether the header has room for sizes beyond 4 GiB
         info.create_system = _UNIX
         info.external_attr = _REGULAR_FILE
@@ -331,10 +325,6 @@ class StoredZipWriter:
         except BaseException:
             self.discard()
             raise
-
-    def reserve(self, name: str) -> str:
-        """The name as it will be written (safe, NFC), kept from being used twice."""
-        return self._names.add(unicodedata.normalize("NFC", name), is_folder=False)
 
     def has(self, name: str) -> bool:
         """Whether there is an entry of that name, or one that a file system takes for the same."""

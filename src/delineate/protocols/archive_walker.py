@@ -2,10 +2,10 @@
 
 Source: PKWARE APPNOTE 6.3; POSIX.1-2001 ustar and pax; GNU long names.
 
-The standard library parses a zip's directory and a tar's header blocks. What it does not check on every Python we run on
-is checked here: a zip's directory of any size, entries that overlap (one packed byte unpacked many times), local headers
-that say something else, links. It is not left to walk a tar: it reads an extended header of any size into memory, takes
-negative sizes, and accepts an archive that was cut off between entries.
+The standard library parses a zip's directory and a tar's header blocks. What it does not check on every Python is checked
+here: a directory of any size, entries that overlap (one packed byte unpacked many times), local headers that say something
+else, links. It is not left to walk a tar: it reads an extended header of any size into memory, takes negative sizes, and
+accepts an archive that was cut off between entries.
 
 Runs on Python 3.7 and newer with the standard library alone.
 """

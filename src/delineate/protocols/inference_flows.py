@@ -11,13 +11,12 @@ Runs on Python 3.7 and newer with the standard library alone.
 
 from __future__ import annotations
 
-import json
 import random
 import secrets
-from typing import Any, BinaryIO, Callable, Mapping, Optional, Tuple
+from typing import BinaryIO, Callable, Optional, Sequence, Tuple
 from urllib.parse import quote
 
-from delineate.errors import RejectedError, ResultLostError, SettingsError, UnknownTaskError
+from delineate.errors import ResultLostError, UnknownTaskError
 from delineate.protocols import inference_server as wire
 from delineate.protocols.inference_server import (
     Dialect,
@@ -34,7 +33,6 @@ from delineate.protocols.inference_server import (
 )
 from delineate.protocols.messages import (
     Backoff,
-    Body,
     Clock,
     Deadline,
     Exchange,
@@ -53,6 +51,8 @@ CALL_TIMEOUT = 30.0  # seconds for one small request
 LONG_POLL = 20.0  # seconds one long poll is asked to last: proxies commonly cut at 30 or 60
 INTERVAL, LONGEST_INTERVAL, INTERVAL_GROWTH = 2.0, 10.0, 1.2  # seconds between polls of servers without long poll
 GRACE_POLLS = 1  # a v1 server may answer the uid before its row is there
+
+Query = Tuple[Tuple[str, str], ...]
 
 
 class InferenceServer:
@@ -87,8 +87,6 @@ class InferenceServer:
         self._clock = clock
         self._exchange = Exchange(clock, error_from, backoff, chance)
 
-    # ------------------------------------------------------------ which dialect
-
     def detect(self, timeout: Optional[float] = None) -> Flow[Dialect]:
         """Find out the dialect: by our header, by what is said of a task that does not exist, by ``/openapi.json``.
 
@@ -122,71 +120,48 @@ class InferenceServer:
         answer = yield from self._send(request, deadline, "the question which protocol it speaks")
         return answer
 
-    # ------------------------------------------------------------ tasks
-
-    def submit(
-        self,
-        model: str,
-        archive: str,
-        key: Optional[str] = None,
-        priority: Optional[str] = None,
-        prompts: Optional[Mapping[str, Any]] = None,
-        timeout: Optional[float] = None,
-    ) -> Flow[str]:
+    def submit(self, model: str, archive: str, key: Optional[str] = None, timeout: Optional[float] = None) -> Flow[str]:
         """Post a task; its uid.
 
         Parameters
         ----------
-        archive : path of a zip of stored entries (`delineate.protocols.archive.RequestWriter`).
+        archive : path of a zip of stored entries (`delineate.protocols.task_archive.RequestWriter`).
         key : idempotency key, a fresh one where None. With it our server answers a repeated post with the same uid;
             strangers ignore it, so against them a post is repeated only where the server surely did nothing.
-        priority : ``batch``, ``normal`` or ``interactive``; our server only.
-        prompts : clicks, boxes, scribbles; our server only.
 
         Raises
         ------
         UnknownModelError, RejectedError, AuthorizationError, UnavailableError, ServerError
         """
-        if priority is not None and priority not in wire.PRIORITIES:
-            raise SettingsError("%r is no priority" % priority, "Use batch, normal or interactive.")
-        deadline = Deadline(timeout, self._clock)
+        uid = yield from self._submit(model, archive, key, Deadline(timeout, self._clock))
+        return uid
+
+    def _submit(
+        self, model: str, archive: str, key: Optional[str], deadline: Deadline, query: Query = (), parts: Sequence[Part] = ()
+    ) -> Flow[str]:
+        """`query` and `parts`: what else is said of the task."""
         yield from self._detected(deadline)
-        if prompts and not self.is_ours:
-            raise RejectedError("this server takes no prompts", "Send the task without prompts, or to a Delineate server.")
         yield Progress(None, "sending")
-        headers = ((wire.KEY_HEADER, key or secrets.token_urlsafe(32)),)
-        answer = yield from self._post(model, archive, headers, priority, prompts, deadline)
+        key = key or secrets.token_urlsafe(32)
+        answer = yield from self._post(model, archive, key, deadline, query, parts)
         if not self._is_certain and wants_v2(answer):
             self._settle(Dialect.V2)
-            answer = yield from self._post(model, archive, headers, priority, prompts, deadline)
+            answer = yield from self._post(model, archive, key, deadline, query, parts)
         if not answer.is_success:
             raise error_from(answer, "the task")
         uid = read_uid(answer)
         yield Progress(None, "sent")
         return uid
 
-    def _post(
-        self,
-        model: str,
-        archive: str,
-        headers: Tuple[Tuple[str, str], ...],
-        priority: Optional[str],
-        prompts: Optional[Mapping[str, Any]],
-        deadline: Deadline,
-    ) -> Flow[Response]:
+    def _post(self, model: str, archive: str, key: str, deadline: Deadline, query: Query, parts: Sequence[Part]) -> Flow[Response]:
         dialect = self.dialect or Dialect.V1
-        query: Tuple[Tuple[str, str], ...] = ((wire.MODEL_PARAMETER[dialect], model),)
-        if priority is not None and self.is_ours:
-            query += ((wire.PRIORITY_PARAMETER, priority),)
-        parts = []
-        if prompts:
-            parts.append(Part(wire.PROMPTS_FIELD, Body(json.dumps(prompts).encode("utf-8"))))
+        query = ((wire.MODEL_PARAMETER[dialect], model), *query)
         if dialect is Dialect.V2:
-            parts.append(Part(wire.FILE_FIELD[dialect], tar_body(archive), "input.tar", "application/x-tar"))
+            file = Part(wire.FILE_FIELD[dialect], tar_body(archive), "input.tar", "application/x-tar")
         else:
-            parts.append(Part(wire.FILE_FIELD[dialect], FileBody(archive), "input.zip", "application/zip"))
-        content_type, body = multipart(parts)
-        request = Request("POST", wire.TASKS_PATH, query, (*headers, ("Content-Type", content_type)), body)
+            file = Part(wire.FILE_FIELD[dialect], FileBody(archive), "input.zip", "application/zip")
+        content_type, body = multipart([*parts, file])
+        request = Request("POST", wire.TASKS_PATH, query, ((wire.KEY_HEADER, key), ("Content-Type", content_type)), body)
         answer = yield from self._send(request, deadline, "the task", repeatable=self.is_ours)
         return answer
 
@@ -288,8 +263,6 @@ class InferenceServer:
                 "the server does not know the task, or failed itself: servers of dialect v2 answer both with status 500"
             )
         return error_from(answer, "the result")
-
-    # ------------------------------------------------------------ one request
 
     def _detected(self, deadline: Deadline) -> Flow[None]:
         if self.dialect is None:

@@ -1,10 +1,8 @@
 """The inference-server protocol on the wire: paths, fields and codes, and how a client reads what servers answer.
 
-Three dialects are in use (`Dialect`); one server answers all of them. The codes 550-554 and the
-status integers of v2 are defined in this module and nowhere else. Reading is strict about what must be right (a uid,
-a state) and tolerant about what servers word differently (either nesting of ``detail``, validation lists, problem
-JSON, HTML of proxies). What our server answers is in `delineate.protocols.inference_replies`, the conversations are
-in `delineate.protocols.inference_flows`.
+Three dialects are in use (`Dialect`); one server answers all of them. The codes 550-554 and the status integers of v2
+are defined in this module and nowhere else. Reading is strict about what must be right (a uid, a state) and tolerant about
+what servers word differently. What our server answers is in `delineate.protocols.inference_replies`.
 
 Source: observed requests and answers of servers and clients of the three dialects.
 Runs on Python 3.7 and newer with the standard library alone.

@@ -1,11 +1,8 @@
 """What a flow yields and receives, and how long it tries. No I/O happens here; drivers do it.
 
 A *flow* is a generator. It yields a `Request` and is sent the `Response`; it yields `Wait` to let time pass; it yields
-`Progress` to tell a person how far it is. Transport errors are thrown into it at the yield, mapped to the tree in
-`delineate.errors`. Its return value is the conversation's result. Drivers: `delineate.client` (httpx, both kinds), the
-workstation extension (``http.client``), tests (none).
-
-`Exchange.send` is the one place that decides whether a request is sent again.
+`Progress` to tell a person how far it is. Transport errors are thrown into it at the yield, as `delineate.errors`. Its
+return value is the conversation's result. `Exchange.send` alone decides whether a request is sent again.
 
 Runs on Python 3.7 and newer with the standard library alone.
 """

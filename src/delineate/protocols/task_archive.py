@@ -61,15 +61,10 @@ class ImageMeta:
 
     def to_json(self) -> bytes:
         """The file ``tmp_000N.meta.json``; what says nothing is left out."""
-        fields: Dict[str, Any] = {"scaling_factor": self.scaling_factor}
-        for name in ("spacing", "origin", "direction"):
-            if getattr(self, name) is not None:
-                fields[name] = getattr(self, name)
+        names = ("scaling_factor", "spacing", "origin", "direction", "units", "modality", "true_origin", "true_direction")
+        fields = {name: getattr(self, name) for name in names if getattr(self, name)}
         if (self.slope, self.intercept) != (1.0, 0.0):
             fields.update(rescale_slope=self.slope, rescale_intercept=self.intercept)
-        for name in ("units", "modality", "true_origin", "true_direction"):
-            if getattr(self, name):
-                fields[name] = getattr(self, name)
         return json.dumps(fields).encode("ascii")
 
 
@@ -111,18 +106,10 @@ class RequestWriter(StoredZipWriter):
 
 
 def tar_body(path: PathLike, names: Optional[Mapping[str, str]] = None, empty: Sequence[str] = ()) -> Body:
-    """The files of a zip as a plain tar: headers from memory, content straight out of the zip, without a copy.
+    """The files of a zip of stored entries as a plain tar: headers from memory, content straight out of the zip.
 
-    Parameters
-    ----------
-    path : a zip whose entries are stored, as `StoredZipWriter` makes it
-    names : what a file is called in the tar, by its name in the zip; by default the same
-    empty : names of files without content that the tar has in addition
-
-    Raises
-    ------
-    ArchiveError
-        Not a zip, not safe, or with an entry that is packed.
+    `names`: what a file is called in the tar, by its name in the zip, by default the same; `empty`: files without content
+    in addition. `ArchiveError` for what is no zip, not safe, or has an entry that is packed.
     """
     walker = ArchiveWalker(path)
     if walker.kind != ZIP:

@@ -319,6 +319,7 @@ def _named(what: str) -> Iterator[None]:
         yield
     except DelineateError as error:
         error.message = "%s: %s" % (what, error.message)
+        error.args = (error.message,)
         raise
 
 

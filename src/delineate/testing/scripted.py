@@ -35,8 +35,10 @@ class ScriptedServer:
     Attributes
     ----------
     url : its address with the prefix; requests : what it has seen; faults : may be changed at any time;
-    uploads : the archives posted, in order.
+    uploads : the archives posted, in order; handler : what answers, another one for another protocol.
     """
+
+    handler: type[ScriptedHandler] = ScriptedHandler
 
     def __init__(self, script: Script, *faults: Fault, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
@@ -74,7 +76,7 @@ class ScriptedServer:
     def start(self) -> None:
         """Listen; after `stop` on the same port, with the tasks it had."""
         self.stopping.clear()
-        http = _HTTPServer(("127.0.0.1", self._port), type("Handler", (ScriptedHandler,), {"peer": self}))
+        http = _HTTPServer(("127.0.0.1", self._port), type("Handler", (self.handler,), {"peer": self}))
         if self._tls is not None:
             http.socket = self._tls.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
         self._port = http.server_address[1]

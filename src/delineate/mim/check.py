@@ -148,6 +148,9 @@ def _layout(extension: Extension) -> str:
         raise FailedError(f"{' and '.join(missing)} missing at the root of the zip")
     package = extension.package
     strangers = [name for name in sorted(extension.files) if not _belongs(name, package)]
+    beside = [name for name in strangers if re.fullmatch(r"src/\w+\.py", name)]
+    if beside:
+        raise FailedError(f"modules beside ext.py meet others of the same name, put them into a package: {', '.join(beside[:5])}")
     if strangers:
         raise FailedError(f"files that do not belong there: {', '.join(strangers[:5])}")
     if package and (not package.isidentifier() or not re.search(r"\d", package)):

@@ -123,15 +123,15 @@ def run(way: str, folders: Sequence[str]) -> dict[str, Any]:
         entries.clear()
         begin = time.perf_counter()
         module = load(way, folder)
-    last = os.path.realpath(folders[-1])
-    offered = [name for name in vars(module) if name in entries and getattr(module, name).info is entries[name]]
-    mine = [m for name, m in sys.modules.items() if name.startswith("delineate_mim") or name == way]
+    seconds = time.perf_counter() - begin
+    offered = [name for name in vars(module) if name in entries and getattr(getattr(module, name), "info", None) is entries[name]]
+    hidden = sorted(set(entries) - set(offered))
+    if hidden:
+        raise ImportError(f"entry points that cannot be found by their function's name: {', '.join(hidden)}")
     return {
         "entries": [entries[name] for name in offered],
-        "hidden": sorted(set(entries) - set(offered)),
-        "seconds": round(time.perf_counter() - begin, 3),
-        "modules": sorted(m.__name__ for m in mine if os.path.realpath(getattr(m, "__file__", None) or "").startswith(last + os.sep)),
-        "python": "%d.%d.%d" % sys.version_info[:3],
+        "seconds": round(seconds, 3),
+        "python": ".".join(map(str, sys.version_info[:3])),
     }
 
 

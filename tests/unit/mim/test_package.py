@@ -337,6 +337,10 @@ def test_the_same_build_moved_elsewhere_still_finds_what_it_imports_late(tree: P
         (('"""Entry points."""', "from __future__ import annotations"), "flag is the text 'Integer'|session is the text"),
         (("flag: Integer)", "*flag: Integer)"), "flag is not a plain parameter"),
         ((', outputNames=["uid"]', ', outputNames=["a", "b"]'), "2 outputNames for 1 outputs"),
+        (
+            ('@mim_extension_entrypoint(name="Get"', '@(lambda f: None)\n@mim_extension_entrypoint(name="Get"'),
+            "by their function's name: Get",
+        ),
         (("flag: Integer)", "flag: Integer = 1)"), "flag is not a plain parameter"),
         ((', outputNames=["uid"]', ""), "0 outputNames for 1 outputs"),
         (("import Integer,", "import Double, Integer,"), "cannot import name 'Double'"),
@@ -413,7 +417,7 @@ def named_without_version(files: dict[str, bytes]) -> None:
 
 CASES: list[tuple[str, str, Callable[[dict[str, bytes]], object]]] = [
     ("layout", "ext.py missing", lambda f: f.pop("src/ext.py")),
-    ("layout", "do not belong there: src/utils.py", lambda f: f.update({"src/utils.py": b""})),
+    ("layout", "meet others of the same name, put them into a package: src/utils.py", lambda f: f.update({"src/utils.py": b""})),
     ("layout", "do not belong there: a.pyc", lambda f: f.update({"a.pyc": b""})),
     ("layout", "does not carry a version", named_without_version),
     ("archive", "not safe", lambda f: f.update({"../x.py": b""})),
@@ -482,6 +486,15 @@ def test_check_finds_functions_that_differ_from_the_manifest_only_when_they_run(
     data = rezipped(built, change)
     assert failed(check_bytes(data, loaded=False)) == {}
     assert failed(check_bytes(data)) == {f"loads as {way}": "ext.py and info.properties differ in Get" for way in ("ext", "src.ext")}
+
+
+def test_a_link_in_the_zip_is_found(built: Built) -> None:
+    data = io.BytesIO(built.data)
+    with zipfile.ZipFile(data, "a") as archive:
+        link = zipfile.ZipInfo("src/delineate.txt")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    assert "neither a file nor a folder" in failed(check_bytes(data.getvalue()))["archive"]
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"no zip"])

@@ -153,7 +153,7 @@ def safe_name(raw: str) -> str:
     if not fault and len(parts) > DEPTH:
         fault = "is more than %d folders deep" % DEPTH
     if fault:
-        raise ArchiveError("entry %s of the archive %s" % (quoted(raw), fault), "Rename it, or leave it out.")
+        raise faulty(raw, fault, "Rename it, or leave it out.")
     return "/".join(parts)
 
 
@@ -172,6 +172,11 @@ def quoted(name: str) -> str:
     """A name for a message: printable and not endless."""
     text = ascii(name)
     return text if len(text) <= 120 else text[:100] + "…" + text[-12:]
+
+
+def faulty(name: str, what: str, advice: str = "Send the archive again.") -> ArchiveError:
+    """What is wrong with one entry."""
+    return ArchiveError("entry %s of the archive %s" % (quoted(name), what), advice)
 
 
 def _fault(raw: str) -> str:
@@ -197,8 +202,8 @@ def _part_fault(part: str) -> str:
 
 
 def _doubled(name: str, other: str) -> ArchiveError:
-    what = "is in the archive twice" if name == other else "and %s are one name where case does not count" % quoted(other)
-    return ArchiveError("entry %s %s" % (quoted(name), what), "Give each entry a name of its own.")
+    what = "is there twice" if name == other else "and %s are one name where case does not count" % quoted(other)
+    return faulty(name, what, "Give each entry a name of its own.")
 
 
 def _amount(count: int) -> str:
@@ -230,14 +235,14 @@ class EntryStream(io.RawIOBase):
             if view and not count:
                 raise EOFError
         except EOFError:
-            raise ArchiveError("entry %s of the archive is cut off" % quoted(self.entry.name), "Send the archive again.") from None
+            raise faulty(self.entry.name, "is cut off") from None
         except INFLATE_ERRORS as error:
-            raise self._damaged(str(error)) from None
+            raise faulty(self.entry.name, "is damaged: %s" % error) from None
         self._left -= count
         if self.entry.crc is not None:
             self._crc = crc32(view[:count], self._crc)
             if not self._left and self._crc != self.entry.crc:
-                raise self._damaged("its checksum is wrong")
+                raise faulty(self.entry.name, "is damaged: its checksum is wrong")
         return count
 
     def finish(self) -> None:
@@ -245,9 +250,6 @@ class EntryStream(io.RawIOBase):
         scratch = bytearray(min(BLOCK, self._left + 1))
         while self.readinto(scratch):
             pass
-
-    def _damaged(self, why: str) -> ArchiveError:
-        return ArchiveError("entry %s of the archive is damaged: %s" % (quoted(self.entry.name), why), "Send the archive again.")
 
 
 def zip_stream(entry: Entry, file: BinaryIO) -> EntryStream:
@@ -304,10 +306,7 @@ class StoredZipWriter:
         """Add a file byte for byte, in constant memory."""
         with open(path, "rb", buffering=0) as source, self.entry(name, os.fstat(source.fileno()).st_size) as file:
             block = memoryview(bytearray(BLOCK))
-            while True:
-                count = source.readinto(block)
-                if not count:
-                    break
+            for count in iter(lambda: source.readinto(block), 0):
                 file.write(block[:count])
 
     @contextlib.contextmanager

@@ -22,7 +22,18 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from delineate.errors import ArchiveError, ArchiveLimitError
 from delineate.nifti_codec import GZIP_MAGIC
-from delineate.protocols.archive_entries import Entry, EntryStream, Limits, NameRegister, PathLike, Tally, is_junk, quoted, zip_stream
+from delineate.protocols.archive_entries import (
+    Entry,
+    EntryStream,
+    Limits,
+    NameRegister,
+    PathLike,
+    Tally,
+    faulty,
+    is_junk,
+    quoted,
+    zip_stream,
+)
 
 ZIP, TAR, TAR_GZ = "zip", "tar", "tar.gz"
 
@@ -158,7 +169,7 @@ def _zip_entries(file: BinaryIO, length: int, limits: Limits) -> List[Entry]:
     extents.sort()
     for (_, end, name), limit in zip(extents, [begin for begin, _, _ in extents[1:]] + [directory]):
         if end > limit:
-            raise ArchiveError("entry %s of the archive overlaps what follows it" % quoted(name), _AGAIN)
+            raise faulty(name, "overlaps what follows it")
     return entries
 
 
@@ -168,9 +179,7 @@ class _Bounded:
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._file = file
         self._most = most
-        self.seek = file.seek
-        self.tell = file.tell
-        self.seekable = file.seekable
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, count: int = -1) -> bytes:
         if count > self._most:
@@ -196,37 +205,35 @@ def _is_zip_folder(info: zipfile.ZipInfo) -> bool:
     kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system in (_UNIX, _MACINTOSH) else 0
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         what = "a link" if kind == stat.S_IFLNK else "a device, pipe or socket"
-        raise ArchiveError("entry %s of the archive is %s" % (quoted(info.orig_filename), what), _REGULAR)
+        raise faulty(info.orig_filename, "is " + what, _REGULAR)
     is_folder = info.orig_filename.endswith("/")
     if is_folder and info.file_size:
-        raise ArchiveError("entry %s of the archive is a folder with content" % quoted(info.orig_filename))
+        raise faulty(info.orig_filename, "is a folder with content")
     return is_folder
 
 
 def _require_readable(info: zipfile.ZipInfo, name: str) -> None:
-    where = "entry %s of the archive" % quoted(name)
     if info.flag_bits & _ENCRYPTED:
-        raise ArchiveError("%s is encrypted" % where, "Send an archive without a password.")
+        raise faulty(name, "is encrypted", "Send an archive without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & _PATCH:
         method = _METHODS.get(info.compress_type, "method %d" % info.compress_type)
-        raise ArchiveError("%s is packed with %s" % (where, method), "Store or deflate the entries.")
+        raise faulty(name, "is packed with " + method, "Store or deflate the entries.")
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
-        raise ArchiveError("%s is damaged: stored in %d bytes of %d" % (where, info.compress_size, info.file_size))
+        raise faulty(name, "is damaged: stored in %d bytes of %d" % (info.compress_size, info.file_size))
 
 
 def _data_start(file: BinaryIO, info: zipfile.ZipInfo, name: str) -> int:
     """Where the data begin, after the local header, which must be that of the same entry."""
-    where = "entry %s of the archive" % quoted(name)
     if info.header_offset < 0:
-        raise ArchiveError("%s begins before the archive" % where)
+        raise faulty(name, "begins before the archive")
     file.seek(info.header_offset)
     raw = file.read(_LOCAL.size)
     if len(raw) < _LOCAL.size or not raw.startswith(_ZIP_MAGICS[0]):
-        raise ArchiveError("%s is not where the archive's directory says" % where, _AGAIN)
+        raise faulty(name, "is not where the directory says")
     _, _, flags, method, _, _, _, _, _, name_length, extra_length = _LOCAL.unpack(raw)
     own = file.read(name_length).decode("utf-8" if flags & _UTF8 else "cp437", "replace")
     if own != info.orig_filename or method != info.compress_type or flags & _ENCRYPTED:
-        raise ArchiveError("%s is another one in its own header than in the archive's directory" % where, _AGAIN)
+        raise faulty(name, "is another one in its own header than in the directory")
     return int(info.header_offset + _LOCAL.size + name_length + extra_length)
 
 
@@ -283,14 +290,13 @@ def _next_header(source: TarSource) -> Optional[tarfile.TarInfo]:
             raise ArchiveError("the tar archive is damaged: %s" % error, _AGAIN) from error
         if "path" in extended:
             info.name = str(extended["path"], "utf-8", "surrogateescape")
-        where = "entry %s of the archive" % quoted(info.name)
         if info.type not in (*_LONG_NAMES, *_PAX):
-            info.size = _pax_size(extended.get("size", b"%d" % info.size), where)
+            info.size = _pax_size(extended.get("size", b"%d" % info.size), info.name)
             return info
-        if _pax_size(b"%d" % info.size, where) > _EXTENSION_BYTES:
-            raise ArchiveLimitError("an extended header of %s is larger than %d bytes" % (where, _EXTENSION_BYTES))
-        extended.update(_extension(info.type, _take(source, _padded(info.size))[: info.size], where))
-    raise ArchiveError("%s has more than %d extended headers" % (where, _EXTENSIONS), _AGAIN)
+        if _pax_size(b"%d" % info.size, info.name) > _EXTENSION_BYTES:
+            raise ArchiveLimitError("an extended header of %s is larger than %d bytes" % (quoted(info.name), _EXTENSION_BYTES))
+        extended.update(_extension(info.type, _take(source, _padded(info.size))[: info.size], info.name))
+    raise faulty(info.name, "has more than %d extended headers" % _EXTENSIONS)
 
 
 def _is_tar_folder(info: tarfile.TarInfo) -> bool:
@@ -298,11 +304,11 @@ def _is_tar_folder(info: tarfile.TarInfo) -> bool:
         return True
     if info.type not in _FILES:
         what = _KINDS.get(info.type, "of a kind unknown to us")
-        raise ArchiveError("entry %s of the archive is %s" % (quoted(info.name), what), _REGULAR)
+        raise faulty(info.name, "is " + what, _REGULAR)
     return False
 
 
-def _extension(kind: bytes, content: bytes, where: str) -> Dict[str, bytes]:
+def _extension(kind: bytes, content: bytes, name: str) -> Dict[str, bytes]:
     """What an extended header says of the entry that follows: ``path``, ``size`` and other keys of pax."""
     if kind in _LONG_NAMES:
         return {"path": content.split(b"\0", 1)[0]} if kind == tarfile.GNUTYPE_LONGNAME else {}
@@ -313,19 +319,19 @@ def _extension(kind: bytes, content: bytes, where: str) -> Dict[str, bytes]:
         end = position + int(digits) if digits.isdigit() and len(digits) <= 20 else 0
         key, equals, value = content[position + len(digits) + 1 : end - 1].partition(b"=")
         if not equals or end > len(content) or content[end - 1 : end] != b"\n":
-            raise ArchiveError("an extended header of %s is damaged" % where, _AGAIN)
+            raise faulty(name, "is damaged: its extended header makes no sense")
         records[str(key, "utf-8", "replace")] = value
         position = end
     if any(key.startswith("GNU.sparse") for key in records):
-        raise ArchiveError("%s is a sparse file" % where, _REGULAR)
+        raise faulty(name, "is a sparse file", _REGULAR)
     if kind == tarfile.XGLTYPE and {"path", "size"} & set(records):
         raise ArchiveError("the archive names all its entries alike", _AGAIN)
     return records
 
 
-def _pax_size(digits: bytes, where: str) -> int:
+def _pax_size(digits: bytes, name: str) -> int:
     if not digits.isdigit() or len(digits) > 20:
-        raise ArchiveError("%s has no sensible size" % where, _AGAIN)
+        raise faulty(name, "has no sensible size")
     return int(digits)
 
 

@@ -289,12 +289,10 @@ def _words(value: Any) -> Iterator[str]:
         if "msg" in value:  # one of FastAPI's validation errors
             yield "%s %s" % (".".join(str(p) for p in value.get("loc", ())), value["msg"])
         else:
-            for inner in _words(value.get("detail", value.get("message"))):
-                yield inner
+            yield from _words(value.get("detail", value.get("message")))
     elif isinstance(value, list):
         for item in value:
-            for inner in _words(item):
-                yield inner
+            yield from _words(item)
 
 
 def _clean(text: str) -> str:
@@ -306,5 +304,4 @@ def _clean(text: str) -> str:
 def _classes(kind: Type[DelineateError]) -> Iterator[Type[DelineateError]]:
     yield kind
     for child in kind.__subclasses__():
-        for inner in _classes(child):
-            yield inner
+        yield from _classes(child)

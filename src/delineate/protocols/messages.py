@@ -87,8 +87,7 @@ class JoinedBody(Body):
 
     def __iter__(self) -> Iterator[bytes]:
         for part in self.parts:
-            for block in part:
-                yield block
+            yield from part
 
 
 class Part(NamedTuple):

@@ -227,7 +227,6 @@ def test_the_workstation_throws_at_every_call_in_turn(tmp_path: Path, prepare: b
 @pytest.mark.parametrize("call", ["XMimContour.delete", "XMimContourData.setFromNPArray"])
 def test_what_cannot_be_undone_does_not_stop_the_rest(host: Host, tmp_path: Path, call: str) -> None:
     image = _prepared(host)
-    path = _result(tmp_path / "r.zip", _labels(image.contour_geometry.shape), {1: "Lung_L", 2: "Lung_R", 3: "Heart", 4: "Spine"})
     labels = _labels(image.contour_geometry.shape)
     labels[0] = 4
     path = _result(tmp_path / "r.zip", labels, {1: "Lung_L", 2: "Lung_R", 3: "Heart", 4: "Spine"})

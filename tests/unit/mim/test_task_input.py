@@ -87,6 +87,15 @@ def test_images_are_stored_values_on_their_spacing(host: Host, count: int, place
     assert [image.contours for image in images] == [[]] * count
 
 
+def test_images_of_different_grids_have_each_their_own(host: Host) -> None:
+    images = [host.image(), host.image(Geometry((9, 8, 7), (2.0, 2.5, 4.0), (1.0, 2.0, 3.0)), modality="MR", multiplier=(1, 1, 1))]
+    entries = _packed(host, *images)
+    for number, image in enumerate(images):
+        meta = json.loads(entries[f"tmp_{number:04d}.meta.json"])
+        assert Geometry(image.geometry.size, meta["spacing"], meta["true_origin"], meta["true_direction"]).matches(image.geometry)
+        assert (meta["scaling_factor"], meta["modality"]) == (list(image.multiplier), image.volume.modality)
+
+
 @pytest.mark.parametrize(("option", "choice"), [(option, choice) for option, choices in CHOICES.items() for choice in choices])
 def test_whatever_is_unknown_of_the_workstation(option: str, choice: str) -> None:
     with Host() as plain:

@@ -191,6 +191,23 @@ def test_memory_is_one_mask_however_many_structures(tmp_path: Path) -> None:
     assert peak < 1.35 * mask_bytes
 
 
+def test_memory_is_one_label_map_however_many_overlap(tmp_path: Path) -> None:
+    shape = (48, 512, 512)
+    labels = np.zeros(shape, np.uint8)
+    labels[10:20, 100:300, 100:300] = 1
+    path = _result(tmp_path / "r.zip", labels, {1: "S0"}, *((labels, {1: f"S{n}"}) for n in range(1, 8)))
+    layer_bytes = labels.nbytes
+    del labels
+    tracemalloc.start()
+    try:
+        output = TaskOutput(path, ImageGrid(Geometry(shape[::-1])))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(output.get_output_as_label_array_dict()) == 8
+    assert peak < 1.35 * layer_bytes
+
+
 def test_json_of_names_is_all_that_is_said_of_structures(tmp_path: Path) -> None:
     """A stray ``.json`` does not cost the result."""
     labels = _random_labels(IMAGE.shape, 1)

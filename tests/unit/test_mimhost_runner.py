@@ -7,12 +7,27 @@ import sys
 import textwrap
 import zipfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from delineate.testing.mimhost import ExtensionError, Host, HostFailure, JavaError, LeftBehind, Runner, installed, running
+from delineate.testing.mimhost import (
+    CHOICES,
+    GEOMETRY,
+    MULTIPLIERS,
+    ExtensionError,
+    Host,
+    HostFailure,
+    JavaError,
+    LeftBehind,
+    Options,
+    Runner,
+    installed,
+    running,
+    tilted,
+)
 from delineate.testing.mimhost.properties import read_properties
 
 EXT = """
@@ -380,3 +395,35 @@ def test_throwing_at_every_call_in_turn_finds_what_is_left(zip_path: Path, host:
                 runner.run("Fill", contour, 1)
             found.append(type(raised.value).__name__)
     assert found == ["HostFailure", "HostFailure", "HostFailure", "LeftBehind"]
+
+
+def test_the_example_of_the_page(tmp_path: Path, host: Host) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "mimhost.md").read_text(encoding="utf-8")
+    source, manifest, tests = re.findall(r"^```(?:python|properties)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+    def run_tests(source: str) -> None:
+        scope: dict[str, Any] = {}
+        exec(compile(tests, "mimhost.md", "exec", dont_inherit=True), scope)
+        scope["ZIP"] = extension(tmp_path / "bright.zip", ext=source, manifest=manifest)
+        for multiplier in MULTIPLIERS:
+            scope["test_the_right_voxels"](multiplier, tilted(GEOMETRY))
+        scope["test_an_error_anywhere_leaves_nothing"]()
+
+    run_tests(source)
+    careless = source.replace("contour.delete()", "pass")
+    assert careless != source
+    with pytest.raises(AssertionError):
+        run_tests(careless)
+    with running(host, tmp_path / "bright.zip") as runner:
+        host.fail_on(4)
+        with pytest.raises(LeftBehind):
+            runner.run("Bright", host.image(), 500)
+
+
+def test_the_page_names_every_option_and_every_choice() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "mimhost.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(\w+)`(?::[^|]*)? \| (.*) \|$", page.split("| option of `Host` |")[1], re.MULTILINE))
+    assert set(table) == {field.name for field in fields(Options)}
+    for name, choices in CHOICES.items():
+        assert [choice for choice in re.findall(r"`([\w-]+)`", table[name])] == list(choices)
+        assert getattr(Options(), name) == choices[0]

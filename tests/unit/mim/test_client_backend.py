@@ -222,6 +222,37 @@ def test_bodies_are_streamed(tmp_path: Path) -> None:
     assert said[0] == "Sending"
 
 
+@pytest.mark.parametrize("framing", ["chunked", "until it closes"])
+def test_a_result_of_no_known_length(framing: str) -> None:
+    body = bytes(range(256)) * 5000
+
+    def answer(connection: socket.socket) -> None:
+        if UID.encode() not in head_of(connection):
+            connection.sendall(b"HTTP/1.1 554 x\r\nContent-Length: 0\r\n\r\n")
+        elif framing == "chunked":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for start in range(0, len(body), 70_000):
+                block = body[start : start + 70_000]
+                connection.sendall(b"%x\r\n%s\r\n" % (len(block), block))
+            connection.sendall(b"0\r\n\r\n")
+        else:
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+
+    with raw(answer) as url:
+        assert got(backend(url), UID) == body
+
+
+def test_chunks_that_break_off_are_no_result() -> None:
+    def answer(connection: socket.socket) -> None:
+        if UID.encode() in head_of(connection):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nx")
+        else:
+            connection.sendall(b"HTTP/1.1 554 x\r\nContent-Length: 0\r\n\r\n")
+
+    with raw(answer) as url, pytest.raises(ConnectionFailedError, match="dropped"):
+        got(backend(url), UID)
+
+
 # ------------------------------------------------------------ the server says no
 
 

@@ -531,6 +531,18 @@ def test_a_fault_on_calls_of_one_name() -> None:
         host.fail_on(0)
 
 
+def test_the_end_of_the_contours_can_throw_too() -> None:
+    host = Host()
+    image = host.image()
+    image.add_contour("A")
+    for after in (False, True):
+        host.forget()
+        host.fail_on(2, "ContourIterator.next", after=after)
+        with pytest.raises(JavaError, match="NullPointer"):
+            list(image.handle.getContours())
+        assert host.calls[-2:] == ["ContourIterator.next"] * 2
+
+
 # ------------------------------------------------------------ snapshots, voxels, memory
 
 

@@ -129,7 +129,7 @@ class HostObject:
 
 def host_call(method: Method) -> Method:
     """A method of the host: counted, by position only, refused where the object is gone."""
-    name = {"__iter__": "iterator", "__next__": "next"}.get(method.__name__, method.__name__)
+    name = {"__iter__": "iterator", "_next": "next"}.get(method.__name__, method.__name__)
 
     @functools.wraps(method)
     def called(self: HostObject, *arguments: Any) -> Any:

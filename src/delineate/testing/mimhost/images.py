@@ -150,14 +150,20 @@ class ContourIterator(HostObject):
     def __iter__(self) -> ContourIterator:
         return self
 
-    @host_call
     def __next__(self) -> XMimContour:
+        found = self._next()
+        if found is None:
+            raise StopIteration
+        return found
+
+    @host_call
+    def _next(self) -> XMimContour | None:
         state, image = self._kept, self._kept["image"]
         contours = state["contours"] if state["contours"] is not None else image.contours
         if image.options.contours == "fail-fast" and state["changes"] != image.changes:
             self._ledger.refuse("java.util.ConcurrentModificationException", "contours were added or deleted while they were gone over")
         if state["at"] >= len(contours):
-            raise StopIteration
+            return None
         state["at"] += 1
         found: HostContour = contours[state["at"] - 1]
         return found.handle

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import delineate
 from delineate.mim import manifest
 from delineate.mim.closure import PACKAGE, Closure, PackageError, closure, moved
-from delineate.mim.stripping import stripped
+from delineate.mim.stripping import is_text, stripped
 
 MOST_MODULES, MOST_BYTES = 15, 150_000
 PROBE = Path(__file__).with_name("probe.py")
@@ -39,21 +39,12 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----E
 
 _FINDER = """\
 # {title}
-# Written by `delineate mim build`: finds the extension's own modules beside this file, whatever this file is loaded as, wherever the
-# search path points, and whatever other copy has been loaded before.
-import importlib.machinery
-import importlib.util
-import os
-import sys
-
+# Written by `delineate mim build`: finds the extension's own modules beside this file, whatever it is loaded as and what was before.
+import importlib.machinery, importlib.util, os, sys
 importlib.invalidate_caches()
 _own = importlib.machinery.PathFinder.find_spec("{package}", [os.path.dirname(os.path.abspath(__file__))])
-if _own.name in sys.modules:
-    sys.modules[_own.name].__path__ = _own.submodule_search_locations
-else:
-    sys.modules[_own.name] = importlib.util.module_from_spec(_own)
-    _own.loader.exec_module(sys.modules[_own.name])
-
+sys.modules.setdefault(_own.name, importlib.util.module_from_spec(_own)).__path__ = _own.submodule_search_locations
+_own.loader.exec_module(sys.modules[_own.name])
 """
 
 _INI = """\
@@ -144,17 +135,18 @@ def _modules(sources: Mapping[str, bytes]) -> dict[str, int]:
 
 
 def with_finder(source: str, package: str, title: str) -> str:
-    """The entry module with the lines that find its package before its first statement but docstring and ``__future__``."""
+    """The entry module with the lines that find its package in the place of its docstring, so that all others stay where they are.
+
+    Where that has too few lines, they move down.
+    """
     body = ast.parse(source).body
-    first = next(node for node in body if not _must_come_first(node))
+    is_future = [isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in body]
+    last = max((node.end_lineno or 0 for node, future in zip(body, is_future, strict=True) if future), default=0)
+    first = next(node.lineno for node, future in zip(body, is_future, strict=True) if not future and not is_text(node))
     lines = source.splitlines(keepends=True)
-    return "".join([*lines[: first.lineno - 1], _FINDER.format(package=package, title=title), *lines[first.lineno - 1 :]])
-
-
-def _must_come_first(node: ast.stmt) -> bool:
-    return (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) or (
-        isinstance(node, ast.ImportFrom) and node.module == "__future__"
-    )
+    finder = _FINDER.format(package=package, title=title).splitlines(keepends=True)
+    blank = ["\n"] * (first - 1 - last - len(finder))
+    return "".join([*lines[:last], *finder, *blank, *lines[first - 1 :]])
 
 
 def probed(way: str, *versions: Mapping[str, bytes], python: str = sys.executable) -> dict[str, list[dict[str, object]]]:

@@ -43,13 +43,14 @@ def _without_use(tree: ast.AST) -> list[tuple[ast.stmt, bytes]]:
         for field in ("body", "orelse", "finalbody"):
             block = getattr(node, field, None)
             if isinstance(block, list):
-                texts = [statement for statement in block if _is_text(statement)]
+                texts = [statement for statement in block if is_text(statement)]
                 is_empty = len(texts) == len(block) and not isinstance(node, ast.Module)
                 found += [(statement, b"pass" if is_empty and statement is texts[0] else b"") for statement in texts]
     return found
 
 
-def _is_text(statement: ast.stmt) -> bool:
+def is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a text and does nothing, as a docstring."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
 
 
@@ -75,7 +76,7 @@ def _program(source: str, name: str) -> str:
         for field in ("body", "orelse", "finalbody"):
             block = getattr(node, field, None)
             if isinstance(block, list):
-                setattr(node, field, [s for s in block if not _is_text(s) and not isinstance(s, ast.Pass)])
+                setattr(node, field, [s for s in block if not is_text(s) and not isinstance(s, ast.Pass)])
         for position in ("col_offset", "end_col_offset", "end_lineno"):
             if hasattr(node, position):
                 setattr(node, position, 0)

@@ -20,7 +20,7 @@ import trustme
 from delineate.mim import manifest, python37
 from delineate.mim.check import Finding, check, check_bytes
 from delineate.mim.closure import PackageError, closure, imports, moved
-from delineate.mim.package import Built, build, certificates, configuration, probed
+from delineate.mim.package import Built, build, certificates, configuration, probed, with_finder
 from delineate.mim.stripping import stripped
 
 EXT = '''\
@@ -223,6 +223,21 @@ def test_the_whole_sources_are_carried_where_they_fit(tree: Path) -> None:
     assert late(build(folder=tree)) == b'"""Words."""\nLATE = 1\n'
     (tree / "errors.py").write_text("WORD = 1\n" + "#" * 150_000)
     assert late(build(folder=tree)) == b"\nLATE = 1\n"
+
+
+@pytest.mark.parametrize(
+    "head", ['"""Words."""\n', "from __future__ import annotations\n", '"""W."""\nfrom __future__ import annotations\n', ""]
+)
+@pytest.mark.parametrize("blank", [0, 1, 5, 6, 7, 8, 30])
+def test_the_entry_modules_statements_stay_on_their_lines_where_there_is_room(head: str, blank: int) -> None:
+    source = head + "\n" * blank + "import math\n\nx = 1\n"
+    text = with_finder(source, "p_1", "Title")
+    compile(text, "ext.py", "exec")
+    room = blank + (1 if head.startswith('"""Words') else 0)
+    before, after = (next(row for row, line in enumerate(lines.split("\n")) if line == "x = 1") for lines in (source, text))
+    assert after - before == max(0, 7 - room)
+    assert text.count("# Title") == 1
+    assert "import math" in text
 
 
 def test_the_zip_has_the_layout_and_the_manifest_of_the_workstation(tree: Path) -> None:

@@ -9,18 +9,15 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Union
 
 from delineate.errors import AnswerError, InputError
 from delineate.protocols.messages import BLOCK
 from delineate.protocols.monai_label_answers import LARGEST_JSON, AnswerPart, filename_of, read_infer_answer, read_json, suffix_of
 from delineate.protocols.monai_label_flows import Received
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-LocalPath: TypeAlias = "str | PathLike[str]"
-LocalPaths: TypeAlias = "LocalPath | Sequence[LocalPath]"
+LocalPath = Union[str, "PathLike[str]"]
+LocalPaths = Union[LocalPath, Sequence[LocalPath]]  # noqa: UP007 - evaluated, on Python 3.9
 
 _HEAD = 512  # bytes by which a file without a name is known
 

@@ -116,8 +116,8 @@ class Host:
     ) -> HostImage:
         """An image of noise on any grid, as a scanner stores it: CT with an intercept of -1024, PT with a slope of its own."""
         slope, intercept, units = {"CT": (1.0, -1024.0, "HU"), "PT": (0.37, 0.0, "")}.get(modality, (1.0, 0.0, ""))
-        voxels = np.random.default_rng(seed + 1000 * len(self.images)).integers(0, 3000, geometry.shape, dtype=np.int16).astype(dtype, copy=False)
-        volume = Volume(voxels, geometry, slope, intercept, modality, units)
+        noise = np.random.default_rng(seed + 1000 * len(self.images)).integers(0, 3000, geometry.shape, dtype=np.int16)
+        volume = Volume(noise.astype(dtype, copy=False), geometry, slope, intercept, modality, units)
         return self.image_from_volume(volume, multiplier=multiplier, frames=frames)
 
     def image_from_volume(

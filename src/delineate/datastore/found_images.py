@@ -15,7 +15,7 @@ from delineate.datastore.labels import LabelVerbs
 from delineate.datastore.layout import Stamp
 from delineate.datastore.manifest import Manifest
 from delineate.datastore.reading import checked_info
-from delineate.datastore.scanning import FoundImage, Look
+from delineate.datastore.scanning import FoundImage, Look, is_below
 from delineate.datastore.snapshot import Entry
 from delineate.datastore.statements import DELETE_LEASE, INSERT_EVENT, INSERT_IMAGE, INSERT_VERSION, VERSIONS
 from delineate.errors import InputError
@@ -31,16 +31,21 @@ class FoundImages(LabelVerbs):
 
     manifest: Manifest
 
-    def take_over_images(self, seen: Look, is_settled: Mapping[str, bool]) -> int:
-        """Make the rows equal to what lies there: how many images changed."""
+    def take_over_images(self, seen: Look, settled_before: int) -> tuple[int, list[str]]:
+        """Make the rows equal to what lies there: how many images changed, and which are being written just now.
+
+        settled_before : ns; a file that was written later may not be whole yet
+        """
         entries = {entry.path: entry for entry in self.state().entries.values()}
-        new = [found for path, found in seen.images.items() if path not in entries and is_settled[path]]
-        changed = [
-            (found, entries[path])
-            for path, found in seen.images.items()
-            if path in entries and entries[path].stamp != found.stamp and is_settled[path]
-        ]
-        gone = [entry for path, entry in entries.items() if path not in seen.images and not _is_below(path, seen.unreadable)]
+        differing = [found for path, found in seen.images.items() if path not in entries or entries[path].stamp != found.stamp]
+        settled = [found for found in differing if found.stamp.mtime <= settled_before]
+        waiting = [found.path for found in differing if found.stamp.mtime > settled_before]
+        new = [found for found in settled if found.path not in entries]
+        changed = [(found, entries[found.path]) for found in settled if found.path in entries]
+        if seen.gone_images is None:
+            gone = [entry for path, entry in entries.items() if path not in seen.images and not is_below(path, seen.unreadable)]
+        else:
+            gone = [entries[path] for path in seen.gone_images if path in entries]
         count = 0
         for part in _parts(gone, _FEW):  # first, so that a file that was moved keeps its id
             with self.database.write() as connection:
@@ -50,7 +55,7 @@ class FoundImages(LabelVerbs):
                 count += self._discover(connection, part)
         for found, entry in changed:
             count += self._notice(found, entry)
-        return count
+        return count, waiting
 
     def _take_up(self, path: Path) -> None:
         stamp = Stamp.of(path)
@@ -173,10 +178,6 @@ def _is_id(text: str) -> bool:
     except InputError:
         return False
     return True
-
-
-def _is_below(path: str, folders: Iterable[str]) -> bool:
-    return any(folder in (".", path) or path.startswith(f"{folder}/") for folder in folders)
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -12,6 +12,7 @@ from delineate.datastore import names
 from delineate.datastore.found_images import NS, FoundImages, content, told_who
 from delineate.datastore.layout import Stamp
 from delineate.datastore.reading import checked_info
+from delineate.datastore.records import LabelRecord
 from delineate.datastore.scanning import FoundLabel, Look
 from delineate.datastore.snapshot import Entry
 from delineate.datastore.statements import END_LEASE, INSERT_EVENT, INSERT_LABEL
@@ -26,19 +27,20 @@ _Candidate = tuple[FoundLabel, Entry]
 class FoundLabels(FoundImages):
     """What people do to labels behind our back, taken over."""
 
-    def take_over_labels(self, seen: Look, settled_before: int) -> tuple[int, bool]:
-        """Make the rows equal to what lies there: how many labels changed, and whether some are written just now (ns)."""
+    def take_over_labels(self, seen: Look, settled_before: int) -> tuple[int, list[FoundLabel]]:
+        """Make the rows equal to what lies there: how many labels changed, and which must be looked at again.
+
+        Those are the ones that are being written just now, and in a light look those whose image is not there yet.
+        """
         entries = self.state().entries
-        there: set[tuple[str, str, str]] = set()
         candidates: list[_Candidate] = []
-        is_waiting = False
+        waiting = []
         for found in seen.labels:
-            there.add((found.tag, found.id, found.extension))
             entry = entries.get(found.id)
             if entry is None or not _differs(found, entry):
                 continue
             if found.stamp.mtime > settled_before:
-                is_waiting = True
+                waiting.append(found)
             else:
                 candidates.append((found, entry))
         count = 0
@@ -46,8 +48,22 @@ class FoundLabels(FoundImages):
             with self.database.write() as connection:
                 count += self._discover_labels(connection, candidates[start : start + _MANY])
         if not seen.unreadable:
-            count += self._lose_labels(entries.values(), there)
-        return count, is_waiting
+            count += self._lose_labels(self._gone(seen))
+        return count, waiting
+
+    def _gone(self, seen: Look) -> list[tuple[Entry, LabelRecord]]:
+        entries = self.state().entries
+        if seen.gone_labels is not None:
+            found = ((tag, *names.split(name, names.LABEL_EXTENSIONS)) for tag, name in seen.gone_labels)
+            known = ((entries[id], entries[id].labels.get(tag), extension) for tag, id, extension in found if id in entries)
+            return [(entry, label) for entry, label, extension in known if label is not None and label.extension == extension]
+        there = {(found.tag, found.id, found.extension) for found in seen.labels}
+        return [
+            (entry, label)
+            for entry in entries.values()
+            for label in entry.labels.values()
+            if (label.tag, entry.image.id, label.extension) not in there
+        ]
 
     def _discover_labels(self, connection: Connection, candidates: Sequence[_Candidate]) -> int:
         images = sorted({entry.row for _, entry in candidates})
@@ -62,8 +78,7 @@ class FoundLabels(FoundImages):
             rows = known.get((entry.row, found.tag), [])
             values = self._take_label(connection, found, entry, rows)
             if values is not None:
-                changed.add(entry.row)
-                connection.execute(END_LEASE, {"which": entry.row, "tagged": found.tag})
+                changed.add((entry.row, found.tag))
             if values:
                 fresh.append(values | {"image_version": versions[entry.row]})
         if fresh:
@@ -73,7 +88,8 @@ class FoundLabels(FoundImages):
             told = [{"image": ids[row["image"]], "tag": row["tag"], "version": row["version"]} for row in fresh]
             connection.execute(INSERT_EVENT, [event | item for item in told])
         if changed:
-            touched = sa.update(IMAGES).where(IMAGES.c.id.in_(changed))
+            connection.execute(END_LEASE, [{"which": image, "tagged": tag} for image, tag in changed])
+            touched = sa.update(IMAGES).where(IMAGES.c.id.in_({image for image, _ in changed}))
             connection.execute(touched.values(revision=self._next_revision(connection)))
         return len(changed)
 
@@ -106,13 +122,7 @@ class FoundLabels(FoundImages):
         except InputError:
             return {}
 
-    def _lose_labels(self, entries: Any, there: set[tuple[str, str, str]]) -> int:
-        gone = [
-            (entry, label)
-            for entry in entries
-            for label in entry.labels.values()
-            if (label.tag, entry.image.id, label.extension) not in there
-        ]
+    def _lose_labels(self, gone: Sequence[tuple[Entry, LabelRecord]]) -> int:
         count = 0
         for start in range(0, len(gone), _MANY):
             with self.database.write() as connection:

@@ -87,6 +87,7 @@ class ImageVerbs(DatastoreReader):
             arrival = _Arrival(names.check_id(id or stem), extension, writer, checked_info(info), checked_who(who))
             require_image(writer.path, extension)
             self._files.make_public(writer)
+            self._files.bring_to_disk(writer)
             for _ in range(_TRIES):
                 kept = self._keep_image(arrival.id)
                 with self.database.write() as connection:

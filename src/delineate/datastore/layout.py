@@ -59,6 +59,8 @@ class Layout:
         for name in (self.images_dir, self.labels_dir):
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise SettingsError(f"the datastore names a folder outside of itself ({name})", "Correct its datastore_v2.json.")
+        object.__setattr__(self, "images_dir", os.path.normpath(self.images_dir))
+        object.__setattr__(self, "labels_dir", os.path.normpath(self.labels_dir))
 
     @property
     def images(self) -> Path:
@@ -82,7 +84,7 @@ class Layout:
 
     def label(self, tag: str, id: str, extension: str) -> Path:
         """The current label of an image and tag."""
-        return self.labels / tag / f"{id}{extension}"
+        return Path(f"{self.folder}/{self.labels_dir}/{tag}/{id}{extension}")  # at once: there may be very many
 
     def relative(self, path: Path) -> str:
         """A path below the folder as rows have it."""
@@ -110,16 +112,22 @@ class Files:
         self.blobs = BlobStore(layout.hidden / "blobs", sync=sync)
 
     def make_public(self, writer: BlobWriter) -> None:
-        """Let whoever may read the folder read a sealed file that is to lie in it, and bring it to the disk."""
+        """Let whoever may read the folder read a sealed file that is to lie in it."""
         try:
             status = self.layout.images.stat()
             writer.path.chmod(status.st_mode & 0o666)
             with contextlib.suppress(PermissionError):
                 os.chown(writer.path, -1, status.st_gid)
-            if self._sync:
-                _sync(writer.path, os.O_RDONLY)
         except OSError as error:
-            raise storage_error(error, "bringing incoming data to the disk") from error
+            raise storage_error(error, "opening incoming data to others") from error
+
+    def bring_to_disk(self, writer: BlobWriter) -> None:
+        """What `publish` does anyway, for a large file before others have to wait for it."""
+        if self._sync:
+            try:
+                _sync(writer.path, os.O_RDONLY)
+            except OSError as error:
+                raise storage_error(error, "bringing incoming data to the disk") from error
 
     def public_copy(self, writer: BlobWriter) -> BlobWriter:
         """A second file of the same content, ready to be placed: what people write over must not be what is kept."""

@@ -20,7 +20,7 @@ from delineate.datastore.dataset import zipped
 from delineate.datastore.layout import Files, Layout, Stamp
 from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
 from delineate.datastore.sampling import Sampling
-from delineate.datastore.scanning import Scanner
+from delineate.datastore.scanning import Look, Scanner
 from delineate.datastore.strategies import STRATEGIES, Strategy
 from delineate.datastore.watch import Watch
 from delineate.errors import StoreError
@@ -82,7 +82,7 @@ class LocalDatastore(Sampling):
         self._settle = settle
         self._scanner = Scanner(files.layout)
         self._look_lock = threading.Lock()
-        self._is_waiting = True
+        self._is_behind = True
         self._owns_kept = self._mark(row.uid)
         self.sweep()
         self.look(deep=True)
@@ -107,18 +107,27 @@ class LocalDatastore(Sampling):
         Raises `StoreError` where the folder cannot be read; then nothing counts as gone.
         """
         with self._look_lock:
+            deep, self._is_behind = deep or self._is_behind, True
             try:
                 seen = self._scanner.look(deep=deep)
             except OSError as error:
                 raise storage_error(error, "looking into the datastore's folder") from error
-            if not (self._scanner.has_changed or self._is_waiting):
-                return 0
-            before = time.time_ns() - int(self._settle * 1e9)
-            is_settled = {path: found.stamp.mtime <= before for path, found in seen.images.items()}
-            count = self.take_over_images(seen, is_settled)
-            labels, is_waiting = self.take_over_labels(seen, before)
-            self._is_waiting = is_waiting or not all(is_settled.values())
-            return count + labels
+            count = self._take_over(seen) if deep or seen.images or seen.labels or seen.gone_images or seen.gone_labels else 0
+            self._is_behind = False  # what came in between is seen next time; where this one failed, all is compared again
+            return count
+
+    def _take_over(self, seen: Look) -> int:
+        before = time.time_ns() - int(self._settle * 1e9)
+        images, waiting = self.take_over_images(seen, before)
+        labels, unsettled = self.take_over_labels(seen, before)
+        for path in waiting:
+            folder, _, name = path.rpartition("/")
+            self._scanner.again(folder, name)
+        for label in unsettled:
+            self._scanner.again(f"{self.layout.labels_dir}/{label.tag}", f"{label.id}{label.extension}")
+        if images and seen.gone_images is not None:  # labels that lay there before their image did
+            labels += self.take_over_labels(self._scanner.labels(), before)[0]
+        return images + labels
 
     def write_manifest(self) -> bool:
         """Write ``datastore_v2.json`` where anything changed since it was written last: whether it was."""

@@ -64,14 +64,20 @@ def split(name: str, extensions: Collection[str] = IMAGE_EXTENSIONS) -> tuple[st
     return name, ""
 
 
-def base_name(name: str) -> str:
-    """The last part of a file name as a client sent it, of whatever system: some send their whole path."""
-    return re.split(r"[/\\]", name)[-1]
+def file_name(name: str) -> str:
+    """The last part of a file name as a client sent it, of whatever system: some send their whole path.
+
+    Raises `InputError` for one that leads out of folders, or that no file can have.
+    """
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts:
+        raise InputError("a file's name must not lead out of its folder", "Send the plain name.")
+    return _checked(parts[-1], "a file's name")
 
 
 def upload_parts(name: str, extensions: Collection[str]) -> tuple[str, str]:
     """(stem, extension in lower case) of an uploaded file's name. Raises `InputError` for an unknown extension."""
-    stem, extension = split(base_name(name), extensions)
+    stem, extension = split(file_name(name), extensions)
     if not extension:
         raise InputError("the file's name has no extension that is known here", f"Use one of {', '.join(extensions)}.")
     return stem, extension.lower()

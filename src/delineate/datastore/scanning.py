@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,20 +40,32 @@ class FoundLabel:
 
 @dataclass
 class Look:
-    """All that lies there, and what could not be looked into (then nothing in it counts as gone)."""
+    """What there is to compare with the rows.
+
+    images, labels : all that lie there, or in a light look those that came since the last one
+    gone_images, gone_labels : those that lay there and no longer do; None after a deep look: all that are not in the others
+    unreadable : folders that could not be looked into: nothing in them counts as gone
+    """
 
     images: dict[str, FoundImage] = field(default_factory=dict)
     labels: list[FoundLabel] = field(default_factory=list)
+    gone_images: list[str] | None = None
+    gone_labels: list[tuple[str, str]] | None = None
     unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _Folder:
+    """One folder as it was seen: its files that count, its sub-folders, the series it is where it is one."""
+
     mtime: int
-    is_settled: bool
-    files: dict[str, Stamp]
-    folders: list[str]
-    series: Stamp | None
+    is_settled: bool = True
+    files: dict[str, Stamp] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    series: Stamp | None = None
+
+
+_NONE: Final = _Folder(-1)
 
 
 class Scanner:
@@ -62,95 +74,130 @@ class Scanner:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._known: dict[str, _Folder] = {}
-        self.has_changed = False
 
     def look(self, *, deep: bool = False) -> Look:
-        """What is there. Not `deep`: a file that was written over in place is noticed only when its folder changed.
+        """What is there (deep), or what came and went since the last look.
 
-        `has_changed` then tells whether any folder had to be listed. Raises OSError where the folder itself cannot be read.
+        Not `deep`, a file that was written over in place is not noticed. Raises OSError where the folder itself cannot be
+        read.
         """
-        self.has_changed = deep
-        seen = Look()
-        alive: set[str] = set()
+        seen = Look() if deep else Look(gone_images=[], gone_labels=[])
+        before, now = self._known, dict[str, _Folder]()
         os.scandir(self._layout.images).close()
-        for path, folder in self._walk(self._layout.images, 0, deep, seen, alive):
-            self._add_images(seen, path, folder)
-        for tag in self._tags(deep, seen, alive):
-            self._add_labels(seen, tag)
-        self._known = {path: folder for path, folder in self._known.items() if path in alive}
+        self._walk("" if self._layout.images_dir == "." else self._layout.images_dir, 0, deep, seen, now)
+        top = self._folder(self._layout.labels_dir, deep, seen, now, ())
+        for tag in top.folders if top else ():
+            self._folder(f"{self._layout.labels_dir}/{tag}", deep, seen, now, LABEL_EXTENSIONS)
+        self._known = now
+        for path, folder in now.items():
+            old = _NONE if deep else before.get(path, _NONE)
+            if folder is not old:
+                self._compare(seen, path, old, folder)
+        for path, folder in before.items():
+            if path in now:
+                continue
+            if is_below(path, seen.unreadable):
+                now[path] = folder
+            elif not deep:
+                self._compare(seen, path, folder, _NONE)
         return seen
 
-    def _walk(self, path: Path, depth: int, deep: bool, seen: Look, alive: set[str]) -> Iterator[tuple[Path, _Folder]]:
-        if path == self._layout.labels or depth > _DEPTH:
-            return
-        folder = self._folder(path, deep, seen, alive, IMAGE_EXTENSIONS)
-        if folder is None:
-            return
-        yield path, folder
-        for name in folder.folders:
-            yield from self._walk(path / name, depth + 1, deep, seen, alive)
+    def labels(self) -> Look:
+        """All labels that the last look knew."""
+        seen = Look(gone_images=[], gone_labels=[])
+        for path, folder in self._known.items():
+            if path.startswith(f"{self._layout.labels_dir}/"):
+                self._compare(seen, path, _NONE, folder)
+        return seen
 
-    def _tags(self, deep: bool, seen: Look, alive: set[str]) -> list[tuple[Path, _Folder]]:
-        top = self._folder(self._layout.labels, deep, seen, alive, ())
-        found = []
-        for name in top.folders if top else ():
-            folder = self._folder(self._layout.labels / name, deep, seen, alive, LABEL_EXTENSIONS)
-            if folder is not None:
-                found.append((self._layout.labels / name, folder))
-        return found
+    def again(self, path: str, name: str) -> None:
+        """Let the next look find a file, or a series' folder, as if it came then; for one that is just being written."""
+        if (folder := self._known.get(path)) is not None:
+            folder.files.pop(name, None)
+            folder.is_settled = False
+        if (series := self._known.get(_joined(path, name))) is not None:
+            series.series, series.is_settled = None, False
 
-    def _folder(self, path: Path, deep: bool, seen: Look, alive: set[str], extensions: tuple[str, ...]) -> _Folder | None:
-        key = str(path)
-        alive.add(key)
+    def _walk(self, path: str, depth: int, deep: bool, seen: Look, now: dict[str, _Folder]) -> None:
+        if path == self._layout.labels_dir or depth > _DEPTH:
+            return
+        folder = self._folder(path, deep, seen, now, IMAGE_EXTENSIONS)
+        for name in folder.folders if folder else ():
+            self._walk(_joined(path, name), depth + 1, deep, seen, now)
+
+    def _folder(self, path: str, deep: bool, seen: Look, now: dict[str, _Folder], extensions: tuple[str, ...]) -> _Folder | None:
+        absolute = self._layout.folder / path
+        known = self._known.get(path)
         try:
-            mtime = path.stat().st_mtime_ns
-            known = self._known.get(key)
+            mtime = absolute.stat().st_mtime_ns
             if known is None or deep or not known.is_settled or known.mtime != mtime:
-                known = self._listed(path, mtime, known, deep, extensions)
-                self._known[key] = known
+                known = self._listed(absolute, mtime, _NONE if known is None or deep else known, extensions)
+            now[path] = known
             return known
         except FileNotFoundError:
-            self.has_changed = True
             return None
         except OSError:
-            seen.unreadable.append(self._layout.relative(path))
+            seen.unreadable.append(path)
+            if known is not None:
+                now[path] = known  # as it was
             return None
 
-    def _listed(self, path: Path, mtime: int, known: _Folder | None, deep: bool, extensions: tuple[str, ...]) -> _Folder:
-        """List a folder; files that were there before are looked at only by a deep look, because there may be very many."""
-        if known is None or known.mtime != mtime:
-            self.has_changed = True
-        before = {} if known is None or deep else known.files
+    def _listed(self, path: Path, mtime: int, before: _Folder, extensions: tuple[str, ...]) -> _Folder:
+        """List a folder; files that were there before are not looked at again, because there may be very many."""
         files: dict[str, Stamp] = {}
         folders, others, size = [], [], 0
+        may_be_series = extensions is IMAGE_EXTENSIONS and path != self._layout.images
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                name = entry.name
+                if name in before.files:
+                    files[name] = before.files[name]
+                elif name.startswith("."):
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.name)
-                elif split(entry.name, extensions)[1]:
-                    stamp = before.get(entry.name) or Stamp.of(Path(entry.path))
-                    if stamp is not None:
-                        files[entry.name] = stamp
-                elif extensions is IMAGE_EXTENSIONS and path != self._layout.images:
-                    others.append(entry.name)
-                    size += entry.stat().st_size
-        series = None
-        if any(is_dicom(path / name) for name in sorted(others)[:_SNIFFED]):
-            series = Stamp(size, mtime)
-        return _Folder(mtime, time.time_ns() - mtime > _TICK, files, sorted(folders), series)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                elif split(name, extensions)[1]:
+                    if (stamp := _stamp(entry)) is not None:
+                        files[name] = stamp
+                elif may_be_series and (stamp := _stamp(entry)) is not None:
+                    others.append(name)
+                    size += stamp.size
+        is_series = any(is_dicom(path / name) for name in sorted(others)[:_SNIFFED])
+        is_settled = time.time_ns() - mtime > _TICK
+        return _Folder(mtime, is_settled, files, sorted(folders), Stamp(size, mtime) if is_series else None)
 
-    def _add_images(self, seen: Look, path: Path, folder: _Folder) -> None:
-        for name in sorted(folder.files):
-            relative = self._layout.relative(path / name)
-            seen.images[relative] = FoundImage(relative, split(name)[1], False, folder.files[name])
-        if folder.series is not None:
-            relative = self._layout.relative(path)
-            seen.images[relative] = FoundImage(relative, "", True, folder.series)
+    def _compare(self, seen: Look, path: str, old: _Folder, new: _Folder) -> None:
+        tag = path[len(self._layout.labels_dir) + 1 :] if path.startswith(f"{self._layout.labels_dir}/") else ""
+        if tag:
+            for name in new.files.keys() - old.files.keys():
+                stem, extension = split(name, LABEL_EXTENSIONS)
+                seen.labels.append(FoundLabel(tag, stem, extension, new.files[name]))
+            if seen.gone_labels is not None:
+                seen.gone_labels += [(tag, name) for name in old.files.keys() - new.files.keys()]
+            return
+        for name in sorted(new.files.keys() - old.files.keys()):
+            found = FoundImage(_joined(path, name), split(name)[1], False, new.files[name])
+            seen.images[found.path] = found
+        if new.series is not None and new.series != old.series:
+            seen.images[path] = FoundImage(path, "", True, new.series)
+        if seen.gone_images is not None:
+            seen.gone_images += [_joined(path, name) for name in old.files.keys() - new.files.keys()]
+            if old.series is not None and new.series is None:
+                seen.gone_images.append(path)
 
-    def _add_labels(self, seen: Look, tag: tuple[Path, _Folder]) -> None:
-        path, folder = tag
-        for name, stamp in folder.files.items():
-            stem, extension = split(name, LABEL_EXTENSIONS)
-            seen.labels.append(FoundLabel(path.name, stem, extension, stamp))
+
+def is_below(path: str, folders: Iterable[str]) -> bool:
+    """Whether a path is one of some folders, or in one."""
+    return any(folder in ("", path) or path.startswith(f"{folder}/") for folder in folders)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _stamp(entry: os.DirEntry[str]) -> Stamp | None:
+    try:
+        status = entry.stat()
+    except FileNotFoundError:
+        return None  # gone already, or a link to nothing
+    return Stamp(status.st_size, status.st_mtime_ns)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection, Row
@@ -63,10 +63,11 @@ class State:
     @cached_property
     def statistics(self) -> Statistics:
         """Counts over all images."""
-        tags: Counter[str] = Counter()
+        tags: dict[str, int] = {}
         for entry in self.entries.values():
-            tags.update(entry.labels.keys())
-        return Statistics(total=len(self.entries), completed=tags[FINAL], label_tags={tag: tags[tag] for tag in sorted(tags) if tags[tag]})
+            for tag in entry.labels:
+                tags[tag] = tags.get(tag, 0) + 1
+        return Statistics(total=len(self.entries), completed=tags.get(FINAL, 0), label_tags=dict(sorted(tags.items())))
 
     @cached_property
     def index(self) -> bytes:
@@ -130,7 +131,7 @@ def image_record(layout: Layout, row: Row[Any]) -> ImageRecord:
     return ImageRecord(
         id=row.name,
         extension=row.extension,
-        path=layout.folder / row.path,
+        path=Path(f"{layout.folder}/{row.path}"),
         is_series=row.is_series,
         size=row.size,
         mtime=row.mtime * _NS,

@@ -42,7 +42,7 @@ class Random:
 
     def choose(self, candidates: Sequence[ImageRecord], name: str, now: float) -> Choice:
         """One of `candidates`."""
-        weights = [_seconds_since(image.info, name, now) for image in candidates]
+        weights = [_seconds_since(image.info["strategy"], name, now) if "strategy" in image.info else now for image in candidates]
         if not any(weights):
             weights = [1.0] * len(candidates)
         (index,) = self._generator.choices(range(len(candidates)), weights)
@@ -53,9 +53,8 @@ STRATEGIES: Final[Mapping[str, Strategy]] = MappingProxyType({"random": Random()
 """Those that need no model."""
 
 
-def _seconds_since(info: Mapping[str, Any], name: str, now: float) -> float:
+def _seconds_since(history: Any, name: str, now: float) -> float:
     """Whatever a caller wrote there, a finite number that is not negative."""
-    history = info.get("strategy")
     own = history.get(name) if isinstance(history, dict) else None
     last = own.get("ts") if isinstance(own, dict) else None
     if not isinstance(last, (int, float)) or isinstance(last, bool):

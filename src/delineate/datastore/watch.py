@@ -9,7 +9,8 @@ from typing import Final, Protocol
 
 from delineate.errors import DelineateError
 
-_DEEP: Final = 15.0  # seconds between two looks at every file
+_DEEP: Final = 15.0  # seconds between two looks at every file, and
+_SHARE: Final = 50.0  # at least so many times as long as one takes
 _LONGEST: Final = 10.0  # seconds after which the index is written though there is no calm
 
 _log = logging.getLogger(__name__)
@@ -45,14 +46,16 @@ class Watch:
 
     def _run(self) -> None:
         seen: object = None
-        deep = written = time.monotonic()
+        written = time.monotonic()
+        deep = written + _DEEP
         trouble = ""
         while not self._stopped.wait(self._interval):
             now = time.monotonic()
             try:
-                is_deep = now - deep >= _DEEP
+                is_deep = now >= deep
                 self._datastore.look(deep=is_deep)
-                deep = now if is_deep else deep
+                if is_deep:
+                    deep = time.monotonic() + max(_DEEP, _SHARE * (time.monotonic() - now))
                 state = self._datastore.state()
                 if state is seen or now - written >= _LONGEST:
                     self._datastore.write_manifest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -16,6 +17,8 @@ from delineate import nifti
 from delineate.errors import ArchiveError, ArchiveLimitError, GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
 from delineate.protocols.archive import ArchiveReader, Limits, ResultWriter, read_result, tar_view
+from delineate.protocols.archive_walker import ArchiveWalker
+from delineate.protocols.task_archive import read_layers
 from delineate.segmentation import Segmentation, Structure
 from delineate.volume import Volume
 
@@ -188,6 +191,21 @@ def test_a_result_as_a_tar(tmp_path: Path) -> None:
             info.size = source.getinfo(name).file_size
             archive.addfile(info, source.open(name))
     assert read_result(tmp_path / "b.tar.gz", GRID).names == ["Heart", "Lung_L"]
+
+
+def test_what_a_client_carries_reads_zips_and_plain_tars(tmp_path: Path) -> None:
+    with ResultWriter(tmp_path / "a.zip") as writer:
+        writer.add_layer("organs", labels(), GRID, {2: "Lung_L", 1: "Heart"})
+        writer.add_layer("overlaps", labels(2), GRID, {1: "Lungs"})
+    (tmp_path / "a.tar").write_bytes(b"".join(tar_view(tmp_path / "a.zip")))
+    for name in ("a.zip", "a.tar"):
+        layers = list(read_layers(ArchiveWalker(tmp_path / name), []))
+        assert [list(layer.names.items()) for layer in layers] == [[(1, "Heart"), (2, "Lung_L")], [(1, "Lungs")]]
+        assert np.array_equal(layers[0].labels, labels()) and np.array_equal(layers[1].labels, labels(2))
+        assert all(layer.geometry.matches(GRID) for layer in layers)
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    with pytest.raises(ArchiveError, match="packed with gzip"):
+        list(read_layers(ArchiveWalker(tmp_path / "a.tar.gz"), []))
 
 
 @pytest.mark.parametrize(

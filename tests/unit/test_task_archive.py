@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
+import tarfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -16,7 +18,17 @@ import pytest
 from delineate import nifti
 from delineate.errors import ArchiveError, ImageError
 from delineate.geometry import Geometry
-from delineate.protocols.archive import ArchiveReader, FileRequestWriter, ImageMeta, image_meta, read_image_meta, request_images
+from delineate.nifti_codec import Image
+from delineate.protocols.archive import (
+    ArchiveReader,
+    FileRequestWriter,
+    ImageMeta,
+    RequestWriter,
+    image_meta,
+    read_image_meta,
+    request_images,
+)
+from delineate.protocols.task_archive import tar_body
 from delineate.volume import Volume
 
 GRID = Geometry((5, 7, 9), (0.9, 1.1, 2.5), (-10.0, 20.0, 30.5), (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
@@ -191,6 +203,23 @@ def test_a_request_for_models_of_either_age(tmp_path: Path) -> None:
     assert (image.slope, image.intercept) == (2.0, -1024.0)
     with zipfile.ZipFile(path) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_a_request_of_arrays(tmp_path: Path) -> None:
+    with RequestWriter(tmp_path / "a.zip") as writer:
+        assert writer.next_name == "tmp_0000.nii.gz"
+        writer.add_image(Image(volume().voxels, GRID), ImageMeta((2, 2, 1), GRID.spacing))
+        writer.add_nifti("Heart.nii.gz", Image(volume().voxels > 5, GRID))
+        assert writer.next_name == "tmp_0001.nii.gz", "what is no image of the request does not count"
+    reader = ArchiveReader(tmp_path / "a.zip")
+    assert reader.names() == ["tmp_0000.nii.gz", "meta.json", "tmp_0000.meta.json", "Heart.nii.gz"]
+    reader.extract(tmp_path / "out")
+    assert np.array_equal(nifti.read(tmp_path / "out/Heart.nii.gz").voxels, volume().voxels > 5)
+    tar = b"".join(tar_body(tmp_path / "a.zip", {name: name.upper() for name in reader.names()}, ["empty.log"]))
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        assert archive.getnames() == [*(name.upper() for name in reader.names()), "empty.log"]
+        member = archive.extractfile("META.JSON")
+        assert member is not None and member.read() == reader.read("meta.json")
 
 
 def test_files_go_in_byte_for_byte(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class TaskOutput:
 
     Parameters
     ----------
-    archive_path : zip or tar(.gz)
+    archive_path : zip or tar
     grid : of the image the result is for; None for masks on the result's own grid
 
     Attributes

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,9 @@ from starlette.types import Receive, Scope, Send
 from delineate.errors import UnavailableError
 from delineate.protocols.inference_server import error_from
 from delineate.protocols.messages import Response as Heard
+from delineate.server.app import create_app
 from delineate.server.bounded_http import BoundedHttp
+from delineate.server.settings import Settings
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60\r\n\r\n"
 
@@ -220,3 +224,29 @@ def test_a_connection_is_kept_between_requests(server: Server) -> None:
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
             time.sleep(2 * Hasty.head_seconds)
     assert server.ended == ["0 bytes", "0 bytes"]
+
+
+@pytest.mark.parametrize("size", [100, 5 << 20], ids=["in memory", "in a file"])
+def test_an_upload_that_stops_leaves_no_task_and_no_file(tmp_path: Path, size: int) -> None:
+    model = tmp_path / "models" / "noop"
+    model.mkdir(parents=True)
+    (model / "model.toml").write_text('name = "noop"\nrunner = "process"\n')
+    app = create_app(Settings(data=tmp_path / "data", models=(model.parent,), sync=False))
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, http=Hasty, ws="none", log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname(), 10) as connection:
+                head = "POST /api/tasks/?model_human_readable_id=noop HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n"
+                connection.sendall(f"{head}Content-Length: {size + 1}\r\n\r\n".encode() + bytes(size))
+                assert reason(heard(connection))["status"] == 408
+            left = [tmp_path]
+            deadline = time.monotonic() + 10
+            while left and time.monotonic() < deadline:
+                left = [path for path in (tmp_path / "data" / "blobs").rglob("*") if path.is_file()]
+            assert left == []
+            assert app.state.service.tasks.tasks() == []
+        finally:
+            server.should_exit = True
+            thread.join(10)

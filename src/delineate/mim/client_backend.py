@@ -82,8 +82,10 @@ class ClientBackend:
 
         interval : seconds between questions to servers that do not answer of their own accord when it is there.
         """
+        server = InferenceServer(self.clock, interval=interval)
+        server.growth = 1.0
         with self._worded(uid):
-            self._run(InferenceServer(self.clock, interval=interval).fetch(uid, sink, timeout))
+            self._run(server.fetch(uid, sink, timeout))
 
     @contextlib.contextmanager
     def _worded(self, uid: str = "", **advice: str) -> Iterator[None]:

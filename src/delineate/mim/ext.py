@@ -47,9 +47,14 @@ def _entry(name: str, description: str, *outputs: str) -> Callable[[Entry], Entr
 def _reported(session: Any) -> Iterator[Say]:
     """Gives what writes into the log. Every error becomes one sentence there and in a RuntimeError, without a cause that may say more."""
     log = None
+
+    def say(sentence: str) -> None:
+        with contextlib.suppress(Exception):  # a line that the log refuses must not cost a task that was sent, nor contours that are set
+            log.info(sentence)  # type: ignore[union-attr]
+
     try:
         log = session.createLogger()
-        yield log.info
+        yield say
     except Exception as error:
         sentence = _sentence(error)
         with contextlib.suppress(Exception):

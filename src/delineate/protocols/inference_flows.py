@@ -49,7 +49,7 @@ from delineate.protocols.task_archive import tar_body
 
 CALL_TIMEOUT = 30.0  # seconds for one small request
 LONG_POLL = 20.0  # seconds one long poll is asked to last: proxies commonly cut at 30 or 60
-INTERVAL, LONGEST_INTERVAL, INTERVAL_GROWTH = 2.0, 10.0, 1.2  # seconds between polls of servers without long poll
+INTERVAL, LONGEST_INTERVAL = 2.0, 10.0  # seconds between polls of servers without long poll
 GRACE_POLLS = 1  # a v1 server may answer the uid before its row is there
 
 Query = Tuple[Tuple[str, str], ...]
@@ -70,7 +70,10 @@ class InferenceServer:
     ----------
     dialect : `Dialect` or None as long as nobody knows.
     is_ours : whether it said so by the header ``Delineate``: long poll, idempotent posts, cancel, logs.
+    growth : how much longer each interval is than the one before; 1 where a person has chosen it.
     """
+
+    growth = 1.2
 
     def __init__(
         self,
@@ -248,7 +251,7 @@ class InferenceServer:
             if deadline.remaining() <= 0:
                 raise deadline.error()
             yield Wait(min(pause, deadline.remaining()))
-            pause = min(pause * INTERVAL_GROWTH, max(LONGEST_INTERVAL, self._interval))
+            pause = min(pause * self.growth, max(LONGEST_INTERVAL, self._interval))
 
     def _result_request(self, uid: str, sink: Optional[BinaryIO]) -> Request:
         # Without a sink only the status is wanted. A download may take long: no limit but the deadline and the driver's for silence.

@@ -571,7 +571,8 @@ def test_lines_while_waiting_are_few_and_say_how_long(archive: str) -> None:
     assert 15 <= len(told) <= 50
 
 
-def test_a_long_interval_is_kept(archive: str) -> None:
+@pytest.mark.parametrize("interval", [2, 30])
+def test_an_interval_that_a_person_chose_is_kept(archive: str, interval: float) -> None:
     clock = Clock()
     waits: list[float] = []
 
@@ -581,8 +582,8 @@ def test_a_long_interval_is_kept(archive: str) -> None:
 
     with scripted(dialect="v1", polls=4, late_row=False) as server:
         uid = backend(server.url).post("noop", archive, 20)
-        got(backend(server.url, clock=clock, sleep=sleep), uid, timeout=600, interval=30)
-    assert waits == [30.0] * 4
+        got(backend(server.url, clock=clock, sleep=sleep), uid, timeout=600, interval=interval)
+    assert waits == [interval] * 4
 
 
 def test_a_person_hears_that_the_server_is_gone_and_that_it_is_back(archive: str) -> None:

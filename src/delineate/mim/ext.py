@@ -46,11 +46,11 @@ def _entry(name: str, description: str, *outputs: str) -> Callable[[Entry], Entr
 @contextlib.contextmanager
 def _reported(session: Any) -> Iterator[Say]:
     """Gives what writes into the log. Every error becomes one sentence there and in a RuntimeError, without a cause that may say more."""
-    log = None
+    log: Any = None
 
     def say(sentence: str) -> None:
         with contextlib.suppress(Exception):  # a line that the log refuses must not cost a task that was sent, nor contours that are set
-            log.info(sentence)  # type: ignore[union-attr]
+            log.info(sentence)
 
     try:
         log = session.createLogger()
@@ -58,7 +58,7 @@ def _reported(session: Any) -> Iterator[Say]:
     except Exception as error:
         sentence = _sentence(error)
         with contextlib.suppress(Exception):
-            log.error(sentence)  # type: ignore[union-attr]
+            log.error(sentence)
         raise RuntimeError(sentence) from None
 
 

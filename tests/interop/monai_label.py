@@ -133,12 +133,14 @@ def main() -> int:
     """Run both clients; 0 when they agree."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", type=Path, default=Path(".peers/monai-label"), help="virtual environment with monailabel")
-    peer = parser.parse_args().peer.absolute()
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="a Python that has ours, to run it with")
+    given = parser.parse_args()
+    peer = given.peer.absolute()
     if not (peer / "bin" / "python").exists():
         print(f"there is no environment {peer}: run `make peers-interop` first", file=sys.stderr)
         return 2
     theirs = outcomes(peer, peer / "bin" / "python", "monailabel.client.client")
-    ours = outcomes(peer, Path(sys.executable), "delineate.monai_label")
+    ours = outcomes(peer, given.python, "delineate.monai_label")
     return 1 if compare(theirs, ours) else 0
 
 

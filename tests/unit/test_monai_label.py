@@ -193,10 +193,11 @@ def test_every_recorded_request_body_is_a_message() -> None:
 # ---------------------------------------------------------------- the Python of the door
 
 
-def test_the_whole_client_runs_on_python_3_9_and_needs_little() -> None:
-    """All modules that ``import delineate.monai_label`` brings in, checked by vermin; nothing heavy among them."""
+@pytest.mark.parametrize("modules", ["delineate.monai_label", "delineate.cli.main, delineate.cli.label"])
+def test_the_whole_client_runs_on_python_3_9_and_needs_little(modules: str) -> None:
+    """All modules that the import brings in, checked by vermin; nothing heavy among them."""
     code = (
-        "import sys; import delineate.monai_label; from pathlib import Path\n"
+        f"import sys; import {modules}\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'delineate'), sep='\\n')\n"
         "heavy = {'torch', 'fastapi', 'sqlalchemy', 'scipy', 'SimpleITK', 'requests', 'cgi'}\n"
         "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)"

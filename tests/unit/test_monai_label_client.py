@@ -10,7 +10,6 @@ import pickle
 import ssl
 import threading
 import time
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from delineate.testing.monai_label.script import ASAP, CLASSES, DSA, INFO, MASK,
 from delineate.testing.scripted import refusing_url
 
 QUICK = Backoff(first=0.01, highest=0.05)
-LARGE = 48 << 20
 
 
 class _Awaited:
@@ -208,6 +206,7 @@ def test_accounts(scene: Scene) -> None:
 
 
 # ---------------------------------------------------------------- defects of the original
+# That files are never whole in memory: test_monai_label_memory.py.
 
 
 def test_certificates_are_verified(scene: Scene) -> None:
@@ -223,23 +222,6 @@ def test_certificates_are_verified(scene: Scene) -> None:
         with pytest.raises(MONAILabelClientException, match="could not be verified"):
             scene.client(server.url, ca_file=other).info()
     assert scene.client(server.url, verify=False).info() == INFO
-
-
-def test_files_are_never_whole_in_memory(scene: Scene, tmp_path: Path) -> None:
-    large = tmp_path / "large.nii"
-    with large.open("wb") as file:
-        file.truncate(LARGE)
-    server, client = scene.pair()
-    server.faults.add(Fault(action="drop-early", method="PUT", times=-1))
-    client.info()
-    tracemalloc.start()
-    with pytest.raises(MONAILabelClientException):  # it hangs up; what counts is what was read until then
-        client.upload_image(large)
-    with pytest.raises(MONAILabelClientException):
-        client.create_session(large)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 12 << 20
 
 
 def test_the_callers_parameters_are_not_changed(scene: Scene) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from delineate.client.sync import Client
 from delineate.errors import SettingsError
+
+if TYPE_CHECKING:
+    from delineate.client.sync import Client
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -57,6 +59,8 @@ def connect(
     **options: Any,
 ) -> Client:
     """A client for the options of `connection_options`; `options` go to the client as they are."""
+    from delineate.client.sync import Client  # not above: commands that need the options alone load without images
+
     if token_file is not None:
         token = read_token(token_file)
     return Client(server or DEFAULT_SERVER, token=token, ca_file=ca_file, verify=not insecure, dialect=dialect, **options)

@@ -51,6 +51,7 @@ COMMANDS = {
     "log": ("delineate.cli.tasks", "log", "Print the log the model left."),
     "tasks": ("delineate.cli.tasks", "tasks", "List the tasks of a server."),
     "models": ("delineate.cli.models", "models", "List the models of a server, or what a folder of models holds."),
+    "label": ("delineate.cli.label", "label", "Annotate with a MONAI Label server."),
     "preview": ("delineate.cli.preview", "preview", "Draw structures on an image, as a picture."),
     "mim": ("delineate.cli.mim", "mim", "Build, check or try the extension for the MIM workstation."),
     "doctor": ("delineate.cli.doctor", "doctor", "Check the installation and a server."),
@@ -70,6 +71,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, name, _ = COMMANDS[cmd_name]
+        if sys.version_info < (3, 10) and cmd_name != "label":
+            advice = "On 3.9 there are `delineate label` and delineate.monai_label."
+            raise InputError(f"delineate {cmd_name} needs Python 3.10 or newer", advice)
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command

@@ -1,0 +1,208 @@
+"""``delineate label``: each command against a scripted server, tokens, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from delineate.cli.label import label
+from delineate.cli.label_connection import keep_token, kept_token, token_store
+from delineate.cli.main import cli, main
+from delineate.testing.faults import Fault
+from delineate.testing.monai_label import LabelScript, ScriptedLabelServer
+from delineate.testing.monai_label.script import CLASSES, DSA, INFO, MASK, PASSWORD, TOKEN, USER
+from delineate.testing.scripted import refusing_url
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedLabelServer]:
+    with ScriptedLabelServer() as server:
+        yield server
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(click, "get_app_dir", lambda name: str(tmp_path / "configuration" / name))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    Path("ct.nii.gz").write_bytes(b"\x1f\x8bIMAGE")
+    Path("label.nii.gz").write_bytes(b"\x1f\x8bLABEL")
+    return work
+
+
+@pytest.fixture
+def run(here: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str, server: ScriptedLabelServer | str) -> tuple[int, str, str]:
+        url = server if isinstance(server, str) else server.url
+        with pytest.raises(SystemExit) as ended:
+            main(["label", *arguments, "--server", url])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def commands(group: click.Group, *before: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *before, name)
+        else:
+            yield (*before, name)
+
+
+@pytest.mark.parametrize("words", list(commands(label)), ids=" ".join)
+def test_every_command_explains_itself(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, ["label", *words, "--help"])
+    assert result.exit_code == 0 and "Usage:" in result.output
+
+
+def test_info(run: Run, server: ScriptedLabelServer) -> None:
+    code, out, _ = run("info", server=server)
+    assert code == 0
+    assert "scripted 1.0: 0 of 1 images are labelled" in out and "threshold" in out and "tiny" in out and "first" in out
+    assert json.loads(run("info", "--json", server=server)[1]) == INFO
+
+
+def test_next_upload_save(run: Run, server: ScriptedLabelServer) -> None:
+    assert run("next", "--client-id", "alice", "-P", "label_tag=final", "-P", "n=3", server=server)[:2] == (0, "ct_small\n")
+    assert server.bodies == [{"label_tag": "final", "n": 3, "client_id": "alice"}]
+    assert run("upload", "ct.nii.gz", "-q", server=server)[:2] == (0, "ct\n")
+    assert run("upload", "ct.nii.gz", "--id", "a b", "-q", "--json", server=server)[:2] == (0, '{"image": "a b"}\n')
+    for image in ("ct", "a b", "ct_small"):
+        assert run("save", image, "label.nii.gz", "-q", "-P", 'label_info=[{"name": "x"}]', server=server)[0] == 0
+    assert server.labels["a b", "final"] == {"label_info": [{"name": "x"}]}
+    assert run("next", server=server)[:2] == (0, "")
+    assert run("next", "--json", server=server)[:2] == (0, "{}\n")
+    out = run("datastore", server=server)[1]
+    assert "a b" in out and "final" in out
+
+
+def test_download(run: Run, server: ScriptedLabelServer, here: Path) -> None:
+    run("save", "ct_small", "label.nii.gz", "-q", "--tag", "mine", server=server)
+    code, out, _ = run("download", "ct_small", "--tag", "mine", "-q", server=server)
+    assert (code, out) == (0, "wrote ct_small.nii.gz\n")
+    assert (here / "ct_small.nii.gz").read_bytes() == MASK
+    assert run("download", "ct_small", "--image", "-o", "image.nii.gz", "-q", "--json", server=server)[1] == '{"file": "image.nii.gz"}\n'
+    assert run("download", "ct_small", "--tag", "none", "-q", server=server)[0] == 3
+    assert run("download", "ct_small", "-o", "nowhere/x.nii.gz", server=server)[0] == 2
+    assert sorted(path.name for path in here.iterdir()) == ["ct.nii.gz", "ct_small.nii.gz", "image.nii.gz", "label.nii.gz"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_result_is_a_file_like_any_other(run: Run, server: ScriptedLabelServer, here: Path) -> None:
+    run("infer", "threshold", "ct_small", "-q", "-o", "mask.nii.gz", server=server)
+    assert (here / "mask.nii.gz").stat().st_mode == (here / "ct.nii.gz").stat().st_mode
+
+
+def test_infer(run: Run, server: ScriptedLabelServer, here: Path) -> None:
+    code, out, _ = run("infer", "threshold", "ct_small", "-q", "-o", "mask.nrrd", server=server)
+    assert code == 0 and out.endswith("wrote mask.nrrd\n")
+    assert (here / "mask.nrrd").read_bytes() == MASK
+    assert json.loads(server.forms[-1].fields["params"]) == {"result_extension": ".nrrd"}
+    code, out, _ = run("infer", "threshold", "--file", "ct.nii.gz", "--label", "label.nii.gz", "-q", "--json", server=server)
+    assert json.loads(out)["file"] == "ct-threshold.nii.gz"
+    assert [file[0] for file in server.forms[-1].files] == ["label", "file"]
+    assert json.loads(run("infer", "classifier", "ct_small", "-q", "--json", server=server)[1]) == {"file": None, "params": CLASSES}
+    assert run("infer", "threshold", server=server)[0] == 2
+    assert run("infer", "nope", "ct_small", "-q", server=server)[0] == 3
+
+
+def test_slides(run: Run, server: ScriptedLabelServer, here: Path) -> None:
+    code, out, _ = run("wsi-infer", "polygons", "slide", "-P", "level=1", "-q", server=server)
+    assert (code, json.loads(out)) == (0, DSA)
+    assert server.bodies == [{"level": 1}]
+    assert run("wsi-infer", "polygons", "slide", "--format", "asap", "-o", "a.xml", "-q", server=server)[:2] == (0, "wrote a.xml\n")
+    assert (here / "a.xml").read_text().startswith("<?xml")
+
+
+def test_training(run: Run, server: ScriptedLabelServer) -> None:
+    assert run("train", "status", server=server)[0] == 3
+    assert run("train", "stop", server=server)[:2] == (0, "none\n")
+    assert run("train", "start", "tiny", "-P", "max_epochs=2", server=server)[:2] == (0, "SUBMITTED\n")
+    code, _, err = run("train", "start", "tiny", server=server)
+    assert code == 3 and "Already Running" in err
+    assert json.loads(run("train", "status", "--json", server=server)[1])["request"]["max_epochs"] == 2
+    assert run("train", "stop", server=server)[:2] == (0, "STOPPED\n")
+    assert run("train", "status", server=server)[:2] == (0, "STOPPED\nstopped\n")
+    assert "SUBMITTED" in run("train", "start", server=server)[1]
+
+
+def test_sessions(run: Run, server: ScriptedLabelServer) -> None:
+    code, out, _ = run("session", "create", "ct.nii.gz", "--expiry", "60", "-q", server=server)
+    session = out.strip()
+    assert code == 0 and server.forms[0].target == "/session/?expiry=60"
+    assert json.loads(run("session", "show", session, server=server)[1])["name"] == session
+    assert run("infer", "threshold", "--session", session, "-q", server=server)[0] == 0
+    assert run("session", "remove", session, server=server)[:2] == (0, "removed\n")
+    code, _, err = run("session", "show", session, server=server)
+    assert code == 3 and "Not Found" in err
+
+
+# ---------------------------------------------------------------- accounts
+
+
+def test_login_keeps_the_token_for_this_server_alone(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click.termui, "hidden_prompt_func", lambda text: PASSWORD)
+    with ScriptedLabelServer(LabelScript(accounts=True)) as server, ScriptedLabelServer() as other:
+        code, _, err = run("info", server=server)
+        assert code == 3 and "who asks" in err
+        code, out, _ = run("login", "--user", USER, server=server)
+        assert code == 0 and TOKEN not in out and str(token_store()) in out
+        assert run("info", server=server)[0] == 0
+        assert run("info", server=other)[0] == 0
+        assert "authorization" not in other.requests[-1].headers
+        assert run("login", "--user", USER, "--print", server=server)[1] == f"{TOKEN}\n"
+        code, _, err = run("login", "--user", USER, server=other)
+        assert code == 2 and "no accounts" in err
+        monkeypatch.setattr(click.termui, "hidden_prompt_func", lambda text: "wrong")
+        code, out, err = run("login", "--user", USER, server=server)
+        assert code == 3 and "wrong" not in out + err
+        assert kept_token(server.url) == {"token_type": "Bearer", "access_token": TOKEN}
+    if os.name != "nt":
+        assert token_store().stat().st_mode & 0o777 == 0o600
+        assert token_store().parent.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in token_store().parent.iterdir()] == ["label-tokens.json"]
+
+
+def test_a_given_token_goes_before_the_kept_one(run: Run, here: Path, server: ScriptedLabelServer) -> None:
+    keep_token(server.url, {"token_type": "Bearer", "access_token": "kept"})
+    Path("token").write_text("given\n")
+    run("info", server=server)
+    run("info", "--token-file", "token", server=server)
+    assert [request.headers["authorization"] for request in server.requests] == ["Bearer kept", "Bearer given"]
+
+
+def test_a_store_that_cannot_be_read_is_told(run: Run, here: Path, server: ScriptedLabelServer) -> None:
+    token_store().parent.mkdir(parents=True)
+    token_store().write_text("{")
+    code, _, err = run("info", server=server)
+    assert code == 2 and "log in again" in err
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_exit_codes(run: Run, server: ScriptedLabelServer) -> None:
+    assert run("upload", "none.nii.gz", "-q", server=server)[0] == 2
+    assert run("next", "-P", "nonsense", server=server)[0] == 2
+    assert run("session", "show", "..", server=server)[0] == 2
+    with refusing_url() as nobody:
+        code, out, err = run("info", "--json", server=nobody)
+    assert code == 3 and json.loads(out)["error"] == "ConnectionFailedError" and "Traceback" not in err
+    assert run("info", server="server.example")[0] == 3
+    server.faults.add(Fault(action="hang", seconds=20, times=-1))
+    assert run("info", "--timeout", "0.2", server=server)[0] == 5
+
+
+def test_a_server_cannot_write_on_the_terminal(run: Run, server: ScriptedLabelServer) -> None:
+    server.images = {"\x1b[2Jevil": {}}
+    assert "\x1b" not in run("next", server=server)[1] + run("datastore", server=server)[1]

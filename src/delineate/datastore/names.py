@@ -91,7 +91,9 @@ def id_of_file(name: str, parents: tuple[str, ...], taken: Collection[str], exte
     taken : the ids that are given already
     """
     stem, _ = split(name, extensions)
-    candidates = [stem, name] + ["_".join((*parents[-depth:], stem)) for depth in range(1, len(parents) + 1)]
+    candidates = [stem] if parents else [stem, name]
+    for depth in range(1, len(parents) + 1):
+        candidates += ["_".join((*parents[-depth:], stem)), "_".join((*parents[-depth:], name))]
     for candidate in map(_made_safe, candidates):
         if candidate not in taken:
             return candidate

@@ -33,7 +33,6 @@ from delineate.errors import (
     DelineateError,
     RejectedError,
     ResultLostError,
-    TaskEndedError,
     TaskFailedError,
     UnknownModelError,
     UnknownTaskError,
@@ -460,7 +459,7 @@ def test_images_that_the_server_lost_are_553_and_can_be_sent_again(server: Serve
     busy = [server.submit(request(tmp_0000__nii=image()), "sleeper-2") for _ in range(2)]
     uid = server.submit(archive)
     harm(server.blob(uid, "input"), damage)
-    lost(server, uid, damage, TaskEndedError)
+    lost(server, uid, damage)
     assert server.ended(server.submit(archive)).status_code == 200, "the same bytes heal the file"
     assert [server.ended(other).status_code for other in busy] == [200, 200]
 
@@ -474,12 +473,12 @@ def harm(path: Path, damage: str) -> None:
         path.write_bytes(data)
 
 
-def lost(server: Server, uid: str, damage: str, kind: type[TaskEndedError] = ResultLostError) -> None:
+def lost(server: Server, uid: str, damage: str) -> None:
     for url in (f"/api/tasks/{uid}?wait=30", f"/api/tasks/{uid}", f"/api/tasks/outputs/?uid={uid}"):
         answer = server.http.get(url)
         assert answer.status_code == 553, answer.text
         assert damage in answer.json()["message"]
-    with Client(server.url) as client, pytest.raises(kind, match=damage) as raised:
+    with Client(server.url) as client, pytest.raises(ResultLostError, match=damage) as raised:
         client.fetch(uid)
     assert raised.value.advice
 

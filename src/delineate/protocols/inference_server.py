@@ -112,7 +112,7 @@ class TaskStatus(NamedTuple):
     """How a task stands, as a client sees it.
 
     state : a value of `delineate.task.TaskState`; servers that are not ours say ``pending`` until it has ended.
-    fraction : 0 to 1; message : progress in words; reason, advice : why it failed; event : id of its last event.
+    fraction : 0 to 1; message : progress in words; reason, advice, kind : why it failed; event : id of its last event.
     """
 
     state: str
@@ -121,6 +121,7 @@ class TaskStatus(NamedTuple):
     reason: str = ""
     advice: str = ""
     event: int = 0
+    kind: str = ""
 
 
 def read_status(response: Response) -> TaskStatus:
@@ -138,6 +139,7 @@ def read_status(response: Response) -> TaskStatus:
         str(failure.get("message") or ""),
         str(failure.get("advice") or ""),
         int(body.get("event") or 0),
+        str(failure.get("kind") or ""),
     )
 
 
@@ -145,6 +147,8 @@ def ended_error(status: TaskStatus) -> Optional[TaskEndedError]:
     """What a state without a result means for whoever waits, None while there is hope."""
     if status.state == "cancelled":
         return TaskCancelledError(status.reason or status.message or "the task was cancelled", status.advice)
+    if status.state == "failed" and status.kind == "stored":  # what the server answers with 553
+        return ResultLostError(status.reason, status.advice)
     if status.state == "failed":
         return TaskFailedError(status.reason or "the task failed; the server gave no reason", status.advice)
     return None

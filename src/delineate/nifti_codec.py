@@ -45,7 +45,7 @@ _BLOCK = 1 << 22  # bytes handed to the compressor at once
 _LABEL_TOLERANCE = 1e-3
 _HIGHEST_LABEL = (1 << 32) - 1
 
-_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_TO_LPS = np.array([[-1.0], [-1.0], [1.0], [1.0]])  # of rows; its own inverse; + 0.0: no negative zeros
 _UNITS_MM = {1: 1e3, 3: 1e-3}  # metres, micrometres; 2 and unknown are millimetres
 
 # name: (offset, format) in NIfTI-1, then in NIfTI-2
@@ -323,13 +323,13 @@ def _decode_geometry(fields: np.void, size: Tuple[int, int, int]) -> Geometry:
     affine = np.eye(4)
     if fields["sform_code"] > 0:
         affine[:3] = fields["srow"]
-        affine = _TO_LPS @ affine
+        affine = _TO_LPS * affine + 0.0
     elif fields["qform_code"] > 0:
         rotation = _rotation(fields["quatern"].astype(np.float64))
         rotation[:, 2] *= -1.0 if fields["pixdim"][0] < 0 else 1.0
         affine[:3, :3] = rotation * spacing
         affine[:3, 3] = fields["qoffset"]
-        affine = _TO_LPS @ affine
+        affine = _TO_LPS * affine + 0.0
     else:
         affine[:3, :3] = np.diag(spacing)
     affine[:3] *= _UNITS_MM.get(int(fields["xyzt_units"]) & 7, 1.0)
@@ -369,8 +369,8 @@ def _encode(image: Union[Image, Volume], dtype: np.dtype, description: str) -> b
     geometry = image.geometry
     version = 0 if max(geometry.size) <= np.iinfo(np.int16).max else 1
     size = _HEADER_SIZES[version]
-    affine = _TO_LPS @ geometry.affine  # its own inverse
-    rotation = _TO_LPS[:3, :3] @ geometry.matrix
+    affine = _TO_LPS * geometry.affine + 0.0
+    rotation = _TO_LPS[:3] * geometry.matrix + 0.0
     handedness = 1.0 if np.linalg.det(rotation) > 0 else -1.0
     rotation[:, 2] *= handedness
     code = next(code for code, form in _DTYPES.items() if form == dtype.str[1:])

@@ -167,6 +167,9 @@ def test_sheared_and_singular_grids_are_refused() -> None:
     assert "Resample" in caught.value.advice
     with pytest.raises(GeometryError, match="singular"):
         nifti.read(io.BytesIO(header((0, 1), srow=(0,) * 12) + VOXELS))
+    endless = header((1, 1), srow=(1.5, 0, 0, 7, 0, float("inf"), 0, 8, 0, 0, -3, 9))
+    with pytest.raises(GeometryError, match="not finite"):  # and no warning of numpy's
+        nifti.read(io.BytesIO(endless + VOXELS))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -89,7 +89,7 @@ class ImageVerbs(DatastoreReader):
             self._files.make_public(writer)
             self._files.bring_to_disk(writer)
             for _ in range(_TRIES):
-                kept = self._keep_image(arrival.id)
+                kept = self._keep_image(arrival)
                 with self.database.write() as connection:
                     record = self._admit(connection, arrival, kept)
                 if isinstance(record, ImageRecord):
@@ -102,14 +102,15 @@ class ImageVerbs(DatastoreReader):
         """Index a file that was found where an upload is to lie."""
         raise NotImplementedError
 
-    def _keep_image(self, id: str) -> int:
-        """Keep what an upload of this id will replace: its version, 0 where there is nothing."""
+    def _keep_image(self, arrival: _Arrival) -> int:
+        """Keep what an upload will replace: its version, 0 where there is nothing."""
         with self.database.read() as connection:
-            row = self._row(connection, id)
-            versions = [] if row is None else [v for v in connection.execute(VERSIONS, {"which": row.id}) if v.version == row.version]
-        if row is None or row.removed is not None or row.is_series:
-            return 0
-        if versions and versions[0].digest is not None and self._files.blobs.path(versions[0].digest).exists():
+            row = self._row(connection, arrival.id)
+            if row is None or row.removed is not None or row.is_series:
+                return 0
+            digest = self._digest_of(connection, row)
+            is_same = self._is_same(connection, row, arrival)
+        if is_same or (digest is not None and self._files.blobs.path(digest).exists()):
             return int(row.version)
         kept = self._files.keep(self.layout.folder / row.path)
         if kept is not None:
@@ -162,8 +163,7 @@ class ImageVerbs(DatastoreReader):
         """Put the file in its place, so that it can be undone: what it replaces is kept."""
         old = None if row is None else self.layout.folder / row.path
         if row is not None and old is not None:
-            digests = {v.version: v.digest for v in connection.execute(VERSIONS, {"which": row.id})}
-            undo.callback(self._files.restore, digests.get(row.version), old)
+            undo.callback(self._files.restore, self._digest_of(connection, row), old)
         if old != path:
             undo.callback(path.unlink, missing_ok=True)
         self._files.publish(arrival.writer, path)
@@ -171,10 +171,12 @@ class ImageVerbs(DatastoreReader):
             old.unlink(missing_ok=True)
 
     def _is_same(self, connection: Connection, row: Row[Any], arrival: _Arrival) -> bool:
-        digests = {v.version: v.digest for v in connection.execute(VERSIONS, {"which": row.id})}
-        if digests.get(row.version) != arrival.writer.digest or row.extension.lower() != arrival.extension:
+        if self._digest_of(connection, row) != arrival.writer.digest or row.extension.lower() != arrival.extension:
             return False
         return Stamp.of(self.layout.folder / row.path) == Stamp(row.size, row.mtime)
+
+    def _digest_of(self, connection: Connection, row: Row[Any]) -> str | None:
+        return next((v.digest for v in connection.execute(VERSIONS, {"which": row.id}) if v.version == row.version), None)
 
     def _again(self, connection: Connection, row: Row[Any], arrival: _Arrival) -> ImageRecord:
         if arrival.info:

@@ -174,20 +174,21 @@ class LabelVerbs(ImageVerbs):
     def _put_label(self, undo: ExitStack, current: Row[Any] | None, image: str, drawing: _Drawing, path: Path) -> None:
         old = None if current is None else self.layout.label(drawing.tag, image, current.extension)
         if current is not None and old is not None:
-            undo.callback(self._put_back, current.digest, old)
+            undo.callback(self._put_back, current, old)
         if old != path:
             undo.callback(path.unlink, missing_ok=True)
         self._files.publish(drawing.public, path)
         if old is not None and old != path:
             old.unlink(missing_ok=True)
 
-    def _put_back(self, digest: str | None, path: Path) -> None:
+    def _put_back(self, label: Row[Any], path: Path) -> None:
         """Undo: the old label again, as a copy, because what is kept must not be written over in the folder."""
-        if digest is not None:
+        if label.digest is not None:
             with self._files.blobs.incoming() as copy:
-                copy.write(self._files.blobs.path(digest).read_bytes())
+                copy.write(self._files.blobs.path(label.digest).read_bytes())
                 copy.seal()
                 self._files.make_public(copy)
+                os.utime(copy.path, ns=(label.mtime, label.mtime))  # it is no news
                 self._files.publish(copy, path)
 
     def _current(self, connection: Connection, image: int, tag: str) -> Row[Any] | None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from delineate.store.faults import storage_error
+
 NAME: Final = "new-dataset"
 DESCRIPTION: Final = "New Dataset"
 
@@ -33,15 +35,20 @@ class Manifest:
 
 
 def read(path: Path) -> Manifest | None:
-    """What the file says; None where there is none, or none that can be read: then it is put aside, not written over."""
+    """What the file says; None where there is none, or a damaged one: that is put aside, not written over.
+
+    Raises `StoreError` where the disk fails.
+    """
     try:
         content = json.loads(path.read_bytes(), parse_constant=lambda _: None)  # NaN is no JSON
         if not isinstance(content, dict):
             raise ValueError("not an object")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
-        _log.warning("the datastore's %s cannot be read; it is kept beside, and the files themselves are indexed", path.name)
+    except OSError as error:
+        raise storage_error(error, f"reading the datastore's {path.name}") from error
+    except (ValueError, RecursionError):
+        _log.warning("the datastore's %s is damaged; it is kept beside, and the files themselves are indexed", path.name)
         path.replace(path.with_name(f"{path.name}.unreadable"))
         return None
     images_dir = _text(content.get("images_dir")) or "."

@@ -22,7 +22,7 @@ from delineate.errors import UnavailableError
 from delineate.protocols.inference_server import error_from
 from delineate.protocols.messages import Response as Heard
 from delineate.server.app import create_app
-from delineate.server.bounded_http import BoundedHttp
+from delineate.server.bounded_http import HEAD_BYTES, PIPELINED, BoundedHttp
 from delineate.server.settings import Settings
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60\r\n\r\n"
@@ -215,6 +215,43 @@ def test_the_rest_of_a_body_that_was_answered_already_is_not_awaited_for_ever(se
         answer = heard(connection)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"408" not in answer
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        pytest.param(b"0\r\n", b"X: y\r\n" * 10_000, id="trailers"),
+        pytest.param(b"0\r\nX: ", b"x" * 60_000, id="one trailer"),
+        pytest.param(b"5;a=", b"x" * 60_000, id="extension of a chunk"),
+    ],
+)
+def test_what_comes_in_a_body_without_being_of_it_is_limited(server: Server, begin: bytes, piece: bytes) -> None:
+    """The parser keeps each trailer, twelve times its bytes, and never says so."""
+    with server.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + begin)
+        with pytest.raises(OSError, match=r"reset|Broken"):
+            for _ in range(1000):
+                connection.sendall(piece)
+    until(server, "gone")
+
+
+def test_small_chunks_are_no_trailers(server: Server) -> None:
+    count = 3 * HEAD_BYTES // 6
+    with server.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"1\r\nx\r\n" * count + b"0\r\nDigest: x\r\n\r\n")
+        assert f"{count} bytes".encode() in heard(connection)
+
+
+def test_requests_without_waiting_for_answers_are_limited(server: Server) -> None:
+    few = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * PIPELINED
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(few + last)
+        assert heard(connection).count(b"HTTP/1.1 200 ") == PIPELINED + 1
+    with server.connect() as connection:
+        connection.sendall(few + few + last)
+        assert b"HTTP/1.1 400 " in heard(connection)
 
 
 def test_a_connection_is_kept_between_requests(server: Server) -> None:

@@ -18,7 +18,13 @@ from delineate.errors import UnavailableError
 from delineate.protocols import inference_replies as replies
 
 HEAD_BYTES: Final = 1 << 20
-"""Limit for request line and headers; counted in pieces as they come, so that it is not exact."""
+"""Limit for request line and headers, and for what comes in a body without being of it: trailers, extensions of chunks.
+
+It is counted in pieces as they come, so that it is not exact.
+"""
+
+PIPELINED: Final = 64
+"""Requests that may wait behind another one on a connection: uvicorn keeps each in memory, however many come."""
 
 HEAD_SECONDS: Final = 20.0
 """Limit for the time in which request line and headers come, in all."""
@@ -78,11 +84,10 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self._clock is None:  # most requests come in one piece, and need no clock
             self._wind(self._awaited)
-        if self._awaited is _Part.HEAD:
-            self._head += len(data)
-            if self._head > HEAD_BYTES:
-                self._stop()
-                self.send_400_response("The head of the request is too long.")
+        self._head += len(data)
+        if self._head > HEAD_BYTES:
+            self._stop()
+            self._refuse_length()
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -91,15 +96,28 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is complete."""
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many requests without waiting for their answers")  # the parser makes a 400 of it
         if self._clock is not None:
             self._stop()
         self._awaited, self._came = _Part.BODY, 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Its body grows."""
+        self._head = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """All of it is here."""
         self._awaited, self._has_begun = _Part.NOTHING, False
         super().on_message_complete()
+
+    def _refuse_length(self) -> None:
+        if self._awaited is _Part.BODY and self.cycle.response_started:
+            self.transport.close()
+        else:
+            self.send_400_response("The head of the request is too long, or what follows its body.")
 
     def _wind(self, part: _Part) -> None:
         self._stop()

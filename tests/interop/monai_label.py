@@ -70,7 +70,8 @@ def peer_server(peer: Path, folder: Path) -> Iterator[str]:
         "-p",
         str(port),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # its sessions go into the home folder
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HOME": str(folder)}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [str(word) for word in command], stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True

@@ -120,13 +120,14 @@ class LocalDatastore(Sampling):
         before = time.time_ns() - int(self._settle * 1e9)
         images, waiting = self.take_over_images(seen, before)
         labels, unsettled = self.take_over_labels(seen, before)
+        if images and seen.gone_images is not None:  # labels that lay there before their image did
+            more, others = self.take_over_labels(self._scanner.labels(), before)
+            labels, unsettled = labels + more, unsettled + others
         for path in waiting:
             folder, _, name = path.rpartition("/")
             self._scanner.again(folder, name)
         for label in unsettled:
             self._scanner.again(f"{self.layout.labels_dir}/{label.tag}", f"{label.id}{label.extension}")
-        if images and seen.gone_images is not None:  # labels that lay there before their image did
-            labels += self.take_over_labels(self._scanner.labels(), before)[0]
         return images + labels
 
     def write_manifest(self) -> bool:

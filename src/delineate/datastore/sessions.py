@@ -68,13 +68,12 @@ class SessionUpload:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names: list[str] = []
-        self._descriptor = -1
         try:
-            folder.mkdir(mode=0o700)
-            self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # whoever can lock it knows that its maker is dead
+            while (descriptor := _locked(folder)) is None:
+                pass
         except OSError as error:
             raise storage_error(error, "making a folder for a session") from error
+        self._descriptor = descriptor
 
     def open(self, name: str) -> BinaryIO:
         """A new file to write to and close. Raises `InputError` for a name that cannot be a file's."""
@@ -281,6 +280,21 @@ class SessionStore:
             connection.execute(sa.delete(SESSIONS).where(SESSIONS.c.uid == uid))
         with contextlib.suppress(OSError):  # the next sweep takes what is left
             shutil.rmtree(self.folder / uid)
+
+
+def _locked(folder: Path) -> int | None:
+    """A new folder, open and locked: whoever can lock it knows that its maker is dead. None where a sweep was quicker."""
+    folder.mkdir(mode=0o700)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError):
+        if folder.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _new_uid() -> str:

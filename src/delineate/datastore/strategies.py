@@ -49,6 +49,8 @@ class Random:
         return Choice(candidates[index], weights[index])
 
 
+_LATEST: Final = 1e12  # s; beyond is no time
+
 STRATEGIES: Final[Mapping[str, Strategy]] = MappingProxyType({"random": Random(), "first": First()})
 """Those that need no model."""
 
@@ -57,6 +59,6 @@ def _seconds_since(history: Any, name: str, now: float) -> float:
     """Whatever a caller wrote there, a finite number that is not negative."""
     own = history.get(name) if isinstance(history, dict) else None
     last = own.get("ts") if isinstance(own, dict) else None
-    if not isinstance(last, (int, float)) or isinstance(last, bool):
+    if not isinstance(last, (int, float)) or isinstance(last, bool) or not abs(last) < _LATEST:  # not a number is neither
         return now
     return min(max(float(int(now)) - last, 0.0), now)

@@ -43,7 +43,7 @@ from delineate.protocols.inference_server import (
     wants_v2,
 )
 from delineate.protocols.messages import Response
-from delineate.task import BATCH, INTERACTIVE, NORMAL, Blob, Failure, Task, TaskState
+from delineate.task import Blob, Failure, Task, TaskState
 
 UID = "u" * 43
 
@@ -58,10 +58,6 @@ def _task(**fields: object) -> Task:
 
 
 # ------------------------------------------------------------ what a server says
-
-
-def test_priorities_are_those_of_tasks() -> None:
-    assert dict(wire.PRIORITIES) == {"batch": BATCH, "normal": NORMAL, "interactive": INTERACTIVE}
 
 
 def test_every_state_has_a_v2_number() -> None:
@@ -204,6 +200,29 @@ def test_reasons_are_printable_and_short() -> None:
     assert reason_of(Response(500, {"content-type": "text/plain"}, b"Internal\nError")) == "Internal Error"
 
 
+@pytest.mark.parametrize("loc", [5, None, "body", [["a"]], {"a": 1}])
+def test_validation_errors_of_another_shape(loc: object) -> None:
+    error = error_from(_json(422, {"detail": [{"loc": loc, "msg": ["no"]}, {"loc": ["query", 0], "msg": "missing"}]}))
+    assert error.message.endswith("query.0 missing")
+
+
+def test_reasons_without_end() -> None:
+    """Nested as deep as the parser goes, or deeper."""
+    for depth in (100, 300, 600, 900, 970, 100_000):
+        for opening, closing in ((b"[", b"]"), (b'{"detail":', b"}"), (b'{"type":"urn:delineate:error:x","message":[', b"]}")):
+            body = opening * depth + b'"x"' + closing * depth
+            answer = Response(400, {"content-type": "application/json"}, body)
+            assert "\n" not in error_from(answer).sentence()
+            assert len(error_from(answer).sentence()) < 1000
+
+
+def test_a_redirect_in_several_lines_is_told_in_one() -> None:
+    error = error_from(Response(302, {"location": "http://elsewhere/\r\n \x1b[31mall is well" + "x" * 60_000}))
+    assert "\n" not in error.sentence()
+    assert "\x1b" not in error.sentence()
+    assert len(error.sentence()) < 1000
+
+
 def test_not_ready() -> None:
     assert is_not_ready(_json(551, {}))
     assert is_not_ready(_json(404, {"detail": "TaskOutputZipNotFound"}))
@@ -227,7 +246,7 @@ def test_what_is_no_uid_is_no_answer(body: object) -> None:
 def test_status_goes_there_and_back() -> None:
     failure = Failure(kind="memory", message="out of memory", advice="Use less.")
     status = read_status(_json(200, replies.status_to_json(_task(state=TaskState.FAILED, fraction=0.5, message="m", failure=failure), 12)))
-    assert status == ("failed", 0.5, "m", "out of memory", "Use less.", 12)
+    assert status == ("failed", 0.5, "m", "out of memory", "Use less.", 12, "memory")
     error = ended_error(status)
     assert isinstance(error, TaskFailedError)
     assert (error.message, error.advice) == ("out of memory", "Use less.")
@@ -235,7 +254,13 @@ def test_status_goes_there_and_back() -> None:
     assert isinstance(ended_error(read_status(_json(200, replies.status_to_json(_task(state=TaskState.CANCELLED), 0)))), TaskCancelledError)
 
 
-@pytest.mark.parametrize("body", [[], {}, {"state": "nonsense"}, "finished"])
+@pytest.mark.parametrize("value", ["x", [1], {}, -5, float("nan"), float("inf"), float("-inf"), 1e300])
+def test_a_status_of_nonsense_is_read_as_far_as_it_makes_sense(value: object) -> None:
+    body = {"state": "running", "fraction": value, "event": value, "message": [value], "failure": {"message": value if value != "x" else 1}}
+    assert read_status(_json(200, body))[:6] == ("running", 0.0, "", "", "", 0)
+
+
+@pytest.mark.parametrize("body", [[], {}, {"state": "nonsense"}, "finished", {"state": ["running"]}, {"state": {}}])
 def test_what_is_no_status(body: object) -> None:
     with pytest.raises(AnswerError):
         read_status(_json(200, body))
@@ -267,6 +292,11 @@ def test_a_refusal_that_names_the_fields_of_v2() -> None:
     assert wants_v2(_json(422, {"detail": [{"loc": ["query", "human_readable_id"], "msg": "field required"}]}))
     assert not wants_v2(_json(422, {"detail": [{"loc": ["query", "model_human_readable_id"], "msg": "field required"}]}))
     assert not wants_v2(_json(550, {"detail": "tar_file"}))
+
+
+@pytest.mark.parametrize("post", [5, [], {"parameters": 5}, {"parameters": {"name": 1}}, {"parameters": [5, {"name": [1]}]}])
+def test_descriptions_of_another_shape(post: object) -> None:
+    assert described_dialect(_json(200, {"paths": {"/api/tasks/": {"post": post}, "/api/tasks/{uid}": 1, "x": None}})) is None
 
 
 def test_descriptions() -> None:

@@ -127,19 +127,20 @@ class TaskStatus(NamedTuple):
 def read_status(response: Response) -> TaskStatus:
     """What ``GET /api/tasks/{uid}/status`` answers; `AnswerError` where it is something else."""
     body = response.json()
-    if not isinstance(body, dict) or body.get("state") not in STATE_NUMBERS:
+    state = _text(body.get("state")) if isinstance(body, dict) else ""
+    if state not in STATE_NUMBERS:
         raise AnswerError("the server answered a question about a task with something else", status=response.status)
     failure = body.get("failure")
     if not isinstance(failure, dict):
         failure = {}
     return TaskStatus(
-        body["state"],
-        float(body.get("fraction") or 0.0),
-        str(body.get("message") or ""),
-        str(failure.get("message") or ""),
-        str(failure.get("advice") or ""),
-        int(body.get("event") or 0),
-        str(failure.get("kind") or ""),
+        state,
+        min(_number(body.get("fraction")), 1.0),
+        _text(body.get("message")),
+        _text(failure.get("message")),
+        _text(failure.get("advice")),
+        int(_number(body.get("event"))),
+        _text(failure.get("kind")),
     )
 
 
@@ -197,7 +198,7 @@ def error_from(response: Response, what: str = "the request") -> DelineateError:
     """The error that an answer without success means; `what` was asked, in words."""
     status, reason = response.status, reason_of(response)
     if 300 <= status < 400:
-        target = re.sub(r"[?#].*", "", response.headers.get("location", "")) or "nowhere"  # a query may hold secrets
+        target = _clean(re.sub(r"[?#].*", "", response.headers.get("location", ""))) or "nowhere"  # a query may hold secrets
         return AnswerError(
             "the server redirects to %s instead of answering %s" % (target, what),
             "Give the address of the server itself; a login page or another address stands before it.",
@@ -244,7 +245,7 @@ def _from_problem(response: Response, reason: str) -> Optional[DelineateError]:
     name = body.get("type", "") if isinstance(body, dict) else ""
     if not isinstance(name, str) or not name.startswith(PROBLEM_PREFIX):
         return None
-    message, advice = _clean(str(body.get("message") or reason)), _clean(str(body.get("advice") or ""))
+    message, advice = _clean(_text(body.get("message"))) or reason or "the server gave no reason", _clean(_text(body.get("advice")))
     kind = next((c for c in _classes(DelineateError) if error_slug(c) == name[len(PROBLEM_PREFIX) :]), DelineateError)
     if issubclass(kind, ServerError) and kind not in (ConnectionFailedError, CertificateError):
         return kind(message, advice, status=response.status)
@@ -277,7 +278,8 @@ def described_dialect(answer: Response) -> Optional[Dialect]:
         return None
     plain = {str(path).rstrip("/"): methods for path, methods in paths.items() if isinstance(methods, dict)}
     post = plain.get("/api/tasks", {}).get("post", {})
-    names = [p.get("name") for p in post.get("parameters", ()) if isinstance(p, dict)] if isinstance(post, dict) else []
+    parameters = post.get("parameters") if isinstance(post, dict) else None
+    names = [p.get("name") for p in parameters if isinstance(p, dict)] if isinstance(parameters, list) else []
     if OUTPUTS_PATH.rstrip("/") in plain or MODEL_PARAMETER[Dialect.V2] in names:
         return Dialect.V2
     if MODEL_PARAMETER[Dialect.V1] not in names:
@@ -285,18 +287,26 @@ def described_dialect(answer: Response) -> Optional[Dialect]:
     return Dialect.V1 if any("delete" in methods for path, methods in plain.items() if path.startswith("/api/tasks/{")) else Dialect.SEED
 
 
-def _words(value: Any) -> Iterator[str]:
-    """Readable parts of an error body of any shape."""
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float:
+    """A number of a server as far as it makes sense, else 0; JSON has NaN and infinity for Python."""
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < 1 << 53 else 0.0
+
+
+def _words(value: Any, depth: int = 8) -> Iterator[str]:
+    """Readable parts of an error body of any shape, not of any depth."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        if "msg" in value:  # one of FastAPI's validation errors
-            yield "%s %s" % (".".join(str(p) for p in value.get("loc", ())), value["msg"])
-        else:
-            yield from _words(value.get("detail", value.get("message")))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _words(item)
+    elif isinstance(value, dict) and "msg" in value:  # one of FastAPI's validation errors
+        place = value.get("loc")
+        place = [str(p) for p in place if isinstance(p, (str, int))] if isinstance(place, list) else []
+        yield "%s %s" % (".".join(place), _text(value["msg"]))
+    elif isinstance(value, (dict, list)) and depth:
+        for item in value if isinstance(value, list) else [value.get("detail", value.get("message"))]:
+            yield from _words(item, depth - 1)
 
 
 def _clean(text: str) -> str:

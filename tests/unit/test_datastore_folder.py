@@ -350,9 +350,36 @@ def test_what_monai_label_did_in_between_is_taken_over(folder: Path, database: D
     told = json.loads((folder / "datastore_v2.json").read_bytes())
     put(folder / "labels" / "final" / "a.nii.gz")
     told["objects"]["a"]["labels"]["final"] = {"ext": ".nii.gz", "info": {"user": "ann", "ts": 3}}
+    told["objects"]["a"]["image"]["info"]["reviewed"] = True
     put(folder / "datastore_v2.json", json.dumps(told, indent=2).encode())
     store = opened(folder, database)
     assert (store.label("a", "final").who, store.label("a", "final").info["ts"]) == ("ann", 3)
+    assert store.image("a").info["reviewed"] is True
+
+
+def test_our_own_index_never_undoes_what_is_newer(folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it was written: the file is our old or our new one, and neither is news."""
+    put(folder / "a.nii.gz")
+    store = opened(folder, database)
+    store.update_image_info("a", {"k": "old"})
+    store.write_manifest()
+    store.update_image_info("a", {"k": "new"})
+    real = store._files.publish
+    for publishes in (False, True):
+
+        def killed(writer: Any, target: Path, publishes: bool = publishes) -> None:
+            if publishes:
+                real(writer, target)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store._files, "publish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                store.write_manifest()
+        store.update_image_info("a", {"k": "newest"})
+        again = opened(folder, database)
+        assert again.image("a").info["k"] == "newest"
+        assert not again.manifest.images
 
 
 # ---- the thread

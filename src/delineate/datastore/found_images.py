@@ -118,7 +118,7 @@ class FoundImages(LabelVerbs):
 
     def _found_values(self, item: FoundImage, id: str) -> dict[str, Any]:
         told = self.manifest.images.get(item.path)
-        info = {"ts": int(item.stamp.mtime * NS), "name": PurePosixPath(item.path).name} | (_told_info(told[1]) if told else {})
+        info = {"ts": int(item.stamp.mtime * NS), "name": PurePosixPath(item.path).name} | (told_info({}, told[1]) if told else {})
         return {
             "extension": item.extension, "path": item.path, "is_series": item.is_series, "size": item.stamp.size,
             "mtime": item.stamp.mtime, "added": self._clock(), "who": told_who(info), "sha256": None, "removed": None, "info": info,
@@ -165,9 +165,10 @@ def told_who(info: Mapping[str, Any]) -> str:
     return who[:255] if isinstance(who, str) else ""
 
 
-def _told_info(info: Mapping[str, Any]) -> dict[str, Any]:
+def told_info(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What MONAI Label's index says that is not known, as far as it can be kept."""
     try:
-        return checked_info(info)
+        return {key: value for key, value in checked_info(told).items() if key not in known or known[key] != value}
     except InputError:
         return {}
 

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from delineate.datastore import names
-from delineate.datastore.found_images import NS, FoundImages, content, told_who
+from delineate.datastore.found_images import NS, FoundImages, content, told_info, told_who
 from delineate.datastore.layout import Stamp
-from delineate.datastore.reading import checked_info
 from delineate.datastore.records import LabelRecord
 from delineate.datastore.scanning import FoundLabel, Look
 from delineate.datastore.snapshot import Entry
@@ -117,10 +116,7 @@ class FoundLabels(FoundImages):
         }  # fmt: skip
 
     def _told(self, found: FoundLabel) -> dict[str, Any]:
-        try:
-            return checked_info(self.manifest.labels.get((found.tag, f"{found.id}{found.extension}")))
-        except InputError:
-            return {}
+        return told_info({}, self.manifest.labels.get((found.tag, f"{found.id}{found.extension}"), {}))
 
     def _lose_labels(self, gone: Sequence[tuple[Entry, LabelRecord]]) -> int:
         count = 0

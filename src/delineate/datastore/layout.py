@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -224,16 +225,18 @@ class Files:
                     if now - left.lstat().st_ctime > _ABANDONED:
                         self.discard(left)
 
-    def write_whole(self, target: Path, content: bytes) -> Stamp:
-        """Write a file so that it is the old or the new one, whenever somebody looks."""
+    def write_whole(self, target: Path, content: bytes, announce: Callable[[Stamp], None] | None = None) -> Stamp:
+        """Write a file so that it is the old or the new one, whenever somebody looks; `announce` hears of it before."""
         with self.blobs.incoming() as writer:
             writer.write(content)
             writer.seal()
             self.make_public(writer)
-            self.publish(writer, target)
             stamp = Stamp.of(writer.path)
-        if stamp is None:
-            raise StoreError("a file vanished while it was written", "Check the datastore's disk.")
+            if stamp is None:
+                raise StoreError("a file vanished while it was written", "Check the datastore's disk.")
+            if announce:
+                announce(stamp)
+            self.publish(writer, target)
         return stamp
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Row
 
 from delineate.datastore import manifest
 from delineate.datastore.dataset import zipped
+from delineate.datastore.found_images import told_info
 from delineate.datastore.layout import Files, Layout, Stamp
 from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
 from delineate.datastore.sampling import Sampling
@@ -86,6 +87,7 @@ class LocalDatastore(Sampling):
         self._owns_kept = self._mark(row.uid)
         self.sweep()
         self.look(deep=True)
+        self._merge()
         self._watch = Watch(self, interval) if interval > 0 else None
 
     def __enter__(self) -> LocalDatastore:
@@ -138,11 +140,24 @@ class LocalDatastore(Sampling):
         path = self.layout.manifest
         if row.written == state.revision and path.exists():
             return False
-        stamp = self._files.write_whole(path, state.index)
-        values = {"written": state.revision, "written_size": stamp.size, "written_mtime": stamp.mtime}
-        with self.database.write(light=True) as connection:
-            connection.execute(sa.update(DATASTORES).where(DATASTORES.c.id == self._datastore).values(values))
+
+        def note(values: Mapping[str, int]) -> None:
+            with self.database.write(light=True) as connection:
+                connection.execute(sa.update(DATASTORES).where(DATASTORES.c.id == self._datastore).values(values))
+
+        stamp = self._files.write_whole(path, state.index, lambda stamp: note({"writing_size": stamp.size, "writing_mtime": stamp.mtime}))
+        note({"written": state.revision, "written_size": stamp.size, "written_mtime": stamp.mtime})
         return True
+
+    def _merge(self) -> None:
+        """What MONAI Label wrote of images and labels that are known here, into what is kept with them."""
+        for entry in self.state().entries.values():
+            told = self.manifest.images.get(entry.path)
+            if told and (news := told_info(entry.image.info, told[1])):
+                self.update_image_info(entry.image.id, news)
+            for tag, label in entry.labels.items():
+                if news := told_info(label.info, self.manifest.labels.get((tag, f"{label.image}{label.extension}"), {})):
+                    self.update_label_info(label.image, tag, news)
 
     def dataset(self, *, limit: int | None = None) -> Iterator[bytes]:
         """The images that have a final label, with it, as the blocks of a zip; at most `limit` of them."""
@@ -182,14 +197,15 @@ def _registered(database: Database, folder: Path) -> tuple[Row[Any], manifest.Ma
     path = Layout(folder).manifest
     with database.read() as connection:
         row = connection.execute(query).first()
-    is_ours = row is not None and Stamp.of(path) == Stamp(row.written_size, row.written_mtime)
+    own = [] if row is None else [Stamp(row.written_size, row.written_mtime), Stamp(row.writing_size, row.writing_mtime)]
+    is_ours = Stamp.of(path) in own
     told = (None if is_ours else manifest.read(path)) or manifest.Manifest()
     if row is None:
         Layout(folder, told.images_dir, told.labels_dir)  # checked before it is kept
         values = {
             "uid": secrets.token_urlsafe(32), "folder": str(folder), "name": told.name, "description": told.description,
             "images_dir": told.images_dir, "labels_dir": told.labels_dir, "revision": 0, "written": -1, "written_size": -1,
-            "written_mtime": -1,
+            "written_mtime": -1, "writing_size": -1, "writing_mtime": -1,
         }  # fmt: skip
         with database.write() as connection:
             if connection.execute(query).first() is None:

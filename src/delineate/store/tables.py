@@ -110,6 +110,8 @@ DATASTORES: Final = Table(
     Column("written", BigInteger, nullable=False),  # revision that the folder's datastore_v2.json holds
     Column("written_size", BigInteger, nullable=False),  # of that file as it was written, to see whether others wrote it
     Column("written_mtime", BigInteger, nullable=False),
+    Column("writing_size", BigInteger, nullable=False),  # of the one that is to take its place
+    Column("writing_mtime", BigInteger, nullable=False),
     UniqueConstraint("folder"),
 )
 

@@ -30,6 +30,8 @@ def _images() -> None:
         sa.Column("written", sa.BigInteger, nullable=False),
         sa.Column("written_size", sa.BigInteger, nullable=False),
         sa.Column("written_mtime", sa.BigInteger, nullable=False),
+        sa.Column("writing_size", sa.BigInteger, nullable=False),
+        sa.Column("writing_mtime", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_datastores"),
         sa.UniqueConstraint("folder", name="uq_datastores_folder"),
     )

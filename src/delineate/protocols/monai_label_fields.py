@@ -7,6 +7,7 @@ expects, is kept in `more` and written again: nothing of a stranger's answer is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Callable, Dict, List, Mapping, Optional, Type, TypeVar
 
 from delineate.errors import AnswerError, InputError
@@ -15,6 +16,7 @@ Reader = Callable[[Any], Any]
 M = TypeVar("M", bound="Message")
 
 _READ = "read"
+_PLAIN = (str, int, float)
 
 
 class _OtherKindError(Exception):
@@ -47,7 +49,7 @@ class Message:
             raise _refusal("%s is not an object" % cls.__name__, strict)
         known: Dict[str, Any] = {}
         more: Dict[str, Any] = {}
-        readers = cls._readers()
+        readers = _readers(cls)
         for name, member in value.items():
             if name not in readers:
                 more[name] = member
@@ -60,14 +62,21 @@ class Message:
                 more[name] = member
         return cls(more=more, **known)
 
-    @classmethod
-    def _readers(cls) -> Dict[str, Reader]:
-        return {field.name: field.metadata[_READ] for field in dataclasses.fields(cls) if _READ in field.metadata}
-
     def to_json(self) -> Dict[str, Any]:
         """The object as plain values."""
-        written = {name: _plain(getattr(self, name)) for name in self._readers() if getattr(self, name) is not None}
-        return {**written, **self.more}
+        written: Dict[str, Any] = {}
+        for name in _readers(type(self)):
+            value = getattr(self, name)
+            if value is not None:
+                written[name] = value if isinstance(value, _PLAIN) else _plain(value)
+        written.update(self.more)
+        return written
+
+
+@functools.lru_cache(maxsize=None)
+def _readers(kind: Any) -> Dict[str, Reader]:
+    """How each member of a kind is read; kept, because a datastore holds many thousand objects of few kinds."""
+    return {field.name: field.metadata[_READ] for field in dataclasses.fields(kind) if _READ in field.metadata}
 
 
 def _refusal(text: str, strict: bool) -> Exception:
@@ -79,7 +88,7 @@ def _refusal(text: str, strict: bool) -> Exception:
 def _plain(value: Any) -> Any:
     if isinstance(value, Message):
         return value.to_json()
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # a dict is known at once, other mappings are asked for slowly
         return {name: _plain(member) for name, member in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(member) for member in value]

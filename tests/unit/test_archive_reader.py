@@ -285,6 +285,19 @@ def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes, words: str) -> 
     assert words in error.message and "'bad'" in error.message
 
 
+def test_a_file_whose_name_is_a_folder_s_in_a_tar(tmp_path: Path) -> None:
+    """Python's tarfile reads a file; who takes it for an empty folder reads its content as further entries."""
+    hidden = tarfile.TarInfo("hidden")
+    content = hidden.tobuf(tarfile.USTAR_FORMAT)
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a")
+        info.size = len(content)
+        info.pax_headers = {"path": "a/"}
+        archive.addfile(info, io.BytesIO(content))
+    assert "folder with content" in refused(path, tmp_path / "out").message
+
+
 def test_sparse_files_in_a_tar(tmp_path: Path) -> None:
     sparse = tarfile.TarInfo("s")
     sparse.type = tarfile.GNUTYPE_SPARSE

@@ -300,12 +300,13 @@ def _next_header(source: TarSource) -> Optional[tarfile.TarInfo]:
 
 
 def _is_tar_folder(info: tarfile.TarInfo) -> bool:
-    if info.type == tarfile.DIRTYPE or (info.type in _FILES and info.name.endswith("/")):
-        return True
-    if info.type not in _FILES:
+    is_file = info.type in _FILES
+    if is_file and info.name.endswith("/") and info.size:  # to some readers a file, to others a folder that hides what follows
+        raise faulty(info.name, "is a folder with content")
+    if not is_file and info.type != tarfile.DIRTYPE:
         what = _KINDS.get(info.type, "of a kind unknown to us")
         raise faulty(info.name, "is " + what, _REGULAR)
-    return False
+    return not is_file or info.name.endswith("/")
 
 
 def _extension(kind: bytes, content: bytes, name: str) -> Dict[str, bytes]:

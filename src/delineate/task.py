@@ -25,6 +25,7 @@ class TaskState(str, Enum):
 
 BATCH, NORMAL, INTERACTIVE = 0, 10, 20
 """Priorities: higher goes first."""
+PRIORITIES = {"batch": BATCH, "normal": NORMAL, "interactive": INTERACTIVE}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def written(path: Path) -> Path:
     source.write_bytes(b"from a file" * 1000)
     with StoredZipWriter(path) as writer:
         writer.add_bytes("a.bin", b"\0\1")
-        writer.add_text("Größe.txt", "µ")
+        writer.add_bytes("Größe.txt", "µ".encode())
         writer.add_file("sub/file.dat", source)
     return path
 
@@ -133,7 +133,7 @@ def test_an_empty_zip_is_an_empty_tar(tmp_path: Path) -> None:
 def test_long_names_in_the_tar(tmp_path: Path) -> None:
     name = "Ä" * 100 + ".txt"
     with StoredZipWriter(tmp_path / "a.zip") as writer:
-        writer.add_text(name, "x")
+        writer.add_bytes(name, b"x")
     with tarfile.open(fileobj=io.BytesIO(b"".join(tar_view(tmp_path / "a.zip")))) as archive:
         assert archive.getnames() == [name]
 
@@ -164,10 +164,10 @@ def test_a_log_where_there_is_none(tmp_path: Path) -> None:
             return archive.getnames()
 
     with StoredZipWriter(tmp_path / "a.zip") as writer:
-        writer.add_text("a", "")
+        writer.add_bytes("a", b"")
     assert names() == ["a"] and names(with_log=True) == ["a", "container.log"]
     with StoredZipWriter(tmp_path / "a.zip") as writer:
-        writer.add_text("a.log", "")
+        writer.add_bytes("a.log", b"")
     assert names(with_log=True) == ["container.log"]
 
 

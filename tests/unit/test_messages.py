@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+import io
 from pathlib import Path
 
 import pytest
 
-from delineate.errors import AnswerError
-from delineate.protocols.messages import Body, FileBody, JoinedBody, Part, Response, body_start, multipart
+from delineate.errors import AnswerError, ConnectionFailedError
+from delineate.protocols.messages import (
+    Body,
+    FileBody,
+    Flow,
+    JoinedBody,
+    Part,
+    Progress,
+    Request,
+    Response,
+    Step,
+    Wait,
+    begin_body,
+    drive,
+    multipart,
+)
 
 
 def test_file_body_reads_its_range_again_and_again(tmp_path: Path) -> None:
@@ -67,8 +82,64 @@ def test_media_type_loses_its_parameters() -> None:
     assert Response(200, {}).media_type == ""
 
 
-def test_a_part_begins_where_it_says() -> None:
-    assert body_start(200, {"content-range": "bytes 5-9/10"}) == 0
-    assert body_start(206, {"content-range": "bytes 5-9/10"}) == 5
-    with pytest.raises(AnswerError, match="which"):
-        body_start(206, {})
+@pytest.mark.parametrize(("status", "kept"), [(200, b""), (206, b"01234")])
+def test_a_part_begins_where_it_says_and_all_else_at_the_begin(status: int, kept: bytes) -> None:
+    sink = io.BytesIO(b"0123456789")
+    begin_body(sink, status, {"content-range": "bytes 5-9/10"})
+    assert (sink.tell(), sink.getvalue()) == (len(kept), kept)
+
+
+@pytest.mark.parametrize(("place", "words"), [({}, "which"), ({"content-range": "bytes 11-12/13"}, "behind its end")])
+def test_a_part_that_begins_nowhere(place: dict[str, str], words: str) -> None:
+    sink = io.BytesIO(b"0123456789")
+    with pytest.raises(AnswerError, match=words):
+        begin_body(sink, 206, place)
+    assert sink.getvalue() == b"0123456789"
+
+
+def test_queries_are_quoted() -> None:
+    assert Request("GET", "/p", (("a b", "ü/&=?"), ("c", "1"))).target == "/p?a%20b=%C3%BC%2F%26%3D%3F&c=1"
+    assert Request("GET", "/p").target == "/p"
+
+
+# ------------------------------------------------------------ driving
+
+
+def test_errors_are_thrown_into_the_flow_at_their_step() -> None:
+    seen: list[object] = []
+
+    def flow() -> Flow[str]:
+        yield Progress(None, "begins")
+        try:
+            yield Request("GET", "/one")
+        except ConnectionFailedError as error:
+            seen.append(error.message)
+        answer = yield Request("GET", "/two")
+        assert answer is not None
+        return answer.content.decode()
+
+    def perform(step: Step) -> Response | None:
+        seen.append(step)
+        if step == Request("GET", "/one"):
+            raise ConnectionFailedError("gone")
+        return Response(200, {}, b"two") if isinstance(step, Request) else None
+
+    assert drive(flow(), perform) == "two"
+    assert seen == [Progress(None, "begins"), Request("GET", "/one"), "gone", Request("GET", "/two")]
+
+
+def test_an_interruption_closes_the_flow() -> None:
+    ended = []
+
+    def flow() -> Flow[None]:
+        try:
+            yield Wait(1.0)
+        finally:
+            ended.append(True)
+
+    def perform(step: Step) -> Response | None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(flow(), perform)
+    assert ended == [True]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -43,11 +42,6 @@ class Address:
 
     def __str__(self) -> str:
         return self.origin + self.prefix
-
-    def url(self, path: str, query: Iterable[tuple[str, str]] = ()) -> str:
-        """`path` (quoted already) below the prefix, with a query whose values are quoted here."""
-        pairs = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query)
-        return f"{self}{path}" + (f"?{pairs}" if pairs else "")
 
     def upgraded(self, location: str, asked: str) -> Address | None:
         """The same server by https, where a redirect from `asked` (a URL here) to `location` means no more than that; else None.

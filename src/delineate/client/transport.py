@@ -20,7 +20,7 @@ from delineate.client.failures import failure_from
 from delineate.client.room import Room
 from delineate.errors import AnswerError, DeadlineError, DelineateError, SettingsError
 from delineate.protocols.inference_server import TOKEN_HEADER
-from delineate.protocols.messages import Body, Flow, Progress, Request, Response, Step, Wait, body_start
+from delineate.protocols.messages import Body, Flow, Progress, Request, Response, Step, Wait, begin_body, drive
 
 Result = TypeVar("Result")
 ProgressCallback = Callable[["float | None", str], None]
@@ -134,11 +134,7 @@ class Call:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         sink = self.request.sink
         if sink is not None and response.is_success:
-            start = body_start(response.status_code, self.headers)
-            if start > sink.seek(0, 2):
-                raise AnswerError("the server continues a result behind its end", status=response.status_code)
-            sink.seek(start)
-            sink.truncate()
+            begin_body(sink, response.status_code, self.headers)
 
     def wants_body(self, response: httpx.Response) -> bool:
         """Whether the body is worth reading."""
@@ -211,20 +207,7 @@ class SyncDriver:
 
     def run(self, flow: Flow[Result]) -> Result:
         """Drive a flow to its end; its result. An interruption closes the flow and leaves the task at the server."""
-        answer: Response | None = None
-        failure: DelineateError | None = None
-        with contextlib.closing(flow):
-            while True:
-                try:
-                    step = flow.send(answer) if failure is None else flow.throw(failure)
-                except StopIteration as end:
-                    result: Result = end.value
-                    return result
-                answer, failure = None, None
-                try:
-                    answer = self._perform(step)
-                except DelineateError as error:
-                    failure = error
+        return drive(flow, self._perform)
 
     def _perform(self, step: Step) -> Response | None:
         if isinstance(step, Progress):
@@ -245,7 +228,7 @@ class SyncDriver:
     def _send(self, request: Request) -> Response:
         call = Call(self.line, request)
         content = None if request.body is None else call.blocks(request.body)
-        url = self.line.address.url(request.path, request.query)
+        url = f"{self.line.address}{request.target}"
         try:
             message = self._client.build_request(
                 request.method, url, headers=self.line.headers(request), content=content, timeout=call.timeouts()
@@ -312,7 +295,7 @@ class AsyncDriver:
     async def _send(self, request: Request) -> Response:
         call = Call(self.line, request)
         content = None if request.body is None else _unblocked(call.blocks(request.body))
-        url = self.line.address.url(request.path, request.query)
+        url = f"{self.line.address}{request.target}"
         try:
             message = self._client.build_request(
                 request.method, url, headers=self.line.headers(request), content=content, timeout=call.timeouts()
@@ -341,7 +324,7 @@ def _upgrade(line: Line, request: Request, answer: Response) -> Address | None:
     """The https address of the same server where a GET was redirected to it, else None."""
     if request.method != "GET" or answer.status not in (301, 302, 307, 308):
         return None
-    return line.address.upgraded(answer.headers.get("location", ""), line.address.url(request.path, request.query))
+    return line.address.upgraded(answer.headers.get("location", ""), f"{line.address}{request.target}")
 
 
 async def _unblocked(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from typing import Any, BinaryIO, Callable, Dict, Iterator, Optional, Tuple, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from delineate import __version__
 from delineate.errors import (
@@ -32,7 +32,8 @@ from delineate.errors import (
 )
 from delineate.mim.inference_client import INI, SILENCE, Connection
 from delineate.protocols.inference_flows import InferenceServer
-from delineate.protocols.messages import Flow, Progress, Request, Response, Step, Wait, body_start
+from delineate.protocols.inference_server import TOKEN_HEADER
+from delineate.protocols.messages import Flow, Progress, Request, Response, Step, Wait, begin_body, drive
 
 Result = TypeVar("Result")
 
@@ -104,27 +105,18 @@ class ClientBackend:
     def _run(self, flow: Flow[Result]) -> Result:
         """Drive a flow to its end; its result."""
         self._begin, self._said, self._progress, self._trouble = self.clock(), "", QUIET, QUIET
-        answer: Optional[Response] = None
-        failure: Optional[DelineateError] = None
-        with contextlib.closing(flow):
-            while True:
-                try:
-                    step = flow.send(answer) if failure is None else flow.throw(failure)
-                except StopIteration as end:
-                    result: Result = end.value
-                    return result
-                answer, failure = None, None
-                try:
-                    answer = self._perform(step)
-                except DelineateError as error:
-                    failure, self._trouble = error, Progress(None, "trying again: " + error.message)
+        return drive(flow, self._perform)
 
     def _perform(self, step: Step) -> Optional[Response]:
         if isinstance(step, Progress):
             self._progress = step
         self._tell(self._trouble if self._trouble.message else self._progress)
         if isinstance(step, Request):
-            answer = self._send(step)
+            try:
+                answer = self._send(step)
+            except DelineateError as error:
+                self._trouble = Progress(None, "trying again: " + error.message)
+                raise
             self._trouble = QUIET
             return answer
         if isinstance(step, Wait):
@@ -237,14 +229,13 @@ class _Call:
 
     def _asked(self, line: http.client.HTTPConnection) -> http.client.HTTPResponse:
         place, request = self._place, self._request
-        pairs = "&".join("%s=%s" % (quote(name, safe=""), quote(value, safe="")) for name, value in request.query)
-        target = place.prefix + request.path + ("?" + pairs if pairs else "")
+        target = place.prefix + request.target
         is_relayed = self._proxy is not None and place.scheme == "http"
         line.sock.settimeout(self.patience())
         line.putrequest(request.method, place.origin + target if is_relayed else target, skip_host=True, skip_accept_encoding=True)
         headers = [("Host", place.netloc), ("User-Agent", "delineate-mim/" + __version__), ("Accept-Encoding", "identity")]
         if place.token:  # goes to this server only: no redirect is followed
-            headers += [("Authorization", "Bearer " + place.token), ("X-Token", place.token)]
+            headers += [("Authorization", "Bearer " + place.token), (TOKEN_HEADER, place.token)]
         if request.body is not None:
             headers.append(("Content-Length", str(request.body.length)))
         for name, value in [*headers, *request.headers, *(self._proxy_headers() if is_relayed else ())]:
@@ -286,11 +277,7 @@ class _Call:
             )
         sink = self._request.sink if is_success else None
         if sink is not None:
-            start = body_start(answer.status, self.headers or {})
-            if start > sink.seek(0, 2):
-                raise AnswerError("the server continues a result behind its end", status=answer.status)
-            sink.seek(start)
-            sink.truncate()
+            begin_body(sink, answer.status, self.headers or {})
         length = answer.length or 0
         for block in _blocks(answer):
             done += len(block)

@@ -2,7 +2,7 @@
 
 ::
 
-    submit → status · log · cancel · delete          models · tasks
+    submit → wait · status · log · cancel · delete          models · tasks
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from delineate.protocols import inference_server as wire
 from delineate.protocols.inference_flows import CALL_TIMEOUT, InferenceServer, require_uid
 from delineate.protocols.inference_server import Dialect, TaskStatus, error_from, is_not_ready, reason_of, require_archive, require_type
 from delineate.protocols.messages import Body, Deadline, Flow, Part, Request, Response
+from delineate.task import PRIORITIES
 
 
 class AdministeredServer(InferenceServer):
@@ -35,7 +36,7 @@ class AdministeredServer(InferenceServer):
         priority : ``batch``, ``normal`` or ``interactive``; strangers are not told.
         prompts : clicks, boxes, scribbles; `RejectedError` where the server takes none.
         """
-        if priority is not None and priority not in wire.PRIORITIES:
+        if priority is not None and priority not in PRIORITIES:
             raise SettingsError("%r is no priority" % priority, "Use batch, normal or interactive.")
         deadline = Deadline(timeout, self._clock)
         yield from self._detected(deadline)
@@ -45,6 +46,24 @@ class AdministeredServer(InferenceServer):
         parts = [Part(wire.PROMPTS_FIELD, Body(json.dumps(prompts).encode("utf-8")))] if prompts else []
         uid = yield from self._submit(model, archive, key, deadline, query, parts)
         return uid
+
+    def wait(self, uid: str, timeout: Optional[float] = None) -> Flow[None]:
+        """Until the task has a result.
+
+        Raises
+        ------
+        TaskFailedError, TaskCancelledError, ResultLostError, UnknownTaskError
+            It will never have one.
+        DeadlineError
+            `timeout` seconds passed; the task goes on.
+        """
+        deadline = Deadline(timeout, self._clock)
+        require_uid(uid)
+        yield from self._detected(deadline)
+        if self.is_ours:
+            yield from self._wait_for_end(uid, deadline)
+        else:
+            yield from self._poll(uid, None, deadline)
 
     def status(self, uid: str, timeout: Optional[float] = None) -> Flow[TaskStatus]:
         """How the task stands now. Strangers tell no progress, and not whether it is pending or running."""

@@ -298,10 +298,6 @@ class StoredZipWriter:
         with self.entry(name, len(data)) as file:
             file.write(data)
 
-    def add_text(self, name: str, text: str) -> None:
-        """Add one entry of UTF-8 text."""
-        self.add_bytes(name, text.encode("utf-8"))
-
     def add_file(self, name: str, path: PathLike) -> None:
         """Add a file byte for byte, in constant memory."""
         with open(path, "rb", buffering=0) as source, self.entry(name, os.fstat(source.fileno()).st_size) as file:

@@ -2,7 +2,7 @@
 
 ::
 
-    detect → submit → wait → fetch
+    detect → submit → fetch
 
 The others, which look at tasks and change them, are in `delineate.protocols.administration_flows`.
 
@@ -168,28 +168,11 @@ class InferenceServer:
         answer = yield from self._send(request, deadline, "the task", repeatable=self.is_ours)
         return answer
 
-    def wait(self, uid: str, timeout: Optional[float] = None) -> Flow[None]:
-        """Until the task has a result.
-
-        Raises
-        ------
-        TaskFailedError, TaskCancelledError, ResultLostError, UnknownTaskError
-            It will never have one.
-        DeadlineError
-            `timeout` seconds passed; the task goes on.
-        """
-        deadline = Deadline(timeout, self._clock)
-        require_uid(uid)
-        yield from self._detected(deadline)
-        if self.is_ours:
-            yield from self._wait_for_end(uid, deadline)
-        else:
-            yield from self._poll(uid, None, deadline)
-
     def fetch(self, uid: str, sink: BinaryIO, timeout: Optional[float] = None) -> Flow[None]:
         """Wait for the result and write it, a zip or a tar, into `sink`; a body that breaks off is resumed.
 
-        `sink` is an open, seekable binary file; what it held is gone. Errors as in `wait`.
+        `sink` is an open, seekable binary file; what it held is gone. `TaskEndedError`, `ResultLostError` and
+        `UnknownTaskError` say that there will never be one; after a `DeadlineError` the task goes on.
         """
         deadline = Deadline(timeout, self._clock)
         require_uid(uid)

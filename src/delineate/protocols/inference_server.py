@@ -66,8 +66,6 @@ AFTER_PARAMETER = "after"
 PRIORITY_PARAMETER = "priority"  # ours: batch, normal or interactive
 PROMPTS_FIELD = "prompts"  # ours: a plain multipart field before the file, a JSON object
 
-PRIORITIES = {"batch": 0, "normal": 10, "interactive": 20}  # the values of delineate.task
-
 # Headers.
 SERVER_HEADER = "Delineate"
 SERVER_HEADER_VALUE = "1"

@@ -9,28 +9,15 @@ Runs on Python 3.7 and newer with the standard library alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import random
 import re
 import secrets
-from typing import (
-    Any,
-    BinaryIO,
-    Callable,
-    Dict,
-    Generator,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    TypeVar,
-    Union,
-)
+from typing import Any, BinaryIO, Callable, Dict, Generator, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+from urllib.parse import quote
 
 from delineate.errors import AnswerError, ConnectionFailedError, DeadlineError, DelineateError
 
@@ -124,9 +111,9 @@ def _quoted(text: str) -> str:
 class Request(NamedTuple):
     """One HTTP request of a flow.
 
-    path : joined to the server's URL, its prefix kept; `query` values are quoted by the driver.
+    path, query : the driver joins `target` to the server's URL, its prefix kept.
     sink : an open, seekable binary file that receives the body of a 2xx answer, so that it is never whole in memory;
-        the driver writes it from `body_start` on and cuts off what stood there before.
+        the driver calls `begin_body` before it writes.
     timeout : seconds until the driver gives up on this one call, measured over all of it.
     peek : the body of a 2xx answer is not wanted; the driver may close the connection instead of reading it.
     """
@@ -139,6 +126,12 @@ class Request(NamedTuple):
     sink: Optional[BinaryIO] = None
     timeout: Optional[float] = None
     peek: bool = False
+
+    @property
+    def target(self) -> str:
+        """`path` and `query`, quoted."""
+        pairs = "&".join("%s=%s" % (quote(name, safe=""), quote(value, safe="")) for name, value in self.query)
+        return self.path + ("?" + pairs if pairs else "")
 
 
 class Response(NamedTuple):
@@ -155,8 +148,9 @@ class Response(NamedTuple):
 
     @property
     def media_type(self) -> str:
-        """Content type without parameters, lower case."""
-        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+        """Content type without parameters, lower case; ``?`` where it is none, since it is shown to people."""
+        text = self.headers.get("content-type", "").split(";")[0].strip().lower()
+        return text if re.match(r"[!-~]{0,100}\Z", text) else "?"
 
     def json(self) -> Any:
         """The body as JSON; `AnswerError` where it is not."""
@@ -169,14 +163,18 @@ class Response(NamedTuple):
             ) from None
 
 
-def body_start(status: int, headers: Dict[str, str]) -> int:
-    """Where in a sink the body of an answer begins: 0, or the first byte of a 206 (RFC 9110, 14.4)."""
-    if status != 206:
-        return 0
-    match = re.match(r"bytes (\d+)-", headers.get("content-range", ""))
-    if match is None:
-        raise AnswerError("the server answered with a part of the result and does not say which", status=status)
-    return int(match.group(1))
+def begin_body(sink: BinaryIO, status: int, headers: Dict[str, str]) -> None:
+    """Go to where the body of an answer begins, 0 or the first byte of a 206 (RFC 9110, 14.4), and cut off what stood there."""
+    start = 0
+    if status == 206:
+        match = re.match(r"bytes (\d{1,18})-", headers.get("content-range", ""))
+        if match is None:
+            raise AnswerError("the server answered with a part of the result and does not say which", status=status)
+        start = int(match.group(1))
+    if start > sink.seek(0, 2):
+        raise AnswerError("the server continues a result behind its end", status=status)
+    sink.seek(start)
+    sink.truncate()
 
 
 class Wait(NamedTuple):
@@ -195,6 +193,24 @@ class Progress(NamedTuple):
 Result = TypeVar("Result")
 Step = Union[Request, Wait, Progress]
 Flow = Generator[Step, Optional[Response], Result]
+
+
+def drive(flow: Flow[Result], perform: Callable[[Step], Optional[Response]]) -> Result:
+    """Run a flow to its end; its result. What `perform` raises is thrown into it; an interruption closes it."""
+    answer: Optional[Response] = None
+    failure: Optional[DelineateError] = None
+    with contextlib.closing(flow):
+        while True:
+            try:
+                step = flow.send(answer) if failure is None else flow.throw(failure)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            answer, failure = None, None
+            try:
+                answer = perform(step)
+            except DelineateError as error:
+                failure = error
 
 
 class Backoff(NamedTuple):
@@ -313,7 +329,7 @@ class Exchange:
 def _retry_after(response: Response) -> float:
     """Seconds the server asks for (RFC 9110, 10.2.3), 0 where it does not; dates are not worth a parser here."""
     text = response.headers.get("retry-after", "").strip()
-    return min(float(text), LONGEST_RETRY_AFTER) if text.isdigit() else 0.0
+    return min(float(text), LONGEST_RETRY_AFTER) if text.isdecimal() else 0.0
 
 
 def _resumed(request: Request, last: Exception, received: int) -> Tuple[Request, bool]:
@@ -329,6 +345,6 @@ def _resumed(request: Request, last: Exception, received: int) -> Tuple[Request,
     tag = headers.get("etag", "") if headers.get("accept-ranges", "").lower() == "bytes" or headers.get("content-range") else ""
     tag = "" if headers.get("content-encoding", "identity") != "identity" else (tag or ("" if headers else known))
     have = request.sink.tell()
-    if not have or not tag.startswith('"'):
+    if not have or not re.match(r'"[!#-~]*"\Z', tag):
         return request._replace(headers=others), False
     return request._replace(headers=(*others, ("Range", "bytes=%d-" % have), ("If-Range", tag))), have > received

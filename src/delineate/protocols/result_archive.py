@@ -77,6 +77,10 @@ class ResultWriter(StoredZipWriter):
         self._refuse_json(name)
         super().add_bytes(name, data)
 
+    def add_text(self, name: str, text: str) -> None:
+        """Add another file of UTF-8 text; `InputError` for a ``.json``."""
+        self.add_bytes(name, text.encode("utf-8"))
+
     def add_file(self, name: str, path: PathLike) -> None:
         """Add another file byte for byte; `InputError` for a ``.json``."""
         self._refuse_json(name)

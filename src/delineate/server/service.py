@@ -17,7 +17,6 @@ from delineate.errors import BlobError, DelineateError, InputError, ResultLostEr
 from delineate.model import Model, Resources
 from delineate.protocols.archive import ArchiveReader, Limits, request_images
 from delineate.protocols.inference_replies import failure_error
-from delineate.protocols.inference_server import PRIORITIES
 from delineate.server.settings import Settings
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
@@ -25,7 +24,7 @@ from delineate.store.models import ModelStore
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
-from delineate.task import NORMAL, Blob, Task, TaskState
+from delineate.task import NORMAL, PRIORITIES, Blob, Task, TaskState
 
 _DAY: Final = 86400.0
 _FRESH: Final = 0.5  # s; a look at all model folders costs as much as a small task

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, Dict, List, Mapping, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Type, TypeVar, cast
 
 from delineate.errors import AnswerError, InputError
 
@@ -49,7 +49,7 @@ class Message:
             raise _refusal("%s is not an object" % cls.__name__, strict)
         known: Dict[str, Any] = {}
         more: Dict[str, Any] = {}
-        readers = _readers(cls)
+        readers = _readers(cast(Any, cls))
         for name, member in value.items():
             if name not in readers:
                 more[name] = member
@@ -65,7 +65,7 @@ class Message:
     def to_json(self) -> Dict[str, Any]:
         """The object as plain values."""
         written: Dict[str, Any] = {}
-        for name in _readers(type(self)):
+        for name in _readers(cast(Any, type(self))):
             value = getattr(self, name)
             if value is not None:
                 written[name] = value if isinstance(value, _PLAIN) else _plain(value)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import struct
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -47,6 +51,18 @@ def quiet_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
+def nifti(labels: np.ndarray) -> bytes:
+    """A label map (z, y, x) with a header that says nothing, as published models write it."""
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, *labels.shape[::-1], 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, 2, 8)
+    struct.pack_into("<8f", header, 76, 1, 1, 1, 1, 0, 0, 0, 0)
+    struct.pack_into("<f", header, 108, 352)
+    header[344:348] = b"n+1\0"
+    return gzip.compress(bytes(header) + labels.astype(np.uint8).tobytes(), 1)
+
+
 @dataclass
 class Bench:
     """One workstation with the built zip loaded."""
@@ -67,6 +83,17 @@ class Bench:
         """A scripted server that runs until the test ends; v1, ready at once, unless told otherwise."""
         given = {"dialect": "v1", "polls": 0, "late_row": False, **script}
         return self.stack.enter_context(ScriptedServer(Script(**given), *faults, tls=tls))
+
+    def result(self, labels: np.ndarray, names: dict[int, str] | None, **more: bytes) -> Path:
+        """A result archive for a scripted server; `names` None for a label map without, `more` for other entries (``__`` for a dot)."""
+        path = self.folder / "result.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("r.nii.gz", nifti(labels))
+            if names is not None:
+                archive.writestr("r.json", json.dumps(names))
+            for name, data in more.items():
+                archive.writestr(name.replace("__", "."), data)
+        return path
 
     def run(self, name: str, *arguments: object) -> Any:
         """Run an entry point; what it returned."""

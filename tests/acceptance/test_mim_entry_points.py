@@ -118,10 +118,10 @@ def test_no_contour_is_sent_when_none_is_wanted(bench: Any, server: str) -> None
 def test_an_unknown_model_and_an_unknown_task_are_one_sentence(bench: Any, server: str) -> None:
     image = bench.host.image()
     url = bench.ours if server == "ours" else bench.scripted(dialect=server).url
-    with pytest.raises(HostFailure, match="no-such-model|status 422"):
+    with pytest.raises(HostFailure, match=r"no-such-model|status 422"):
         bench.run("InferenceServer1images", image, "no-such-model", 0, url)
     if server != "seed":  # which says the same of tasks that are not ready
-        with pytest.raises(HostFailure, match="not know the task|[Nn]o such task|no task"):
+        with pytest.raises(HostFailure, match=r"not know the task|[Nn]o such task|no task"):
             bench.run("InferenceServerGetFromUid", "u" * 43, image, url, 1, 30)
     assert [line.text for line in bench.host.log if line.level == "error"] != []
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+import tarfile
 import threading
 import tracemalloc
 import zipfile
@@ -437,6 +438,12 @@ def test_leaks_are_found_in_archives() -> None:
         archive.writestr(f"{PLANTED[1]}.json", "{}")
         archive.writestr("y.txt", PLANTED[2].encode("utf-16-le"))
     assert leaks(packed.getvalue()) == [PATIENT, PLANTED[1], PLANTED[2]]
+    tarred = io.BytesIO()
+    with tarfile.open(fileobj=tarred, mode="w") as tar:
+        member = tarfile.TarInfo("x.nii.gz")
+        member.size = len(inner)
+        tar.addfile(member, io.BytesIO(inner))
+    assert leaks(tarred.getvalue()) == [PATIENT]
     assert leaks(b"nothing of the kind") == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import io
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -105,3 +106,8 @@ def _pieces(data: bytes) -> Iterator[bytes]:
             for entry in archive.infolist():
                 yield entry.filename.encode()
                 yield from _pieces(archive.read(entry))
+    elif data[257:262] == b"ustar":
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                yield from _pieces(content.read() if content else b"")

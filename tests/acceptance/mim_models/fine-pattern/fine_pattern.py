@@ -9,7 +9,7 @@ from pathlib import Path
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
 factor = json.loads((folder / "meta.json").read_text())["scaling_factor"]
 with gzip.open(folder / "tmp_0000.nii.gz") as file:
-    size = [n * times for n, times in zip(struct.unpack_from("<3h", file.read(348), 42), factor)]
+    size = [n * times for n, times in zip(struct.unpack_from("<3h", file.read(348), 42), factor, strict=True)]
 x, y, z = size
 header = bytearray(352)
 struct.pack_into("<i", header, 0, 348)

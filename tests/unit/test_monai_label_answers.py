@@ -7,9 +7,11 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from delineate.errors import AnswerError
-from delineate.protocols.messages import BLOCK, Body, FileBody
+from delineate.protocols.messages import BLOCK, Body, FileBody, Part, multipart
 from delineate.protocols.monai_label_answers import (
     base_name,
     filename_of,
@@ -132,6 +134,29 @@ def test_a_large_answer_is_never_whole_in_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert answer.image is not None and answer.image.length == 64 << 20
     assert peak < 8 << 20
+
+
+PIECES = st.sampled_from([b"--b1", b"\r\n", b"\n", b"--", b"\r", b"\x00", b"Content-Disposition: form-data; name=a", b"\r\n\r\n", b"x"])
+
+
+@given(
+    st.lists(st.binary() | PIECES, max_size=12).map(b"".join), st.sampled_from([KIND, "application/json", "multipart/x", "", "image/png"])
+)
+def test_no_answer_raises_anything_else(body: bytes, kind: str) -> None:
+    try:
+        answer = read_infer_answer(io.BytesIO(body), kind)
+    except AnswerError:
+        return
+    if answer.image is not None:
+        assert 0 <= answer.image.offset <= answer.image.offset + answer.image.length <= len(body)
+
+
+@given(st.lists(st.lists(st.binary() | PIECES, max_size=6).map(b"".join), min_size=1, max_size=5))
+def test_any_contents_are_read_as_they_were_written(contents: list[bytes]) -> None:
+    kind, body = multipart([Part(str(number), Body(data), f"{number}.bin") for number, data in enumerate(contents)])
+    file = io.BytesIO(b"".join(body))
+    parts = read_parts(file, kind)
+    assert [(part.name, content(file, part)) for part in parts] == [(str(number), data) for number, data in enumerate(contents)]
 
 
 # ---------------------------------------------------------------- names

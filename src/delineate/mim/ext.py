@@ -115,6 +115,8 @@ def _in_one_go(session: Any, images: Sequence[Any], model: str, server_url: str,
         try:
             _load(session, images[0], _client(server_url, say, max(end - time.monotonic(), 0.001)), uid, say)
         except DeadlineError as error:
+            # The limit that was given, not what sending left of it.
+            error.message = re.sub(r"(?<=time limit of )\S+", "%d" % timeout, error.message)
             error.advice = IN_ONE_GO
             raise
 

@@ -119,15 +119,15 @@ class Connection:
         token, ca_file = values.get("token", ""), values.get("ca_file", "")
         if not re.match(r"[!-~]*\Z", token):
             raise SettingsError("the token has characters that cannot be sent", "Give it as it was issued, on one line.")
+        verify = configparser.ConfigParser.BOOLEAN_STATES.get(values.get("verify", "yes").lower())
+        if verify is None:
+            raise SettingsError("verify is neither yes nor no", "Write verify = yes into %s, or leave it out." % INI)
         try:
-            verify = configparser.ConfigParser.BOOLEAN_STATES[values.get("verify", "yes").lower()]
             timeout = float(values.get("timeout", SILENCE))
-        except (KeyError, ValueError):
+        except ValueError:
             timeout = 0.0
         if not 30.0 <= timeout <= 3600.0:
-            raise SettingsError(
-                "verify or timeout makes no sense", "Write verify = yes, and timeout = 120 or other seconds from 30 to 3600."
-            )
+            raise SettingsError("timeout is not from 30 to 3600", "Write the seconds into %s, such as timeout = 120." % INI)
         return cls(*here, token, os.path.join(folder or "", ca_file) if ca_file else "", verify, timeout)
 
     @property
@@ -208,7 +208,8 @@ def _parsed(text: str) -> Tuple[str, str, int, str]:
         raise SettingsError("no server was given", "Write https://server.example into server_url, or url = … into %s." % INI)
     shown = re.sub(r"\?.*|^/+", "", re.sub(r"(?<=//)[^/]*@|^[^/]*@", "", text))[:200]  # what is left out may be secret
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        advice = "Write https://%s, or http://%s where the server has no TLS." % (shown, shown)
+        bare = re.sub(r"^https?:[/\\]*", "", shown, flags=re.IGNORECASE)
+        advice = "Write https://%s, or http://%s where the server has no TLS." % (bare, bare)
         raise SettingsError("the server's address %s has no scheme" % shown, advice)
     scheme = text.partition(":")[0].lower()
     if scheme not in PORTS:

@@ -30,9 +30,11 @@ MISPLACED = 0.1  # voxels by which the last voxel may be beside the grid that wa
 PROBE = "delineate probe"
 RESCALE_INTERCEPT, RESCALE_SLOPE = 0x00281052, 0x00281053
 
+_WRITE_NAMES = "Write contour_names letter by letter with commas between, or leave it empty for all."
 _RESAMPLE = "Resample the image onto a regular grid in the workstation first."
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|tmp_.*)(\..*)?$", re.IGNORECASE)
+_ORDINALS = ("first", "second", "third", "fourth")  # a number could be taken for that of img_one
 _LONGEST = 200  # bytes of a file's name before its suffix
 
 
@@ -270,12 +272,12 @@ class TaskInput:
 
     def _write(self, writer: RequestWriter) -> None:
         grids = []
-        for number, image in enumerate(self.images, start=1):
-            with _named("image %d" % number):
+        for number, image in enumerate(self.images):
+            with _named(number):
                 grids.append(image.grid())
         contours = self._contours()
         for number, image in enumerate(self.images):
-            with _named("image %d" % (number + 1)):
+            with _named(number):
                 writer.add_image(*image.volume(grids[number], self._say))
             if self._with_dicom_info:
                 writer.add_bytes("tmp_%04d.dicom_info.json" % number, image.dicom_info())
@@ -290,7 +292,7 @@ class TaskInput:
         named = [(contour_name(contour), contour) for contour in list(self.images[0].image.getContours())]
         missing = set(wanted).difference(name for name, _ in named)
         if missing:
-            raise InputError("the first image has no contour %s" % ", ".join(sorted(missing)), "Check the contours' names.")
+            raise InputError("the first image has no contour %s" % ", ".join(map(repr, sorted(missing))), _WRITE_NAMES)
         chosen = [(name, contour, bool(contour.isEmpty())) for name, contour in named if not wanted or name in wanted]
         empty = [name for name, _, is_empty in chosen if is_empty]
         if empty:
@@ -313,12 +315,13 @@ class TaskInput:
 
 
 @contextlib.contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Errors say of what they are."""
+def _named(number: int) -> Iterator[None]:
+    """Errors say of which image they are, counted from 0."""
     try:
         yield
     except DelineateError as error:
-        error.message = "%s: %s" % (what, error.message)
+        which = "the %s image" % _ORDINALS[number] if number < len(_ORDINALS) else "image %d" % (number + 1)
+        error.message = "%s: %s" % (which, error.message)
         error.args = (error.message,)
         raise
 

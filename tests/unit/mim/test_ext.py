@@ -205,6 +205,7 @@ def test_too_late_says_what_to_do_next(ext: Any, workstation: Workstation, serve
     uid = ext.InferenceServer1images(session, "a", "sleeping", 0, server.url)
     assert "InferenceServerGetFromUid" in refusal(session, ext.InferenceServerGetFromUid, uid, "a", server.url, 1, 1)
     sentence = refusal(Session(), ext.DelineateImages, "a", "sleeping", server.url, 1)
+    assert sentence.startswith("The time limit of 1 s passed"), "not what sending left of it"
     assert "larger timeout_sec" in sentence
     assert "with its uid" not in sentence, "nobody has one"
 

@@ -44,6 +44,8 @@ def test_addresses_as_people_write_them(given: str, origin: str, prefix: str) ->
     [
         ("server.example:8000/x", "Write https://server.example:8000/x, or http://server.example:8000/x"),
         ("//server.example", "Write https://server.example, or"),
+        ("http:/server.example", "Write https://server.example, or"),
+        (r"HTTPS:\\server.example", "Write https://server.example, or"),
         ("ftp://server.example", "begins with ftp://"),
         ("https://user:secret@server.example", "token"),
         ("user:secret@server.example", "has no scheme"),
@@ -60,7 +62,7 @@ def test_addresses_as_people_write_them(given: str, origin: str, prefix: str) ->
         ("https://server.example#secret", "what follows # in server_url has a key that nobody knows"),
         ("https://server.example#token=secrét", "characters that cannot be sent"),
         ("https://server.example#token=secret%0Ax", "characters that cannot be sent"),
-        ("https://server.example#verify=secret", "verify or timeout"),
+        ("https://server.example#verify=secret", "verify is neither yes nor no"),
         ("https://server.example#timeout=5", "from 30 to 3600"),
         ("https://server.example#timeout=nan", "from 30 to 3600"),
     ],

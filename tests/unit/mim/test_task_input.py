@@ -115,7 +115,7 @@ def test_the_type_of_the_voxels_is_kept(host: Host, dtype: str) -> None:
 
 def test_values_that_nifti_has_not_are_refused(host: Host) -> None:
     image = host.image_from_volume(Volume(np.zeros((3, 4, 5), complex), Geometry((5, 4, 3)), modality="MR"))
-    with pytest.raises(ImageError, match=r"image 1: .*complex"):
+    with pytest.raises(ImageError, match=r"the first image: .*complex"):
         _packed(host, image)
 
 
@@ -201,13 +201,13 @@ def test_points_that_do_not_solve(host: Host, monkeypatch: pytest.MonkeyPatch, a
         return np.array({"nan": (np.nan, y, z), "flat": (x, x, z), "scaled": (2 * x, y, z), "sheared": (x + y / 4, y, z)}[answer])
 
     monkeypatch.setattr(Geometry, "to_index", index)
-    with pytest.raises(GeometryError, match=rf"image 1: .*{words}") as caught:
+    with pytest.raises(GeometryError, match=rf"the first image: .*{words}") as caught:
         _packed(host, host.image())
     assert "Resample" in caught.value.sentence()
 
 
 def test_an_image_with_times_is_refused(host: Host) -> None:
-    with pytest.raises(ImageError, match="image 2: the image has 4 dimensions"):
+    with pytest.raises(ImageError, match="the second image: the image has 4 dimensions"):
         _packed(host, host.image(), host.image(frames=3))
     assert "XMimImage.getRawData" not in host.calls  # nothing is read before all are looked at
 
@@ -290,7 +290,7 @@ def test_contours_are_chosen_by_name(host: Host) -> None:
     assert {name for name in entries if not name.startswith(("tmp_", "meta"))} == {
         "Heart.nii.gz", "Heart.json", "Br\u00fccke.nii.gz", "Br\u00fccke.json",
     }  # fmt: skip
-    with pytest.raises(InputError, match="no contour Spine, Tumour"):
+    with pytest.raises(InputError, match="no contour 'Spine', 'Tumour'"):
         _packed(host, image, contour_names=["Tumour", "Heart", "Spine"])
 
 

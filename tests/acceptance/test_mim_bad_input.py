@@ -301,6 +301,10 @@ def test_a_step_that_ran_out_of_time_is_run_again(bench: Any) -> None:
 # ------------------------------------------------------------ the workstation
 
 
+HARMLESS = {"XMimContour.delete", "ContourIterator.next", "XMimLogger.info"}
+"""A deletion is tried again, the end of an iterator is no call that throws afterwards, a line that the log refuses costs nothing."""
+
+
 def strike_each(bench: Any, begin: Callable[[], Any], step: Callable[[Any], Any], after: bool) -> tuple[int, list[str]]:
     """Run a step again and again, the host throwing at its first call, its second, …; how many calls, and which did no harm."""
     survived = []
@@ -338,7 +342,7 @@ def test_the_workstation_throws_at_every_call_of_fetching(make_bench: Any, after
 
     count, survived = strike_each(bench, begin, lambda i: bench.run("InferenceServerGetFromUid", uid, i, bench.ours, 1, 30), after)
     assert count >= 60
-    assert set(survived) <= {"XMimContour.delete", "ContourIterator.next"}
+    assert set(survived) <= HARMLESS
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -354,4 +358,4 @@ def test_the_workstation_throws_at_every_call_of_sending(make_bench: Any, after:
     step = "InferenceServer2imagesContours"
     count, survived = strike_each(bench, begin, lambda given: bench.run(step, *given, "noop", 1, 1, "", bench.ours), after)
     assert count >= 140
-    assert set(survived) <= {"XMimContour.delete", "ContourIterator.next"}
+    assert set(survived) <= HARMLESS

@@ -17,12 +17,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from delineate.errors import DelineateError, InputError
 from delineate.mim import manifest, python37
 from delineate.mim.closure import imports, stranger
-from delineate.mim.package import INI_NAME, MOST_BYTES, MOST_MODULES, entry_of, probed
+from delineate.mim.inference_client import INI
+from delineate.mim.package import MOST_BYTES, MOST_MODULES, entry_of, must_be_address, probed
 
 _MOST_ENTRIES, _MOST_UNPACKED = 500, 20_000_000
 _WAYS = ("ext", "src.ext")
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Extension:
-    """An unpacked extension: path → bytes, the name of its package, its entry points once they are known."""
+    """An unpacked extension: path → bytes."""
 
     files: Mapping[str, bytes]
 
@@ -245,40 +245,31 @@ def _secrets(extension: Extension) -> str:
     for name, data in extension.files.items():
         if _SECRET.search(data):
             raise FailedError(f"{name} holds a private key or a token")
-    for section, key, value in _settings(extension):
+    for key, value in _settings(extension):
         if key in ("token", "password", "key", "key_file") and value.strip():
-            raise FailedError(f"{INI_NAME} holds a {key}; write it there at the workstation instead")
-        if key == "url" and _carries_secret(value):
-            raise FailedError(f"{INI_NAME}, [{section}]: the url carries a password or token")
+            raise FailedError(f"{INI} holds a {key}; write it there at the workstation instead")
+        if key == "url" and value:
+            must_be_address(value)
     return "none found"
 
 
-def _carries_secret(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise FailedError(f"{INI_NAME}: the url makes no sense") from None
-    return bool(parts.username or parts.password or parts.fragment or parts.query)
-
-
-def _settings(extension: Extension) -> Iterator[tuple[str, str, str]]:
+def _settings(extension: Extension) -> Iterator[tuple[str, str]]:
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(extension.files.get(f"src/{INI_NAME}", b"").decode("utf-8"))
+        parser.read_string(extension.files.get(f"src/{INI}", b"").decode("utf-8"))
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise FailedError(f"{INI_NAME} cannot be read: {' '.join(str(error).split())}") from None
+        raise FailedError(f"{INI} cannot be read: {' '.join(str(error).split())}") from None
     for section in parser.sections():
-        for key, value in parser.items(section):
-            yield section, key, value
+        yield from parser.items(section)
 
 
 def _certificates(extension: Extension) -> str:
-    names = [value.strip() for _, key, value in _settings(extension) if key == "ca_file" and value.strip()]
+    names = [value.strip() for key, value in _settings(extension) if key == "ca_file" and value.strip()]
     if not names:
         return "none of its own; public authorities are trusted"
     data = extension.files.get(f"src/{names[0]}")
     if data is None:
-        raise FailedError(f"{INI_NAME} names {names[0]}, which is not in the zip")
+        raise FailedError(f"{INI} names {names[0]}, which is not in the zip")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=data.decode("ascii"))

@@ -73,7 +73,7 @@ def _imports(node: ast.AST, caught: bool, runs: bool) -> Iterator[Import]:
         yield from _imports(
             child,
             caught or (in_body and isinstance(node, ast.Try) and any(map(_catches_import_error, node.handlers))),
-            runs and not (in_body and isinstance(node, ast.If) and _is_type_checking(node.test)),
+            runs and not (in_body and isinstance(node, ast.If) and is_type_checking(node.test)),
         )
 
 
@@ -89,7 +89,8 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
     return any(isinstance(kind, ast.Name) and kind.id in ("ImportError", "ModuleNotFoundError") for kind in kinds)
 
 
-def _is_type_checking(test: ast.expr) -> bool:
+def is_type_checking(test: ast.expr) -> bool:
+    """Whether the condition of an ``if`` holds for type checkers alone."""
     return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING")
 
 

@@ -22,11 +22,12 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import delineate
+from delineate.errors import SettingsError
 from delineate.mim import manifest
 from delineate.mim.closure import PACKAGE, Closure, PackageError, closure, moved
+from delineate.mim.inference_client import INI, Connection
 from delineate.mim.stripping import is_text, stripped
 
 MOST_MODULES, MOST_BYTES = 15, 150_000
@@ -34,7 +35,7 @@ PROBE = Path(__file__).with_name("probe.py")
 UNDATED = 315_532_800
 """1 January 1980, the first day of a zip: what a build says of its date when it is not told one."""
 SECONDS = 60.0  # a child that loads an extension has this long
-CA_NAME, INI_NAME = "ca.pem", "delineate.ini"
+CA_NAME = "ca.pem"
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 _FINDER = """\
@@ -114,7 +115,7 @@ def _sources(parts: Closure, package: str, version: str) -> dict[str, bytes]:
 
 def _zip(sources: Mapping[str, bytes], entries: list[manifest.Entry], ca: bytes, server: str, seconds: int) -> bytes:
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
-    files = {**sources, f"src/{INI_NAME}": configuration(server, CA_NAME if ca else "")}
+    files = {**sources, f"src/{INI}": configuration(server, CA_NAME if ca else "")}
     if ca:
         files[f"src/{CA_NAME}"] = ca
     folders = {f"{parent}/" for name in files for parent in map(str, Path(name).parents) if parent != "."}
@@ -240,25 +241,26 @@ def configuration(server: str, ca_name: str) -> bytes:
     Raises
     ------
     PackageError
-        `server` is no URL, or carries a password or token.
+        As `must_be_address`.
     """
     if server:
-        _must_be_address(server.strip())
+        must_be_address(server)
     url = f"url = {server.strip()}" if server else ";url = https://server.example/delineate"
     return _INI.format(url=url, ca=f"ca_file = {ca_name}" if ca_name else ";ca_file = ca.pem").encode()
 
 
-def _must_be_address(server: str) -> None:
-    advice = "Write it like https://server.example:8443/prefix."
+def must_be_address(server: str) -> None:
+    """Refuse what the extension could not read, or what nobody should copy around.
+
+    Raises
+    ------
+    PackageError
+        `server` is no address, or carries a password or token.
+    """
+    advice = "Write it like https://server.example:8443/prefix; a token is written into %s at the workstation." % INI
+    if "#" in server:
+        raise PackageError("the server's address carries more than a place", advice)
     try:
-        parts = urlsplit(server)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0 and server.isprintable()
-    except ValueError:
-        valid = False
-    if not valid or " " in server:
-        raise PackageError("the server's address makes no sense", advice)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise PackageError(
-            "the server's address carries more than a place",
-            "Passwords and tokens are not put into a package: write the token into delineate.ini at the workstation.",
-        )
+        Connection.of(server, None)
+    except SettingsError as error:
+        raise PackageError(error.message, advice) from None

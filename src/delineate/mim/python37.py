@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from delineate.mim.closure import is_type_checking
+
 _TYPES = frozenset({"bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "set", "str", "tuple", "type"})
 _CONTAINERS = frozenset({"dict", "frozenset", "list", "set", "tuple", "type"})
 _PLAIN = frozenset({"collections", "collections.abc", "contextlib", "os", "re", "subprocess", "queue"})
@@ -50,15 +52,12 @@ def _evaluated(node: ast.AST, deferred: bool) -> Iterator[ast.AST]:
     """`node` and all below it that runs: annotations do not where they are deferred, nor what only a type checker reads."""
     yield node
     for field, value in ast.iter_fields(node):
-        if (deferred and field in ("annotation", "returns")) or (field == "body" and _is_type_checking(node)):
+        unread = field == "body" and isinstance(node, ast.If) and is_type_checking(node.test)
+        if unread or (deferred and field in ("annotation", "returns")):
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
                 yield from _evaluated(child, deferred)
-
-
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _is_plain(value: ast.expr, imported: set[str]) -> bool:

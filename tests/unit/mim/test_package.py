@@ -457,8 +457,8 @@ CASES: list[tuple[str, str, Callable[[dict[str, bytes]], object]]] = [
     ("imports", "delineate.errors is not", lambda f: f.update({"src/ext.py": b"from delineate.errors import X\n"})),
     ("secrets", "private key", lambda f: f.update({"src/ca.pem": b"-----BEGIN EC PRIVATE KEY-----\n"})),
     ("secrets", "holds a token", lambda f: f.update({"src/delineate.ini": b"[server]\ntoken = abc\n"})),
-    ("secrets", "the url carries", lambda f: f.update({"src/delineate.ini": b"[server]\nurl = https://me:pw@a.b\n"})),
-    ("secrets", "the url carries", lambda f: f.update({"src/delineate.ini": b"[server]\nurl = https://a.b#token=x\n"})),
+    ("secrets", "holds a user name", lambda f: f.update({"src/delineate.ini": b"[server]\nurl = https://me:pw@a.b\n"})),
+    ("secrets", "carries more than a place", lambda f: f.update({"src/delineate.ini": b"[server]\nurl = https://a.b#token=x\n"})),
     ("secrets", "cannot be read", lambda f: f.update({"src/delineate.ini": b"url = https://a.b\n"})),
     ("certificates", "which is not in the zip", lambda f: f.update({"src/delineate.ini": b"[server]\nca_file = x.pem\n"})),
     ("size", "at most 15 modules", lambda f: f.update({f"src/p_1/m{i}.py": b"x = 1\n" for i in range(15)})),
@@ -569,11 +569,11 @@ def test_an_expired_certificate_is_found(tree: Path, authority: trustme.CA, monk
     "url", ["server.example", "ftp://a.b", "https://", "https://a b", "https://a.b:x", "https://a.b\n[x]", "https://a:99999"]
 )
 def test_an_address_that_makes_no_sense_is_refused(url: str) -> None:
-    with pytest.raises(PackageError, match="makes no sense"):
+    with pytest.raises(PackageError, match=r"no scheme|no way to reach it|cannot be read"):
         configuration(url, "")
 
 
 @pytest.mark.parametrize("url", ["https://me@a.b", "https://me:pw@a.b", "https://a.b?token=x", "https://a.b#token=x"])
 def test_an_address_with_a_secret_is_refused(url: str) -> None:
-    with pytest.raises(PackageError, match="carries more than a place"):
+    with pytest.raises(PackageError, match=r"carries more than a place|holds a user name, a password or a query"):
         configuration(url, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import statistics
 import tempfile
 import threading
@@ -91,6 +92,17 @@ def verbs(store: LocalDatastore, count: int) -> None:
     print(f"{'deep look':32} | {measure(lambda _: store.look(), 5)[0]:8.1f} |")
 
 
+def disk(folder: Path) -> float:
+    """Median milliseconds to bring a small file to the disk: adding an image or saving a label does so five times."""
+
+    def write(number: int) -> None:
+        with (folder / "probe").open("wb", buffering=0) as file:
+            file.write(b"x" * 10_000)
+            os.fsync(file.fileno())
+
+    return measure(write, 50)[0]
+
+
 def under_load(store: LocalDatastore, seconds: float) -> None:
     """Two annotators save and ask while a third asks for everything."""
     label = packed(lambda file: nifti.write_labels(file, np.ones((2, 2, 2), np.uint8), Geometry((2, 2, 2))))
@@ -142,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"\n{images:,} images: first start {starts[0]:.2f} s, next {starts[1]:.2f} s (target {TARGET_START:.0f})")
             print(f"{'verb':32} | ms median | 95 % (target {TARGET_MS:.0f} for next sample, save label, statistics)")
             with LocalDatastore(Path(folder) / "studies", database, settle=0.0) as store:
+                print(f"{'one fsync of this disk':32} | {disk(Path(folder)):8.2f} |")
                 verbs(store, options.count)
+                print(f"{'one fsync of this disk, again':32} | {disk(Path(folder)):8.2f} |")
                 under_load(store, 3.0)
             database.close()
 

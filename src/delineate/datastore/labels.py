@@ -70,13 +70,15 @@ class LabelVerbs(ImageVerbs):
             _, extension = names.upload_parts(writer.name, (*names.LABEL_EXTENSIONS, names.RAW))
             kept, extension = self._on_grid(stack, record, writer, extension)
             public = stack.enter_context(self._files.public_copy(kept))
-            self._files.blobs.place(kept)
+            self._files.keep_both(kept, public)
             drawing = _Drawing(record, tag, extension, kept, public, given, who)
             for _ in range(_TRIES):
                 version = self._keep_label(image, tag)
                 with self.database.write() as connection:
                     saved = self._record(connection, drawing, version)
                 if isinstance(saved, LabelRecord):
+                    # Not inside the transaction, where others wait. A power cut before leaves what was not answered yet.
+                    self._files.sync_folder(self.layout.labels / tag)
                     return saved
                 if saved is not None:
                     self._keep_stray(image, tag, extension, saved)
@@ -177,7 +179,7 @@ class LabelVerbs(ImageVerbs):
             undo.callback(self._put_back, current, old)
         if old != path:
             undo.callback(path.unlink, missing_ok=True)
-        self._files.publish(drawing.public, path)
+        self._files.publish(drawing.public, path, sync=False)
         if old is not None and old != path:
             old.unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -111,6 +112,7 @@ class Files:
         except OSError as error:
             raise storage_error(error, "making the datastore's folders") from error
         self.blobs = BlobStore(layout.hidden / "blobs", sync=sync)
+        self._unsynced = BlobStore(layout.hidden / "blobs", sync=False)
 
     def make_public(self, writer: BlobWriter) -> None:
         """Let whoever may read the folder read a sealed file that is to lie in it."""
@@ -132,7 +134,7 @@ class Files:
 
     def public_copy(self, writer: BlobWriter) -> BlobWriter:
         """A second file of the same content, ready to be placed: what people write over must not be what is kept."""
-        copy = self.blobs.incoming(writer.name)
+        copy = self._unsynced.incoming(writer.name)
         try:
             with writer.path.open("rb", buffering=0) as file:
                 while block := file.read(_BLOCK):
@@ -147,8 +149,18 @@ class Files:
             raise
         return copy
 
-    def publish(self, writer: BlobWriter, target: Path) -> None:
-        """Let a sealed file be found at `target`, in the place of whatever was there."""
+    def keep_both(self, kept: BlobWriter, public: BlobWriter) -> None:
+        """Place a label among the blobs and bring its copy to the disk, at once: a disk takes its time for each."""
+        if not self._sync:
+            self.blobs.place(kept)
+            return
+        with ThreadPoolExecutor(1, "keep") as other:
+            copied = other.submit(self.bring_to_disk, public)
+            self.blobs.place(kept)
+            copied.result()
+
+    def publish(self, writer: BlobWriter, target: Path, *, sync: bool = True) -> None:
+        """Let a sealed file be found at `target`, in the place of whatever was there; not `sync`: `sync_folder` follows."""
         try:
             if not target.parent.is_dir():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +168,8 @@ class Files:
         except OSError as error:
             raise storage_error(error, "making a folder in the datastore") from error
         writer.link(target)
-        self.sync_folder(target.parent)
+        if sync:
+            self.sync_folder(target.parent)
 
     def sync_folder(self, folder: Path) -> None:
         """Bring a folder's entries to the disk."""

@@ -11,12 +11,13 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Apply."""
+    _datastores()
     _images()
     _labels()
-    _sessions()
+    _events_and_sessions()
 
 
-def _images() -> None:
+def _datastores() -> None:
     op.create_table(
         "datastores",
         sa.Column("id", sa.Integer, nullable=False),
@@ -35,6 +36,9 @@ def _images() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_datastores"),
         sa.UniqueConstraint("folder", name="uq_datastores_folder"),
     )
+
+
+def _images() -> None:
     op.create_table(
         "images",
         sa.Column("id", sa.Integer, nullable=False),
@@ -102,6 +106,9 @@ def _labels() -> None:
         sa.ForeignKeyConstraint(["image"], ["images.id"], name="fk_annotation_leases_image", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("image", name="pk_annotation_leases"),
     )
+
+
+def _events_and_sessions() -> None:
     op.create_table(
         "annotation_events",
         sa.Column("id", sa.Integer, nullable=False),
@@ -116,9 +123,6 @@ def _labels() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_annotation_events_datastore_image_id", "annotation_events", ["datastore", "image", "id"])
-
-
-def _sessions() -> None:
     op.create_table(
         "sessions",
         sa.Column("uid", sa.String(43), nullable=False),

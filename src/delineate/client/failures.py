@@ -21,6 +21,14 @@ from delineate.errors import (
 
 _TLS_ALERT = r"\x15\x03"  # how h11 prints the first bytes of a TLS alert where a status line should be
 
+_USE_NAME = "Use the name that the certificate is made for in the server's address."
+_CERTIFICATE_ADVICE = {  # by OpenSSL's code: what another authority would not cure
+    9: "Check the clock of this machine.",
+    10: "The server's administrator has to renew it; check the clock of this machine, too.",
+    62: _USE_NAME,
+    64: _USE_NAME,
+}
+
 
 def failure_from(error: Exception, address: Address, headers: dict[str, str] | None, seconds: float | None) -> DelineateError:
     """What an exception of httpx means for a person.
@@ -64,7 +72,7 @@ def _silence(error: httpx.TimeoutException, where: str, headers: dict[str, str] 
 def _not_connected(error: httpx.ConnectError, address: Address) -> DelineateError:
     for cause in _chain(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = "Give the file of its certificate authority (--ca, ca_file), or use the name that the certificate is made for."
+            advice = _CERTIFICATE_ADVICE.get(cause.verify_code, "Give the file of its certificate authority (--ca, ca_file).")
             return CertificateError(
                 f"the certificate of {address.origin} could not be verified: {cause.verify_message or cause.reason}", advice
             )

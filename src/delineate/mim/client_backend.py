@@ -43,6 +43,13 @@ LARGEST_TEXT, LARGEST_RESULT, SPARE = 16 << 20, 20 << 30, 256 << 20  # bytes: an
 BLOCK, SHOWN_FROM = 1 << 18, 8 << 20  # bytes of one step; from which sending is worth a line
 QUIET = Progress(None, "")
 SAY_EVERY, SAY_NEW = 5.0, 1.0  # seconds between lines of the log: of the same message at first, of another one
+USE_NAME = "Use the name that the certificate is made for in the server's address."
+CERTIFICATE_ADVICE = {  # by OpenSSL's code: what another authority would not cure
+    9: "Check the clock of this machine.",
+    10: "The server's administrator has to renew it; check the clock of this machine, too.",
+    62: USE_NAME,
+    64: USE_NAME,
+}
 ADVICE = {  # for whoever stands at the workstation, where errors.py speaks to those at a command line
     "AuthorizationError": "Write a valid token into %s, below url= of this very server." % INI,
     "DeadlineError": "The task goes on at the server: run InferenceServerGetFromUid with its uid again, or give a larger timeout_sec.",
@@ -313,9 +320,9 @@ class _Call:
         name = place.host if self._proxy is None else self._proxy.hostname
         where = place.origin if self._proxy is None else "the proxy %s on the way to %s" % (name, place.origin)
         if isinstance(error, ssl.SSLCertVerificationError):
+            advice = CERTIFICATE_ADVICE.get(error.verify_code, "Write the file of its certificate authority into %s (ca_file)." % INI)
             return CertificateError(
-                "the certificate of %s could not be verified: %s" % (place.origin, error.verify_message or reason),
-                "Write the file of its certificate authority into %s (ca_file), or use the name that the certificate is made for." % INI,
+                "the certificate of %s could not be verified: %s" % (place.origin, error.verify_message or reason), advice
             )
         if isinstance(error, ssl.SSLError):
             advice = "Perhaps it is http://%s%s" % (place.netloc, place.prefix)

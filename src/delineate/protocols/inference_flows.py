@@ -265,5 +265,5 @@ def require_uid(uid: str) -> None:
     """`UnknownTaskError` for what cannot be a uid: it must never become part of a path."""
     if not wire.is_uid(uid):
         raise UnknownTaskError(
-            "that is no uid of a task", "A uid is letters, digits, - and _ alone; copy the one that was printed when the task was sent."
+            "that is no uid of a task", "A uid is letters, digits, - and _ alone; take the one that sending the task gave."
         )

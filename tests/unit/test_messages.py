@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from delineate.errors import AnswerError, ConnectionFailedError
+from delineate.errors import AnswerError, ConnectionFailedError, UnavailableError
 from delineate.protocols.messages import (
+    Backoff,
     Body,
+    Deadline,
+    Exchange,
     FileBody,
     Flow,
     JoinedBody,
@@ -77,6 +80,19 @@ def test_what_is_not_json_is_an_answer_error(content: bytes) -> None:
         Response(200, {"content-type": "text/html; charset=x"}, content).json()
 
 
+@pytest.mark.parametrize("kind", ["a/b\r\n all is well", "a/\x1b[31m", "text/\u2028x", "x" * 60_000])
+def test_a_media_type_that_is_none_is_not_shown(kind: str) -> None:
+    assert Response(200, {"content-type": kind}).media_type == "?"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("3", 3.0), ("9" * 5000, 60.0), ("\xb2", 0.0), ("-1", 0.0), ("nan", 0.0), ("1e9", 0.0)])
+def test_what_a_server_says_of_trying_again(text: str, seconds: float) -> None:
+    exchange = Exchange(lambda: 0.0, lambda answer, what: UnavailableError(what), Backoff(first=0.0))
+    flow = exchange.send(Request("GET", "/"), Deadline(None, lambda: 0.0), "it")
+    next(flow)
+    assert flow.send(Response(503, {"retry-after": text})) == Wait(seconds)
+
+
 def test_media_type_loses_its_parameters() -> None:
     assert Response(200, {"content-type": "Text/HTML; charset=x"}).media_type == "text/html"
     assert Response(200, {}).media_type == ""
@@ -89,7 +105,10 @@ def test_a_part_begins_where_it_says_and_all_else_at_the_begin(status: int, kept
     assert (sink.tell(), sink.getvalue()) == (len(kept), kept)
 
 
-@pytest.mark.parametrize(("place", "words"), [({}, "which"), ({"content-range": "bytes 11-12/13"}, "behind its end")])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [({}, "which"), ({"content-range": "bytes " + "9" * 5000 + "-"}, "which"), ({"content-range": "bytes 11-12/13"}, "behind its end")],
+)
 def test_a_part_that_begins_nowhere(place: dict[str, str], words: str) -> None:
     sink = io.BytesIO(b"0123456789")
     with pytest.raises(AnswerError, match=words):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Container, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from delineate.mim.task_input import ImageGrid, words
 from delineate.protocols.archive_walker import ArchiveWalker
 from delineate.protocols.task_archive import read_layers
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+MOST, LONGEST = 2000, 256  # structures of a result, characters of a name: more is no result for a person
+# What cannot be shown, or shows a name as another one: control, invisible, turning the direction of writing, halves of characters.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
 class _Piece(NamedTuple):
@@ -96,18 +98,23 @@ class TaskOutput:
         self._shape = (0, 0, 0)
         self._factor = (1, 1, 1)
         self._pieces: Dict[str, List[_Piece]] = {}
-        for labels, geometry, names in read_layers(ArchiveWalker(archive_path), self.notes):
-            self._shape = geometry.shape
-            if grid is not None:
-                self.fit(grid)
-            pieces = _pieces(labels)
+        for labels, _, names in read_layers(ArchiveWalker(archive_path), self.notes, lambda geometry: self._accept(geometry.shape, grid)):
+            pieces = _pieces(labels, names)
             for label, name in names.items():
                 self._add(_clean(name), pieces.get(label, []))
             del labels  # the next one is as large
 
+    def _accept(self, shape: Tuple[int, int, int], grid: Optional[ImageGrid]) -> None:
+        self._shape = shape
+        if grid is not None:
+            self.fit(grid)
+
     def _add(self, name: str, pieces: List[_Piece]) -> None:
         if name in self._pieces:
             raise ArchiveError("structure %s is in the result twice" % name, "Tell the model's author.")
+        if len(name) > LONGEST or len(self._pieces) == MOST:
+            what = "more than %d structures, or a name of more than %d characters" % (MOST, LONGEST)
+            raise ArchiveError("the result has " + what, "Tell the model's author.")
         self._pieces[name] = pieces
 
     def fit(self, grid: ImageGrid) -> None:
@@ -139,36 +146,37 @@ def _clean(name: str) -> str:
     return unicodedata.normalize("NFC", _CONTROL.sub(" ", name)).strip() or "structure"
 
 
-def _pieces(layer: np.ndarray) -> Dict[int, List[_Piece]]:
-    """Every label of a layer, (z, y, x), as boxes of bits: some hundredth of what a mask of each would be.
+def _pieces(layer: np.ndarray, wanted: Container[int]) -> Dict[int, List[_Piece]]:
+    """Every label above 0 of a layer that is wanted, (z, y, x), as boxes of bits: some hundredth of what a mask of each would be.
 
     Where labels are strewn so that the boxes would be larger than the layer, they are views of the layer instead.
     """
     found: Dict[int, List[_Piece]] = {}
     count = 0
     for z, plane in enumerate(layer):
-        for label, piece in _plane_pieces(z, plane, count > layer.nbytes):
+        for label, piece in _plane_pieces(z, plane, wanted, count > layer.nbytes):
             found.setdefault(label, []).append(piece)
             count += piece.bits.nbytes
     return found
 
 
-def _plane_pieces(z: int, plane: np.ndarray, as_views: bool) -> Iterator[Tuple[int, _Piece]]:
-    """The labels above 0 of one plane. Where they are is read from the runs of equal values: one pass for all of them."""
+def _plane_pieces(z: int, plane: np.ndarray, wanted: Container[int], as_views: bool) -> Iterator[Tuple[int, _Piece]]:
+    """The labels of one plane. Where they are is read from the runs of equal values, sorted by them once for all labels."""
     flat, width = plane.reshape(-1), plane.shape[1]
     first = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     last = np.append(first[1:], flat.size) - 1
-    values = flat[first]
-    for label in np.unique(values):
-        if not label:
+    order = flat[first].argsort(kind="mergesort")  # a stable one: runs of one label stay in their order
+    labels, starts = np.unique(flat[first[order]], return_index=True)
+    for label, runs in zip(labels.tolist(), np.split(order, starts[1:])):
+        if not label or label not in wanted:
             continue
-        begin, end = first[values == label], last[values == label]
+        begin, end = first[runs], last[runs]
         top, bottom = int(begin[0]) // width, int(end[-1]) // width + 1
         left, right = 0, width
         if (begin // width == end // width).all():  # else a run goes over the end of a row, and so over all columns
             left, right = int((begin % width).min()), int((end % width).max()) + 1
         box = plane[top:bottom, left:right]
         if as_views:
-            yield int(label), _Piece(z, top, left, box.shape, box, int(label))
+            yield label, _Piece(z, top, left, box.shape, box, label)
         else:
-            yield int(label), _Piece(z, top, left, box.shape, np.packbits(box == label))
+            yield label, _Piece(z, top, left, box.shape, np.packbits(box == label))

@@ -5,12 +5,13 @@ Runs on Python 3.7 and newer with numpy alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tarfile
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
@@ -139,11 +140,12 @@ class Layer(NamedTuple):
     names: Dict[int, str]
 
 
-def read_layers(walker: ArchiveWalker, notes: List[str]) -> Iterator[Layer]:
+def read_layers(walker: ArchiveWalker, notes: List[str], accept: Optional[Callable[[Geometry], None]] = None) -> Iterator[Layer]:
     """The label maps of a result archive of anybody, one at a time: every pair ``NAME.nii.gz`` and ``NAME.json``, in its order.
 
     Voxels are matched by index; headers of foreign models are usually wrong, and the first one's should be taken. `notes`
-    gets a sentence for everything that was ignored.
+    gets a sentence for everything that was ignored. `accept` is called with the grid of each before a voxel of any is read:
+    some kilobytes may declare, and hold, gigabytes of background.
 
     Raises
     ------
@@ -156,6 +158,12 @@ def read_layers(walker: ArchiveWalker, notes: List[str]) -> Iterator[Layer]:
     """
     names = _named_maps(walker, notes)
     first: Optional[Tuple[str, Geometry]] = None
+    for name, stream in walker.files() if accept else ():
+        geometry = None
+        with contextlib.suppress(InputError):  # told with its name when the voxels are read
+            geometry = nifti_codec.read_geometry(stream) if name in names else None  # type: ignore[arg-type]
+        if accept and geometry:
+            accept(geometry)
     for name, stream in walker.files():
         if name not in names:
             continue

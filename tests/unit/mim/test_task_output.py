@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delineate import nifti
+from delineate import nifti, nifti_codec
 from delineate.errors import ArchiveError, GeometryError
 from delineate.geometry import Geometry
 from delineate.mim.task_input import ImageGrid
-from delineate.mim.task_output import TaskOutput, _pieces
+from delineate.mim.task_output import MOST, TaskOutput, _pieces
 from delineate.protocols.archive import ResultWriter
+from delineate.protocols.archive_entries import StoredZipWriter
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 
@@ -27,6 +28,15 @@ def _result(path: Path, labels: np.ndarray, names: dict[int, str], *more: tuple[
     with ResultWriter(path) as writer:
         for array, texts in ((labels, names), *more):
             writer.add_layer("labels", array, Geometry(array.shape[::-1]), texts)
+    return str(path)
+
+
+def _stranger(path: Path, labels: np.ndarray, names: dict[str, str]) -> str:
+    """A result that our own writer would not write."""
+    with StoredZipWriter(path) as writer, writer.entry("labels.nii.gz", 2 * labels.nbytes + 1000) as file:
+        nifti_codec.write(nifti_codec.blocks(nifti_codec.Image(labels, Geometry(labels.shape[::-1]))), file)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.json", json.dumps(names))
     return str(path)
 
 
@@ -142,6 +152,52 @@ def test_names_that_become_one_are_refused(tmp_path: Path) -> None:
         TaskOutput(path, ImageGrid(IMAGE))
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("A\u202eB", "A B"),
+        ("\u200bA\ufeff", "A"),
+        ("A\u2028\x1b[31mB", "A  [31mB"),
+        ("A\ud800", "A"),
+        ("\u0645\u06cc\u200c\u0634", "\u0645\u06cc\u200c\u0634"),  # joiners belong to some scripts
+    ],
+)
+def test_names_hold_nothing_that_misleads_or_cannot_be_shown(tmp_path: Path, given: str, name: str) -> None:
+    path = _stranger(tmp_path / "r.zip", np.ones((2, 3, 4), np.uint8), {"1": given})
+    assert list(TaskOutput(path).get_output_as_label_array_dict()) == [name]
+
+
+def test_more_structures_than_a_person_looks_at_are_refused(tmp_path: Path) -> None:
+    labels = np.zeros((4, 50, 50), np.uint16)
+    path = _stranger(tmp_path / "r.zip", labels, {str(n): f"s{n}" for n in range(1, MOST + 1)})
+    assert len(TaskOutput(path).get_output_as_label_array_dict()) == MOST
+    path = _stranger(tmp_path / "r.zip", labels, {str(n): f"s{n}" for n in range(1, MOST + 2)})
+    with pytest.raises(ArchiveError, match="more than 2000 structures"):
+        TaskOutput(path)
+    with pytest.raises(ArchiveError, match="256 characters"):
+        TaskOutput(_stranger(tmp_path / "r.zip", labels, {"1": "x" * 257}))
+
+
+def test_a_result_of_another_size_is_refused_before_there_is_memory_for_it(tmp_path: Path) -> None:
+    """64 MB of background are some kilobytes on the line."""
+    path = _stranger(tmp_path / "r.zip", np.zeros((400, 400, 400), np.uint8), {"1": "A"})
+    tracemalloc.start()
+    try:
+        with pytest.raises(GeometryError, match="400 x 400 x 400"):
+            TaskOutput(path, GRID)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_labels_without_a_name_cost_nothing(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 50_000, (4, 256, 256)).astype(np.uint16)
+    found = _pieces(labels, {7: "A"})
+    assert list(found) == [7]
+    mask = TaskOutput(_stranger(tmp_path / "r.zip", labels, {"7": "A"})).get_output_as_label_array_dict()["A"]
+    assert np.array_equal(mask, labels == 7)
+
+
 def test_an_archive_without_names_is_an_error(tmp_path: Path) -> None:
     with ResultWriter(tmp_path / "r.zip") as writer:
         writer.add_bytes("container.log", b"")
@@ -159,13 +215,13 @@ def test_the_archive_is_not_needed_afterwards(tmp_path: Path) -> None:
 
 def test_strewn_labels_take_no_more_than_their_layer() -> None:
     labels = _random_labels((12, 64, 64), 250)
-    pieces = [piece for found in _pieces(labels).values() for piece in found]
+    pieces = [piece for found in _pieces(labels, range(251)).values() for piece in found]
     # Views of the layer cost nothing beside it; bits stop once they are as much as it.
     packed = sum(piece.bits.nbytes for piece in pieces if piece.bits.base is None)
     assert packed < 2 * labels.nbytes + 251 * 64 * 64
     for label in (1, 77, 250):
         mask = np.zeros(labels.shape, bool)
-        for piece in _pieces(labels)[label]:
+        for piece in _pieces(labels, range(251))[label]:
             mask[piece.z, piece.y : piece.y + piece.shape[0], piece.x : piece.x + piece.shape[1]] = piece.inside()
         assert np.array_equal(mask, labels == label)
 

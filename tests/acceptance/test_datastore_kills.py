@@ -172,6 +172,8 @@ def test_kills(nursery: Nursery, tmp_path: Path) -> None:
         victims = list(range(PROCESSES)) if chance.random() < 0.4 else [chance.randrange(PROCESSES)]
         for index in victims:
             nursery.kill(index)
+        if len(victims) == PROCESSES:
+            everything_answered_is_current(tmp_path)
         for index in victims:
             nursery.start(index)
     wait_for(tmp_path, "label", TICKETS, deadline)
@@ -186,6 +188,20 @@ def test_kills(nursery: Nursery, tmp_path: Path) -> None:
     assert time.monotonic() - start < 2.0 + 2.0, "a start takes no longer because of kills"
     everything_answered_is_there(store, found)
     nothing_is_left(store)
+    store.close()
+    database.close()
+
+
+def everything_answered_is_current(folder: Path) -> None:
+    """What the next start finds, before anything is done again."""
+    database = Database(f"sqlite:///{folder}/delineate.db")
+    store = LocalDatastore(folder / "studies", database, interval=0, settle=0.0)
+    for (kind, number), turns in answers(folder).items():
+        id = f"case{number:03}"
+        current = store.image(id) if kind == "image" else store.label(id, "final")
+        assert current.path is not None
+        assert turn_of(current.path, number) >= 1
+        assert current.version >= len(turns)
     store.close()
     database.close()
 

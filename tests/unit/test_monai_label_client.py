@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import os
 import pickle
 import ssl
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trustme
 
@@ -545,6 +547,21 @@ def test_another_server(scene: Scene) -> None:
     assert client.info() == INFO
     assert first.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
     assert "authorization" not in second.requests[0].headers, "a token is for the server it was given for"
+
+
+def test_ids_and_names_do_not_get_into_logs(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    server = scene.server(filename="PATIENT.nii.gz")
+    client = scene.client(server.url, token=TOKEN)
+    with caplog.at_level(logging.DEBUG):
+        client.upload_image(scene.image, "PATIENT")
+        client.infer("threshold", "PATIENT", {})
+        client.save_label("PATIENT", scene.label)
+        client.download_label("PATIENT", "final")
+        with pytest.raises(MONAILabelClientException):
+            client.get_session("PATIENT")
+        assert not [record for record in caplog.records if "PATIENT" in record.getMessage() or TOKEN in record.getMessage()]
+        httpx.get(server.url, params={"q": "somebody else"}, trust_env=False)
+    assert any("somebody" in record.getMessage() for record in caplog.records), "other users of httpx log as before"
 
 
 def test_progress_is_told(scene: Scene, tmp_path: Path) -> None:

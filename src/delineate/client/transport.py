@@ -18,6 +18,7 @@ from delineate import __version__
 from delineate.client.address import Address
 from delineate.client.failures import failure_from
 from delineate.client.room import Room
+from delineate.client.unlogged import unlogged
 from delineate.errors import AnswerError, DeadlineError, DelineateError, SettingsError
 from delineate.protocols.inference_server import TOKEN_HEADER
 from delineate.protocols.messages import Body, Flow, Progress, Request, Response, Step, Wait, begin_body, drive
@@ -225,6 +226,7 @@ class SyncDriver:
             return self._send(step)
         return None
 
+    @unlogged()
     def _send(self, request: Request) -> Response:
         call = Call(self.line, request)
         content = None if request.body is None else call.blocks(request.body)
@@ -300,7 +302,7 @@ class AsyncDriver:
             message = self._client.build_request(
                 request.method, url, headers=self.line.headers(request), content=content, timeout=call.timeouts()
             )
-            with anyio.fail_after(request.timeout):
+            with unlogged(), anyio.fail_after(request.timeout):
                 return await self._receive(call, message)
         except TimeoutError:
             raise call.late() from None

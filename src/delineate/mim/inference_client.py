@@ -22,16 +22,14 @@ import contextlib
 import ipaddress
 import os
 import re
-import shutil
 import ssl
-import tempfile
 import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Dict, Iterable, Optional, Tuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from delineate.errors import SettingsError
-from delineate.mim.task_input import ImageGrid, TaskInput
+from delineate.mim.task_input import ImageGrid, TaskInput, scratch
 from delineate.mim.task_output import TaskOutput
 
 if TYPE_CHECKING:
@@ -71,14 +69,11 @@ class InferenceClient:
 
     def get_task(self, uid: str, grid: Optional[ImageGrid] = None) -> TaskOutput:
         """Wait for the structures of a task; `grid` is that of the image they are for. Nothing is left on the disk."""
-        folder = tempfile.mkdtemp(prefix="delineate-")
-        try:
+        with scratch() as folder:
             path = os.path.join(folder, "result")
             with open(path, "w+b") as sink:
                 self._backend.get(uid.strip(), sink, self._timeout, self._interval)
             return TaskOutput(path, grid)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,14 @@ class Connection:
                 return None
         known = {} if urllib.request.proxy_bypass("%s:%d" % (self.host, self.port)) else urllib.request.getproxies()
         url = known.get(self.scheme) or known.get("all") or ""
-        return urlsplit(url if "://" in url else "http://" + url) if url else None
+        if not url:
+            return None
+        with contextlib.suppress(ValueError):  # a port that is no number
+            parts = urlsplit(url if "://" in url else "http://" + url)
+            if parts.scheme in PORTS and parts.hostname and parts.port != 0:
+                return parts
+        advice = "Write it like http://proxy.example:3128, or name this server among its exceptions (NO_PROXY)."
+        raise SettingsError("the address of the system's proxy cannot be used", advice)
 
     def trust(self) -> ssl.SSLContext:
         """Whom to believe: the system's authorities, certifi's where it has none, and `ca_file`; `SettingsError`."""
@@ -159,7 +161,7 @@ class Connection:
         try:
             if self.ca_file:
                 context.load_verify_locations(self.ca_file)
-        except OSError as error:  # ssl.SSLError among them
+        except (OSError, ValueError, TypeError) as error:  # ssl.SSLError among them; the last two for a path that is none
             what = "is not there" if isinstance(error, FileNotFoundError) else "holds no certificate that can be read"
             raise SettingsError("the file of the certificate authority %s" % what, "Check ca_file: %s" % self.ca_file) from None
         if not self.verify:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import unicodedata
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -28,6 +29,7 @@ Factor = Tuple[int, int, int]
 SPAN = 256.0  # mm between the points from which a grid is solved
 MISPLACED = 0.1  # voxels by which the last voxel may be beside the grid that was solved
 PROBE = "delineate probe"
+SCRATCH, FORGOTTEN = "delineate-mim-", 3 * 86400.0  # seconds: longer than anybody waits for a result
 RESCALE_INTERCEPT, RESCALE_SLOPE = 0x00281052, 0x00281053
 
 _WRITE_NAMES = "Write contour_names letter by letter with commas between, or leave it empty for all."
@@ -36,6 +38,20 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|tmp_.*)(\..*)?$", re.IGNORECASE)
 _ORDINALS = ("first", "second", "third", "fourth")  # a number could be taken for that of img_one
 _LONGEST = 200  # bytes of a file's name before its suffix
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """A temporary folder, gone afterwards whatever happens; those that a killed workstation left are gone some days later."""
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if entry.name.startswith(SCRATCH) and entry.is_dir(follow_symlinks=False) and time.time() - entry.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(entry.path, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=SCRATCH)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class ImageGrid(NamedTuple):
@@ -261,14 +277,11 @@ class TaskInput:
         """Path of the request archive, gone afterwards whatever happens; `InputError` where something cannot be sent."""
         if not self.images:
             raise InputError("there is no image to send", "Choose at least one.")
-        folder = tempfile.mkdtemp(prefix="delineate-")
-        try:
+        with scratch() as folder:
             path = os.path.join(folder, "request.zip")
             with RequestWriter(path) as writer:
                 self._write(writer)
             yield path
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, writer: RequestWriter) -> None:
         grids = []

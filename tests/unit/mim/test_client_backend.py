@@ -739,6 +739,14 @@ def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "NO_PROXY" in raised.value.advice
 
 
+@pytest.mark.parametrize("url", ["http://proxy:port", "http://[proxy", "socks5://proxy:1080", "http://", "http://secret@:3128"])
+def test_a_proxy_s_address_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("http_proxy", url)
+    with pytest.raises(SettingsError, match="proxy cannot be used") as raised:
+        got(backend("http://server.example"), UID)
+    assert "secret" not in raised.value.sentence()
+
+
 def test_https_through_a_proxy(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: str) -> None:
     """The proxy is told the server's name, and from then on understands nothing."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

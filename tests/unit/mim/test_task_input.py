@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tempfile
 import time
 import tracemalloc
@@ -354,6 +355,25 @@ def test_the_archive_is_gone_whatever_happens_to_it(host: Host, temporary: Path)
         assert os.path.exists(path)
         raise ValueError("posting failed")
     assert list(temporary.iterdir()) == []
+
+
+def test_what_a_killed_workstation_left_goes_some_days_later(host: Host, temporary: Path) -> None:
+    """Images of a patient are in it; what others have there, and what may be in use, stays."""
+    names = ("delineate-mim-old", "delineate-mim-young", "other")
+    for name in names:
+        (temporary / name).mkdir()
+        (temporary / name / "request.zip").write_bytes(b"image")
+    (temporary / "delineate-mim-link").symlink_to(temporary / "other")
+    (temporary / "delineate-mim-file").write_bytes(b"")
+    for name in ("delineate-mim-old", "other", "delineate-mim-file"):
+        os.utime(temporary / name, (0, 0))
+    with TaskInput.of(host.session, [host.image().handle], "m").archive() as path:
+        assert Path(path).exists()
+    left = {entry.name for entry in temporary.iterdir()}
+    assert left == {"delineate-mim-young", "other", "delineate-mim-link", "delineate-mim-file"}
+    assert (temporary / "other" / "request.zip").exists()
+    for name in left:
+        shutil.rmtree(temporary / name) if name in names else (temporary / name).unlink()
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(host: Host, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

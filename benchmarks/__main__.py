@@ -10,7 +10,7 @@ import sys
 
 import benchmarks
 
-ORDER = ["codec", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "models"]
+ORDER = ["codec", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim", "models"]
 
 
 def main(names: list[str]) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from delineate.cli.embedded import embedded_server
-from delineate.mim.package import build
+from delineate.mim.packaging.build import build
 from delineate.testing import models
 from delineate.testing.mimhost import Host, HostImage, Runner, running
 from delineate.testing.script import Script

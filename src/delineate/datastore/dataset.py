@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,12 +38,18 @@ def zipped(pairs: Sequence[tuple[ImageRecord, LabelRecord]], metadata: bytes) ->
 
     Files that were removed meanwhile are left out.
     """
+    files = (file for image, label in pairs for file in _files(image, label))
+    return zip_blocks(files, {"metadata.json": metadata})
+
+
+def zip_blocks(files: Iterable[tuple[str, Path]], texts: Mapping[str, bytes] | None = None) -> Iterator[bytes]:
+    """The blocks of a zip of files by name, and of texts behind them; entries are stored, files that are gone left out."""
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for image, label in pairs:
-            for name, path in _files(image, label):
-                yield from _entry(archive, pipe, name, path)
-        archive.writestr(zipfile.ZipInfo("metadata.json", _DATE), metadata)
+        for name, path in files:
+            yield from _entry(archive, pipe, name, path)
+        for name, text in (texts or {}).items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), text)
     yield from pipe.take()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +71,21 @@ class LabelVerbs(ImageVerbs):
             _, extension = names.upload_parts(writer.name, (*names.LABEL_EXTENSIONS, names.RAW))
             kept, extension = self._on_grid(stack, record, writer, extension)
             public = stack.enter_context(self._files.public_copy(kept))
-            self._files.keep_both(kept, public)
+            # The disk takes its time for each file and folder: they go to it side by side.
+            other = stack.enter_context(ThreadPoolExecutor(1, "label"))
+            copied = other.submit(self._files.bring_to_disk, public)
+            self._files.blobs.place(kept)
+            copied.result()
             drawing = _Drawing(record, tag, extension, kept, public, given, who)
             for _ in range(_TRIES):
                 version = self._keep_label(image, tag)
                 with self.database.write() as connection:
                     saved = self._record(connection, drawing, version)
+                    is_done = isinstance(saved, LabelRecord)
+                    listed = other.submit(self._files.sync_folder, self.layout.labels / tag) if is_done else None
+                if listed is not None:
+                    listed.result()  # a power cut before the answer may leave the old label in the folder; both are kept then
                 if isinstance(saved, LabelRecord):
-                    # Not inside the transaction, where others wait. A power cut before leaves what was not answered yet.
-                    self._files.sync_folder(self.layout.labels / tag)
                     return saved
                 if saved is not None:
                     self._keep_stray(image, tag, extension, saved)

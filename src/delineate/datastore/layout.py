@@ -17,7 +17,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -148,16 +147,6 @@ class Files:
             copy.discard()
             raise
         return copy
-
-    def keep_both(self, kept: BlobWriter, public: BlobWriter) -> None:
-        """Place a label among the blobs and bring its copy to the disk, at once: a disk takes its time for each."""
-        if not self._sync:
-            self.blobs.place(kept)
-            return
-        with ThreadPoolExecutor(1, "keep") as other:
-            copied = other.submit(self.bring_to_disk, public)
-            self.blobs.place(kept)
-            copied.result()
 
     def publish(self, writer: BlobWriter, target: Path, *, sync: bool = True) -> None:
         """Let a sealed file be found at `target`, in the place of whatever was there; not `sync`: `sync_folder` follows."""

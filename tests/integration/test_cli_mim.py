@@ -16,8 +16,8 @@ import trustme
 
 from delineate import __version__, nifti
 from delineate.cli.main import main
-from delineate.mim.check import check
-from delineate.mim.package import MOST_BYTES, MOST_MODULES, probed
+from delineate.mim.packaging.build import MOST_BYTES, MOST_MODULES, probed
+from delineate.mim.packaging.check import check
 from delineate.testing.phantoms import chest_ct
 
 

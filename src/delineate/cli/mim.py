@@ -17,10 +17,10 @@ from delineate.cli.printable import printable
 from delineate.cli.table import print_table
 from delineate.client.packing import published
 from delineate.errors import InputError
-from delineate.mim.check import Finding, check_bytes
-from delineate.mim.check import check as check_file
-from delineate.mim.package import UNDATED, Built
-from delineate.mim.package import build as build_extension
+from delineate.mim.packaging.build import UNDATED, Built
+from delineate.mim.packaging.build import build as build_extension
+from delineate.mim.packaging.check import Finding, check_bytes
+from delineate.mim.packaging.check import check as check_file
 
 PYTHON_OPTION = click.option(
     "--python", default=sys.executable, help="The Python that loads it, with numpy, such as the workstation's; else the one that runs."

@@ -15,7 +15,7 @@ from delineate.cli.printable import printable
 from delineate.client.packing import published
 from delineate.errors import TaskEndedError
 from delineate.files import read_volume
-from delineate.mim.package import build
+from delineate.mim.packaging.build import build
 from delineate.pictures import preview
 from delineate.segmentation import Segmentation
 from delineate.testing.mimhost import Host, HostFailure, Outcome, Runner, running

@@ -1,1 +1,1 @@
-"""The extension for the MIM workstation, and what builds and checks it."""
+"""The extension for the MIM workstation: the modules of its own. What builds and checks the zip is in `delineate.mim.packaging`."""

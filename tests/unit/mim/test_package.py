@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from delineate.mim import manifest, python37
-from delineate.mim.check import Finding, check, check_bytes
-from delineate.mim.closure import PackageError, closure, imports, moved
-from delineate.mim.package import Built, build, certificates, configuration, probed, with_finder
-from delineate.mim.stripping import stripped
+from delineate.mim.packaging import manifest, python37
+from delineate.mim.packaging.build import Built, build, certificates, configuration, probed, with_finder
+from delineate.mim.packaging.check import Finding, check, check_bytes
+from delineate.mim.packaging.closure import PackageError, closure, imports, moved
+from delineate.mim.packaging.stripping import stripped
 
 EXT = '''\
 """Entry points."""
@@ -265,7 +265,8 @@ def test_the_zip_has_the_layout_and_the_manifest_of_the_workstation(tree: Path) 
 
 def test_the_bytes_do_not_depend_on_clock_umask_or_hash_seed(tree: Path) -> None:
     digests = set()
-    code = f"import hashlib; from pathlib import Path; from delineate.mim.package import build; b = build(folder=Path({str(tree)!r}))"
+    code = "import hashlib; from pathlib import Path; from delineate.mim.packaging.build import build; "
+    code += f"b = build(folder=Path({str(tree)!r}))"
     for seed, umask in (("1", 0o022), ("77", 0o077)):
         for path in tree.rglob("*.py"):
             os.utime(path, (int(seed) * 10**7, int(seed) * 10**7))
@@ -561,7 +562,7 @@ def test_what_is_no_certificate_is_refused(data: bytes) -> None:
 
 def test_an_expired_certificate_is_found(tree: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
     data = build(folder=tree, authorities=[authority.cert_pem.bytes()]).data
-    monkeypatch.setattr("delineate.mim.check.time.time", lambda: 1e11)
+    monkeypatch.setattr("delineate.mim.packaging.check.time.time", lambda: 1e11)
     assert "has expired" in failed(check_bytes(data, loaded=False))["certificates"]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import delineate
-from delineate.mim.closure import Closure, closure
 from delineate.mim.inference_client import KEYS
+from delineate.mim.packaging.closure import Closure, closure
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "mim.md").read_text(encoding="utf-8")
 

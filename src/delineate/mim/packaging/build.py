@@ -25,10 +25,10 @@ from pathlib import Path
 
 import delineate
 from delineate.errors import SettingsError
-from delineate.mim import manifest
-from delineate.mim.closure import PACKAGE, Closure, PackageError, closure, moved
 from delineate.mim.inference_client import INI, Connection
-from delineate.mim.stripping import is_text, stripped
+from delineate.mim.packaging import manifest
+from delineate.mim.packaging.closure import PACKAGE, Closure, PackageError, closure, moved
+from delineate.mim.packaging.stripping import is_text, stripped
 
 MOST_MODULES, MOST_BYTES = 15, 150_000
 PROBE = Path(__file__).with_name("probe.py")

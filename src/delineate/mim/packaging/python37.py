@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from delineate.mim.closure import is_type_checking
+from delineate.mim.packaging.closure import is_type_checking
 
 _TYPES = frozenset({"bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "set", "str", "tuple", "type"})
 _CONTAINERS = frozenset({"dict", "frozenset", "list", "set", "tuple", "type"})

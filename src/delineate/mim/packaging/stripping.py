@@ -9,7 +9,7 @@ import ast
 import io
 import tokenize
 
-from delineate.mim.closure import PackageError
+from delineate.mim.packaging.closure import PackageError
 
 
 def stripped(source: str, name: str = "?") -> str:

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from delineate.errors import DelineateError, InputError
-from delineate.mim import manifest, python37
-from delineate.mim.closure import imports, stranger
 from delineate.mim.inference_client import INI
-from delineate.mim.package import MOST_BYTES, MOST_MODULES, entry_of, must_be_address, probed
+from delineate.mim.packaging import manifest, python37
+from delineate.mim.packaging.build import MOST_BYTES, MOST_MODULES, entry_of, must_be_address, probed
+from delineate.mim.packaging.closure import imports, stranger
 
 _MOST_ENTRIES, _MOST_UNPACKED = 500, 20_000_000
 _WAYS = ("ext", "src.ext")

@@ -20,9 +20,12 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import trustme
 
 from delineate import nifti
 from delineate.geometry import Geometry
+from delineate.server.main import warn_if_open
+from delineate.server.settings import Settings
 from delineate.testing.models import FOLDER
 from delineate.volume import Volume
 
@@ -150,6 +153,25 @@ def test_one_server_per_data_folder_and_port(tmp_path: Path) -> None:
         assert third.stop(0) == 2
         assert "cannot be used" in third.log.read_text()
         assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+
+
+def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    trustme.CA().issue_cert("localhost").cert_chain_pems[0].write_to_path(str(tmp_path / "other.pem"))
+    for certificate, words in (("gone.pem", "Check the setting tls_certificate"), ("other.pem", "that belong together")):
+        options = ("--tls-certificate", str(tmp_path / certificate), "--tls-key", str(tmp_path / "key.pem"))
+        process = Process(tmp_path / "data", *options)
+        assert process.stop(0) == 2
+        assert words in process.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "is_open"),
+    [({"host": "192.0.2.1"}, True), ({"host": "192.0.2.1", "token": "secret"}, False), ({"host": "127.0.0.1"}, False)],
+)
+def test_an_open_server_is_warned_of(caplog: pytest.LogCaptureFixture, given: dict[str, str], is_open: bool) -> None:
+    warn_if_open(Settings(**given))  # type: ignore[arg-type]
+    assert ("192.0.2.1, port 8000, can post tasks: set a token" in caplog.text) is is_open
 
 
 def test_settings_from_the_environment(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable
@@ -34,11 +35,13 @@ def serve(settings: Settings) -> None:
     Raises
     ------
     SettingsError
-        The port is taken, or another server runs on the data folder.
+        The port is taken, another server runs on the data folder, or certificate and key cannot be used.
     StoreError
         The data folder or database cannot be used.
     """
     _log_to_stderr(settings.log_level)
+    _require_certificate(settings)
+    warn_if_open(settings)
     # uvicorn raises the signal that stopped it once more when it is done: it must not end the process before the workers are stopped.
     signal.signal(signal.SIGTERM, _leave)
     with locked(settings.data), contextlib.closing(_listen(settings.host, settings.port)) as listener:
@@ -129,6 +132,31 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise SettingsError(
             f"port {port} of {host} cannot be used: {error.strerror}", "Choose another with --port; --port 0 takes any free one."
+        ) from None
+
+
+def warn_if_open(settings: Settings) -> None:
+    """Say so in the log where a server on the network wants no token."""
+    if not settings.is_loopback and not settings.named_tokens:
+        _log.warning("everybody who reaches %s, port %d, can post tasks: set a token (docs/server.md)", settings.host, settings.port)
+
+
+def _require_certificate(settings: Settings) -> None:
+    """Certificate and key fit: uvicorn says neither which file it means nor what to do."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None:
+        return
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
+        if path is not None and not path.is_file():
+            raise SettingsError(f"there is no file {path}", f"Check the setting {name}.")
+    try:
+        # An empty password in place of a question that nobody would answer.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:  # ssl.SSLError among them
+        reason = f" ({error.reason})" if isinstance(error, ssl.SSLError) and error.reason else ""
+        raise SettingsError(
+            f"the certificate {certificate} and the key {key} cannot be used{reason}",
+            "Give PEM files that belong together and can be read: the certificate with its chain, the key without a password.",
         ) from None
 
 

@@ -13,6 +13,9 @@ from delineate.segmentation import Structure
 AS_SENT = "as-sent"
 """Orientation of a model that takes the index space of whatever came."""
 
+KINDS = ("segmentation", "deepedit", "deepgrow", "scribbles", "classification", "detection", "others")
+"""What a model is to a client that draws its controls by it."""
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]{0,127}")
 
 
@@ -56,7 +59,9 @@ class Model:
     spacing : mm (x, y, z) to resample to, None for the image's own; needs an orientation.
     one_grid : whether all images must be on one grid.
     structures : declared structures; empty when their names come with each result.
-    prompts : kinds of prompt it takes (``foreground``, ``background``, ``roi``).
+    prompts : kinds of prompt it takes (``foreground``, ``background``, ``roi``, ``scribbles``).
+    kind : one of `KINDS`; dimension : 3, or 2 for one that works on a slice or a flat image.
+    config : what a request may set, with the values that hold where it does not.
     time_limit : seconds one task may take.
     digest : SHA-256 of the model's files, set by the registry.
     source : ``builtin``, ``folder`` or ``http``.
@@ -72,6 +77,9 @@ class Model:
     one_grid: bool = True
     structures: tuple[Structure, ...] = ()
     prompts: tuple[str, ...] = ()
+    kind: str = "segmentation"
+    dimension: int = 3
+    config: Mapping[str, Any] = field(default_factory=dict)
     resources: Resources = Resources()
     time_limit: float = 3600.0
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -85,8 +93,17 @@ class Model:
             raise SettingsError(f"the time limit of model {self.name} must be positive seconds", "Write it like time_limit = 600.")
         if self.spacing is not None and self.orientation == AS_SENT:
             raise SettingsError(f"model {self.name} declares a spacing without an orientation", 'Add orientation = "LPS".')
+        if self.kind not in KINDS:
+            raise SettingsError(f"model {self.name} is of the kind {self.kind!r}, which is not known", f"Use one of {', '.join(KINDS)}.")
+        if self.dimension not in (2, 3):
+            raise SettingsError(f"model {self.name} has dimension {self.dimension!r}", "Write dimension = 3, or 2.")
         if not self.inputs:
             raise SettingsError(f"model {self.name} declares no input", 'Describe each image it takes: [[inputs]] with modality = "CT".')
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Labels of the declared structures by name, in their order."""
+        return {structure.name: structure.label for structure in self.structures}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

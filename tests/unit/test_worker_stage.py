@@ -21,6 +21,7 @@ from delineate.protocols.archive import Limits
 from delineate.volume import Volume
 from delineate.worker.channel import Cancelled
 from delineate.worker.stage import Sent, stage
+from delineate.worker.staged import from_archive
 
 GRID = Geometry((7, 6, 5), (1.0, 2.0, 3.0), (-10.0, 20.0, 30.0))
 OTHER = Geometry((7, 6, 5), (1.0, 2.0, 3.5), (-10.0, 20.0, 30.0))
@@ -73,15 +74,16 @@ def test_what_is_sent_is_kept_byte_for_byte(staged: Callable[..., Sent]) -> None
     assert (sent.folder / "tmp_0000.nii.gz").read_bytes() == data
     assert (sent.folder / "notes.txt").read_bytes() == b"x"
     assert sent.header.matches(GRID)
-    assert sent.grids == [sent.images[0].geometry.to_dict()]
-    assert (sent.factor, sent.contours) == ((1, 1, 1), sent.header)
+    given = from_archive(sent, MODEL)
+    assert given.grids == (sent.images[0].geometry,)
+    assert (given.factor, given.contours) == ((1, 1, 1), sent.header)
 
 
 def test_an_archive_with_one_top_folder(staged: Callable[..., Sent]) -> None:
     sent = staged({"top/tmp_0000.nii.gz": image(), "top/tmp_0000.meta.json": b'{"scaling_factor": [2, 2, 1]}'})
     assert sent.folder.name == "top"
     assert sent.factor == (2, 2, 1)
-    assert sent.contours.size == (14, 12, 5)
+    assert from_archive(sent, MODEL).contours.size == (14, 12, 5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from delineate.model import Model
+from delineate.prompt import Box, Click
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 
@@ -25,7 +28,9 @@ class Job:
     input_folder : the same as files: what was sent, byte for byte, for a model that takes it ``as-sent``, else
         ``tmp_0000.nii.gz`` … rewritten as declared. Read-only by convention.
     output_folder : empty; a runner that works on files writes its results here.
-    prompts : clicks, boxes, scribbles, as sent.
+    prompts : parameters of the request as sent, over the defaults of the model's ``config``.
+    clicks, boxes : from the prompts, on the grid of the first image (`delineate.prompt`).
+    label : scribbles or a mask to go on from, unsigned integers on the grid of the first image; None where none came.
     report(fraction, message) : progress for the person who waits; cheap, may be called often.
     log(text) : kept with the task, shown when it fails. Never write patient data to it.
     deadline : ``time.monotonic()`` by which the task must be done.
@@ -40,17 +45,32 @@ class Job:
     log: Callable[[str], None]
     deadline: float
     task: str
+    clicks: tuple[Click, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    label: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Findings:
+    """What a model has to say in words and numbers: classes, boxes, measurements.
+
+    values : plain values for JSON by name, finite, at most 16 MiB; segmentation : what it delineated as well, None for nothing.
+    """
+
+    values: Mapping[str, Any]
+    segmentation: Segmentation | None = None
 
 
 class Runner(Protocol):
     """Runs one model."""
 
-    def segment(self, job: Job) -> Segmentation | None:
+    def segment(self, job: Job) -> Segmentation | Findings | None:
         """Delineate.
 
         Returns a segmentation on the grid of ``job.images[0]`` (or on its contour grid), or None when the results
         are files in ``job.output_folder``: pairs ``NAME.nii.gz`` and ``NAME.json`` (``{"1": "Heart"}``), the
-        ``.json`` optional where the model declares its structures.
+        ``.json`` optional where the model declares its structures; and ``findings.json``. A model that has more to say,
+        or something else, returns `Findings`.
 
         Raises
         ------

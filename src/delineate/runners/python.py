@@ -21,7 +21,7 @@ from typing import Any
 from delineate.errors import DelineateError, ModelError, SettingsError
 from delineate.model import Model
 from delineate.runners import parameters
-from delineate.runners.base import Job
+from delineate.runners.base import Findings, Job
 from delineate.segmentation import Segmentation
 
 
@@ -56,15 +56,15 @@ class PythonRunner:
         if not callable(getattr(self._object, "segment", None)):
             raise ModelError(f"class {place} of model {model.name} has no method segment(job)", "See docs/models.md.", kind="start")
 
-    def segment(self, job: Job) -> Segmentation | None:
+    def segment(self, job: Job) -> Segmentation | Findings | None:
         """Call the model; what it raises becomes a `ModelError`, its traceback goes to the job's log."""
         with self._code.importable(), self._failing_as("model", "failed", job):
             result = self._object.segment(job)
-        if result is None or isinstance(result, Segmentation):
+        if result is None or isinstance(result, Segmentation | Findings):
             return result
         raise ModelError(
             f"model {self._model.name} gave a {type(result).__name__} instead of a Segmentation",
-            "Return a delineate.segmentation.Segmentation, or None when the results are files.",
+            "Return a delineate.segmentation.Segmentation, Findings, or None when the results are files.",
             kind="output",
         )
 

@@ -29,6 +29,7 @@ from delineate.worker import resident
 from delineate.worker.attempt import Workplace
 from delineate.worker.channel import Channel, end_process_group
 from delineate.worker.desk import Desk
+from delineate.worker.images import WarmImages
 from delineate.worker.lock import WorkerLock
 from delineate.worker.loop import Loop
 from delineate.worker.shelf import ModelShelf
@@ -74,6 +75,8 @@ def _workplace(options: argparse.Namespace, database: Database, channel: Channel
         models=ModelShelf(ModelStore(folders, database, blobs)),
         channel=channel,
         warm=WarmRunners(runners.create, options.warm_mb << 20, resident.now),
+        images=WarmImages(options.images_mb << 20, resident.now),
+        roots=options.root,
         desk=desk,
         limits=Limits(**json.loads(options.limits)),
         defaults=json.loads(options.runner_parameters),
@@ -91,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lease", type=float, default=30.0, help="seconds a task is ours without a sign of life")
     parser.add_argument("--device", default="", help="what it computes on, for the record")
     parser.add_argument("--warm-mb", type=int, default=2048, help="resident MiB above which idle models are unloaded")
+    parser.add_argument("--images-mb", type=int, default=1536, help="MiB of decoded images that stay in memory")
+    parser.add_argument("--root", type=Path, action="append", default=[], help="a folder whose images tasks may name; may be repeated")
     parser.add_argument("--limits", default="{}", help="limits of archives, JSON")
     parser.add_argument("--runner-parameters", default="{}", help="parameters by runner under those of the models, JSON")
     parser.add_argument("--no-sync", action="store_true", help="do not wait for the disk; for tests")

@@ -6,35 +6,41 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import delineate
-from delineate.errors import BlobError, DelineateError, LeaseLostError, ModelError, SettingsError, StorageFullError, StoreError
-from delineate.model import AS_SENT, Model
+from delineate.errors import BlobError, DelineateError, InputError, LeaseLostError, ModelError, SettingsError, StorageFullError, StoreError
+from delineate.model import Model
+from delineate.prompt import Prompts, read_prompts
 from delineate.protocols.archive import Limits
+from delineate.protocols.reference import MONAI_LABEL
 from delineate.runners.base import Job
-from delineate.segmentation import Segmentation
 from delineate.store.blobs import BlobStore
 from delineate.store.faults import storage_error
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
-from delineate.volume import Volume
 from delineate.worker import resident, space
+from delineate.worker.answer import add_answer
 from delineate.worker.channel import Cancelled, Channel
 from delineate.worker.check import Answer, ExpectedGrid, check
-from delineate.worker.convert import expected_grid, from_model, to_model
+from delineate.worker.convert import expected_grid, from_model
 from delineate.worker.desk import Desk
-from delineate.worker.job import DeclaredJob
+from delineate.worker.images import WarmImages
+from delineate.worker.job import LazyJob
 from delineate.worker.publish import publish
+from delineate.worker.referred import Files, read_reference
 from delineate.worker.retries import retry_after
 from delineate.worker.shelf import ModelShelf
-from delineate.worker.stage import Sent, stage
+from delineate.worker.stage import stage
+from delineate.worker.staged import ReferredImages, Staged, from_archive
 from delineate.worker.strays import kill_strays, own_strays
 from delineate.worker.tasklog import TaskLog, read_log
+from delineate.worker.wanted import Wanted, read_wanted
 from delineate.worker.warm import WarmRunners
 
 _log = logging.getLogger(__name__)
@@ -48,7 +54,8 @@ BROKEN_KINDS = frozenset({"crash", "memory", "timeout", "start"})
 class Workplace:
     """What a worker works with.
 
-    desk : its folders; defaults : parameters by runner that the administrator sets, under those of the model; device : for provenance.
+    desk : its folders; images : decoded ones that stay; roots : folders of which tasks by reference may name files; defaults :
+    parameters by runner that the administrator sets, under those of the model; device : for provenance.
     """
 
     name: str
@@ -58,9 +65,26 @@ class Workplace:
     channel: Channel
     warm: WarmRunners
     desk: Desk
+    images: WarmImages = field(default_factory=lambda: WarmImages(0, resident.now))
+    roots: Sequence[Path] = ()
     limits: Limits = field(default_factory=Limits)
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = ""
+
+    @property
+    def files(self) -> Files:
+        """Finds what references name."""
+        return Files(self.blobs, self.roots)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for beside the images: parameters over the model's defaults, prompts on the model's grid, the file of the
+    answer, None where it is the archive."""
+
+    params: Mapping[str, Any]
+    prompts: Prompts
+    wanted: Wanted | None
 
 
 class Attempt:
@@ -128,13 +152,34 @@ class Attempt:
         blob = task.blob("input")
         if blob is None:
             raise ModelError("the task has no input any more", "Submit it again.", "input")
-        sent = stage(place.blobs.verified(blob.digest), place.desk.input, model, place.limits, place.channel.raise_if_cancelled)
-        self._grids = sent.grids
+        staged = self._stage(place.blobs.verified(blob.digest), model)
+        self._grids = [grid.to_dict() for grid in staged.grids]
         place.channel.raise_if_cancelled()
-        images = to_model(sent.images, model)
-        expected = expected_grid(sent.images[0].geometry, images[0].geometry, sent.factor, model)
-        answer = self._segment(model, model_folder, sent, images, expected)
-        self._publish(model, sent, expected, answer)
+        request = self._request(staged, model)
+        expected = expected_grid(staged.grids[0], staged.images[0].geometry, staged.factor, model)
+        answer = self._segment(model, model_folder, staged, request, expected)
+        self._publish(model, staged, request, expected, answer)
+
+    def _stage(self, path: Path, model: Model) -> Staged:
+        """The images of an archive, or of a reference, which is taken only from the server's own door for such tasks."""
+        place = self._place
+        reference = read_reference(path) if self._task.protocol == MONAI_LABEL else None
+        place.images.make_room(_room(model, place), () if reference is None else (image.key for image in reference.images))
+        if reference is None:
+            return from_archive(stage(path, place.desk.input, model, place.limits, place.channel.raise_if_cancelled), model)
+        try:
+            return ReferredImages(place.files, place.images, place.desk.input, place.channel.raise_if_cancelled).stage(reference, model)
+        finally:
+            place.channel.warm(place.images.contents())
+
+    def _request(self, staged: Staged, model: Model) -> Request:
+        params = {**model.config, **self._task.prompts}
+        try:
+            prompts = read_prompts(params, staged.grids[0], model.labels) if model.prompts else Prompts()
+            wanted = read_wanted(params, staged.suffix) if self._task.protocol == MONAI_LABEL else None
+        except InputError as error:
+            raise ModelError(error.message, error.advice, "input") from error
+        return Request(params, prompts.on(staged.grids[0], staged.images[0].geometry), wanted)
 
     def _find_model(self) -> tuple[Model, Path | None]:
         place = self._place
@@ -148,24 +193,26 @@ class Attempt:
         self._model = replace(model, parameters={**defaults, **model.parameters}) if defaults else model
         return self._model, folder
 
-    def _segment(self, model: Model, folder: Path | None, sent: Sent, images: tuple[Volume, ...], expected: ExpectedGrid) -> Answer:
+    def _segment(self, model: Model, folder: Path | None, staged: Staged, request: Request, expected: ExpectedGrid) -> Answer:
         place, output = self._place, self._place.desk.output
-        job_class: Callable[..., Job] = Job if model.orientation == AS_SENT else DeclaredJob
-        job = job_class(
-            images=images,
-            input_folder=sent.folder if model.orientation == AS_SENT else place.desk.declared,
-            output_folder=output,
-            prompts=self._task.prompts,
-            report=place.channel.report,
-            log=self._log.write,
-            deadline=self._began + model.time_limit,
-            task=f"{place.name}-{self._task.id}",
-        )
+        fields: dict[str, Any] = {
+            "images": staged.images,
+            "input_folder": staged.folder or place.desk.declared,
+            "output_folder": output,
+            "prompts": request.params,
+            "report": place.channel.report,
+            "log": self._log.write,
+            "deadline": self._began + model.time_limit,
+            "task": f"{place.name}-{self._task.id}",
+            "clicks": request.prompts.clicks,
+            "boxes": request.prompts.boxes,
+            "label": staged.label,
+        }
+        job = Job(**fields) if staged.fill is None else LazyJob(fill=staged.fill, **fields)
         try:
             with self._log.captured(), place.channel.interruptible():
                 # A model with a limit of its own gets the room that others hold.
-                budget = model.resources.memory_mb << 19 if model.resources.memory_mb else None
-                result: Segmentation | None = place.warm.get(model, folder, budget).segment(job)
+                result = place.warm.get(model, folder, _room(model, place)).segment(job)
             place.channel.raise_if_cancelled()
             answer = check(result, output, model, expected)
         except ModelError as error:
@@ -177,16 +224,22 @@ class Attempt:
             raise
         for note in answer.notes:
             self._log.write(note)
+        if not answer.layers and self._task.protocol != MONAI_LABEL:
+            raise ModelError("the model gave findings and no label map", "Ask for it by the MONAI Label API.", "output")
         return answer
 
-    def _publish(self, model: Model, sent: Sent, expected: ExpectedGrid, answer: Answer) -> None:
-        image, path = sent.images[0].geometry, self._place.desk.result
+    def _publish(self, model: Model, staged: Staged, request: Request, expected: ExpectedGrid, answer: Answer) -> None:
+        image, path, scratch = staged.grids[0], self._place.desk.result, self._place.desk.temporary
         # One layer after the other: all of them on the contour grid may be more than fits into memory.
         layers = (
-            (layer.name, from_model(layer, image, sent.factor, expected, model)[0], sent.contours, layer.names) for layer in answer.layers
+            (layer.name, from_model(layer, image, staged.factor, expected, model)[0], staged.contours, layer.names)
+            for layer in answer.layers
         )
         log = read_log(self._log.path)
-        publish(path, layers, answer.others, log, model)
+        says = None
+        if request.wanted is not None or answer.findings is not None:
+            says = partial(add_answer, findings=answer.findings or {}, wanted=request.wanted, scratch=scratch)
+        publish(path, layers, answer.others, log, model, says)
         self._place.channel.raise_if_cancelled()
         self._place.tasks.finish(
             self._task.uid,
@@ -226,3 +279,8 @@ class Attempt:
             "seconds": round(time.monotonic() - self._began, 4),
             "peak_memory_mb": resident.peak() >> 20,
         }
+
+
+def _room(model: Model, place: Workplace) -> int:
+    """Bytes this process may hold before a task of the model begins."""
+    return model.resources.memory_mb << 19 if model.resources.memory_mb else place.warm.budget

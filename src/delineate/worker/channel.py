@@ -1,8 +1,8 @@
 """What a worker and its engine say to each other: JSON lines over two pipes.
 
-Worker to engine: ``ready``; ``started`` (task, seconds and MiB it may take); ``progress``; ``done``; so that the
-engine can renew the lease, enforce the limits and stop a cancelled task from outside, whatever the model does to
-the worker's interpreter. Engine to worker: ``cancel`` and ``stop``. The end of the worker's standard input means
+Worker to engine: ``ready``; ``started`` (task, seconds and MiB it may take); ``warm`` (images that stay decoded); ``progress``;
+``done``; so that the engine can renew the lease, enforce the limits and stop a cancelled task from outside, whatever the
+model does to the worker's interpreter. Engine to worker: ``cancel`` and ``stop``. The end of the worker's standard input means
 that the engine is gone: the worker and everything it started end at once.
 """
 
@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 PROGRESS_INTERVAL = 0.1  # s; a model may report as often as it likes
@@ -62,6 +62,10 @@ class Channel:
         with self._lock:
             self._task, self._cancelled, self._reported = task, None, 0.0
         self._send({"event": "started", "task": task, "limit": limit, "memory_mb": memory_mb})
+
+    def warm(self, images: Sequence[str]) -> None:
+        """Which images are decoded here now, by their keys; the most recently used last."""
+        self._send({"event": "warm", "images": list(images)})
 
     def done(self) -> None:
         """The task is settled."""

@@ -12,8 +12,9 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,11 @@ from delineate import nifti
 from delineate.errors import DelineateError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import Model
+from delineate.protocols.infer_result import LARGEST
+from delineate.runners.base import Findings
 from delineate.segmentation import Segmentation, names_by_label
 
+FINDINGS_NAME = "findings.json"
 LABEL_MAP_SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -89,15 +93,17 @@ class LabelMap:
 class Answer:
     """What a model answered, checked.
 
-    layers : at least one; others : further files by their name in the result archive; notes : for the task's log.
+    layers : none only where there are findings; others : further files by their name in the result archive; notes : for the
+    task's log; findings : what else the model said, None for nothing.
     """
 
     layers: tuple[LabelMap, ...]
     others: Mapping[str, Path]
     notes: tuple[str, ...] = ()
+    findings: Mapping[str, Any] | None = None
 
 
-def check(result: Segmentation | None, folder: Path, model: Model, expected: ExpectedGrid) -> Answer:
+def check(result: Segmentation | Findings | None, folder: Path, model: Model, expected: ExpectedGrid) -> Answer:
     """Check what a runner returned, or the files it wrote to `folder`.
 
     Raises
@@ -105,7 +111,13 @@ def check(result: Segmentation | None, folder: Path, model: Model, expected: Exp
     ModelError
         Kind ``output`` (nothing, or nothing readable), ``grid`` or ``labels``.
     """
-    answer = _from_files(folder, model, expected) if result is None else _from_segmentation(result, folder, model, expected)
+    if isinstance(result, Findings):
+        answer = Answer(layers=(), others={})
+        if result.segmentation is not None:
+            answer = _from_segmentation(result.segmentation, folder, model, expected)
+        answer = replace(answer, findings=result.values)
+    else:
+        answer = _from_files(folder, model, expected) if result is None else _from_segmentation(result, folder, model, expected)
     doubled = [name for name, times in Counter(name for layer in answer.layers for name in layer.names.values()).items() if times > 1]
     if doubled:
         raise ModelError(
@@ -148,8 +160,9 @@ def _from_segmentation(result: Segmentation, folder: Path, model: Model, expecte
 
 def _from_files(folder: Path, model: Model, expected: ExpectedGrid) -> Answer:
     files, skipped = _regular_files(folder)
+    findings = _read_findings(files.pop(FINDINGS_NAME)) if FINDINGS_NAME in files else None
     maps = {name: stem for name in files if (stem := _stem(name)) is not None}
-    if not maps:
+    if not maps and findings is None:
         found = f" (it wrote {_listed(list(files))})" if files else ""
         raise ModelError(f"the model wrote no label map{found}", "It must write NAME.nii.gz to its output folder.", "output")
     _refuse_clashes(maps)
@@ -164,7 +177,19 @@ def _from_files(folder: Path, model: Model, expected: ExpectedGrid) -> Answer:
             notes.append(f"{name} was renamed {name}.txt: it belongs to no label map")
             name += ".txt"
         others[name] = path
-    return Answer(layers=layers, others=others, notes=tuple(notes))
+    return Answer(layers=layers, others=others, notes=tuple(notes), findings=findings)
+
+
+def _read_findings(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError
+        findings = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError):
+        findings = None
+    if not isinstance(findings, dict):
+        raise ModelError(f"the model's file {FINDINGS_NAME} is no JSON object", "Write one of up to 16 MiB.", "output")
+    return findings
 
 
 def _read_map(files: Mapping[str, Path], name: str, stem: str, model: Model, expected: ExpectedGrid, *, restrict: bool) -> LabelMap:

@@ -19,7 +19,7 @@ Factor = tuple[int, int, int]
 
 def to_model(volumes: tuple[Volume, ...], model: Model) -> tuple[Volume, ...]:
     """The images as the model declares them; voxels C-contiguous, shape (z, y, x)."""
-    return tuple(_to_model(volume, model, model.inputs[min(index, len(model.inputs) - 1)]) for index, volume in enumerate(volumes))
+    return tuple(converted(volume, model, model.inputs[min(index, len(model.inputs) - 1)]) for index, volume in enumerate(volumes))
 
 
 def expected_grid(image: Geometry, seen: Geometry, factor: Factor, model: Model) -> ExpectedGrid:
@@ -46,7 +46,8 @@ def from_model(layer: LabelMap, image: Geometry, factor: Factor, expected: Expec
     return np.ascontiguousarray(labels), contours
 
 
-def _to_model(volume: Volume, model: Model, wanted: ModelInput) -> Volume:
+def converted(volume: Volume, model: Model, wanted: ModelInput) -> Volume:
+    """One image as the model declares the input `wanted`; voxels C-contiguous."""
     if wanted.units != "stored":
         units = wanted.units if wanted.units == "HU" else volume.units
         volume = replace(volume, voxels=volume.values(), slope=1.0, intercept=0.0, units=units)

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 import delineate
 from delineate.errors import InputError, ModelError
-from delineate.geometry import Geometry
 from delineate.model import Model
 from delineate.protocols.archive import LOG_NAME, ResultWriter
+from delineate.worker.answer import Layer
 
 PROVENANCE_NAME = "provenance.txt"
 
 
 def publish(
     path: Path,
-    layers: Iterable[tuple[str, np.ndarray, Geometry, Mapping[int, str]]],
+    layers: Iterable[Layer],
     others: Mapping[str, Path],
     log: bytes,
     model: Model,
+    add_answer: Callable[[ResultWriter, Sequence[Layer]], None] | None = None,
 ) -> None:
     """Write the result archive to `path`.
 
     Parameters
     ----------
     layers : name, labels of shape (z, y, x), their grid, names by label; others : further files by name;
-    log : what the model wrote, empty for none.
+    log : what the model wrote, empty for none; add_answer : adds what is for whoever asked by another protocol, given the
+    layers under the names that were used; None where one layer after the other is to be made and forgotten.
 
     Raises
     ------
@@ -36,26 +36,32 @@ def publish(
         Kind ``output``: a name that no archive may hold.
     """
     try:
-        _write(path, layers, others, log, model)
+        _write(path, layers, others, log, model, add_answer)
     except InputError as error:
         raise ModelError(f"the model's result cannot be packed: {error.message}", error.advice, "output") from error
 
 
 def _write(
     path: Path,
-    layers: Iterable[tuple[str, np.ndarray, Geometry, Mapping[int, str]]],
+    layers: Iterable[Layer],
     others: Mapping[str, Path],
     log: bytes,
     model: Model,
+    add_answer: Callable[[ResultWriter, Sequence[Layer]], None] | None,
 ) -> None:
     taken = {name.lower() for name in others}
     with ResultWriter(path) as writer:
+        added = []
         for name, labels, geometry, names in layers:
-            writer.add_layer(name, labels, geometry, names)
+            used = writer.add_layer(name, labels, geometry, names)
+            if add_answer is not None:
+                added.append((used, labels, geometry, names))
         for name, file in others.items():
             writer.add_file(name, file)
         if log:
             writer.add_bytes(_free(LOG_NAME, taken), log)
+        if add_answer is not None:
+            add_answer(writer, added)
         writer.add_text(_free(PROVENANCE_NAME, taken), provenance_text(model))
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from delineate import files
 from delineate.errors import ArchiveError, DelineateError, ModelError
@@ -33,16 +32,6 @@ class Sent:
     header: Geometry
     factor: tuple[int, int, int]
 
-    @property
-    def grids(self) -> list[dict[str, Any]]:
-        """Fingerprints of the inputs."""
-        return [image.geometry.to_dict() for image in self.images]
-
-    @property
-    def contours(self) -> Geometry:
-        """The grid of the result."""
-        return self.header.refined(self.factor) if self.factor != (1, 1, 1) else self.header
-
 
 def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint: Callable[[], None]) -> Sent:
     """Unpack a request archive into the empty `folder` and decode every image. `checkpoint` may raise to stop in between.
@@ -59,12 +48,7 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
         names = request_images(reader)
     except ArchiveError as error:
         raise ModelError(error.message, error.advice, "input") from error
-    if len(names) < len(model.inputs):
-        raise ModelError(
-            f"model {model.name} needs {len(model.inputs)} images and {len(names)} came",
-            "Send the images in the order the model lists.",
-            "input",
-        )
+    require_enough(len(names), model)
     headers, images, metas = [], [], []
     for name in names:
         checkpoint()
@@ -73,7 +57,7 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
         images.append(image)
         metas.append(meta)
     if model.one_grid:
-        _require_one_grid(names, images)
+        require_one_grid(names, [image.geometry for image in images])
     return Sent(folder=_images_folder(folder, names), images=tuple(images), header=headers[0], factor=metas[0].scaling_factor)
 
 
@@ -125,13 +109,23 @@ def _without_folder(message: str, folder: Path) -> str:
     return message.replace(f"{folder}/", "")
 
 
-def _require_one_grid(names: list[str], images: list[Volume]) -> None:
-    first = images[0].geometry
-    for name, image in zip(names[1:], images[1:], strict=True):
-        difference = image.geometry.difference(first)
+def require_enough(count: int, model: Model) -> None:
+    """Refuse fewer images than the model lists: `ModelError` of kind ``input``."""
+    if count < len(model.inputs):
+        raise ModelError(
+            f"model {model.name} needs {len(model.inputs)} images and {count} came",
+            "Send the images in the order the model lists.",
+            "input",
+        )
+
+
+def require_one_grid(names: Sequence[str], grids: Sequence[Geometry]) -> None:
+    """Refuse images of different grids: `ModelError` of kind ``input`` that names both."""
+    for name, grid in zip(names[1:], grids[1:], strict=True):
+        difference = grid.difference(grids[0])
         if difference:
             raise ModelError(
-                f"{name} is on another grid than {names[0]}: {difference}; {image.geometry} against {first}",
+                f"{name} is on another grid than {names[0]}: {difference}; {grid} against {grids[0]}",
                 "Resample the images onto one grid first.",
                 "input",
             )

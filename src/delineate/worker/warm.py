@@ -23,8 +23,8 @@ class WarmRunners:
     """
 
     def __init__(self, create: RunnerFactory, budget: int, resident: Callable[[], int]) -> None:
+        self.budget = budget
         self._create = create
-        self._budget = budget
         self._resident = resident
         self._runners: OrderedDict[str, tuple[Model, Runner]] = OrderedDict()
 
@@ -34,7 +34,7 @@ class WarmRunners:
         if held is not None and held[0] != model:
             self.drop(model.name)
             held = None
-        self._shrink(self._budget if budget is None else budget, keep=model.name)
+        self._shrink(self.budget if budget is None else budget, keep=model.name)
         if held is None:
             held = (model, self._create(model, folder))
             self._runners[model.name] = held

@@ -1,0 +1,103 @@
+"""What a reference names: made by the server from files it has, found again by the worker if they are what they were."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from delineate.errors import InputError, ModelError
+from delineate.protocols.reference import LARGEST, Place, Reference, is_reference
+from delineate.store.blobs import BlobStore
+
+MOST_FILES: Final = 20_000  # of a folder
+
+_GONE: Final = "Submit the task again."
+
+
+def place_of(path: Path, name: str = "") -> Place:
+    """A file, or a folder of the files of one series, as it is now; `InputError` where it is neither.
+
+    `name` : what it is called for people, by default the file's own name.
+    """
+    path = path.absolute()
+    try:
+        size, mtime_ns = _stamp(path)
+    except OSError as error:
+        raise InputError(f"the image cannot be read: {error.strerror}", "Check that it is still there.") from error
+    return Place(path=str(path), size=size, mtime_ns=mtime_ns, name=name or path.name)
+
+
+def read_reference(path: Path) -> Reference | None:
+    """The reference in a task's input; None where the input is something else, an archive.
+
+    Raises
+    ------
+    ModelError
+        Kind ``input``: it begins like a reference and is none.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+        if not is_reference(start):
+            return None
+        data = start + file.read(LARGEST)
+    try:
+        return Reference.from_bytes(data)
+    except InputError as error:
+        raise ModelError(error.message, error.advice, "input") from error
+
+
+class Files:
+    """Finds the files of places. roots : folders below which every path must lie, links followed."""
+
+    def __init__(self, blobs: BlobStore, roots: Sequence[Path]) -> None:
+        self._blobs = blobs
+        self._roots = tuple(roots)
+
+    def find(self, place: Place) -> Path:
+        """Where the content is.
+
+        Raises
+        ------
+        ModelError
+            Kind ``input``: it is gone, changed, or outside of the folders that tasks may name.
+        BlobError
+            The blob is missing or altered.
+        """
+        if place.blob:
+            return self._blobs.verified(place.blob)
+        try:
+            path = Path(place.path).resolve(strict=True)
+            if not any(path.is_relative_to(root.resolve()) for root in self._roots):
+                raise ModelError(
+                    "the image lies outside of the folders that tasks may use", "The server's administrator names them.", "input"
+                )
+            self._require_unchanged(place, path)
+        except OSError as error:
+            raise ModelError(f"{place.name}: the image cannot be read: {error.strerror}", _GONE, "input") from error
+        return path
+
+    def require_unchanged(self, place: Place, path: Path) -> None:
+        """Refuse what was written to since the reference was made, also while it was read; as `find`."""
+        try:
+            self._require_unchanged(place, path)
+        except OSError as error:
+            raise ModelError(f"{place.name}: the image cannot be read: {error.strerror}", _GONE, "input") from error
+
+    def _require_unchanged(self, place: Place, path: Path) -> None:
+        if place.path and _stamp(path) != (place.size, place.mtime_ns):
+            raise ModelError(f"{place.name}: the image was changed after the task was submitted", _GONE, "input")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Bytes and time of the last change, ns: of a file, or over all files of a folder."""
+    status = path.stat()
+    if not path.is_dir():
+        return status.st_size, status.st_mtime_ns
+    files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    if len(files) > MOST_FILES:
+        raise OSError(errno.EFBIG, f"more than {MOST_FILES} files")
+    found = [file.stat() for file in files]
+    return sum(one.st_size for one in found), max([status.st_mtime_ns, *(one.st_mtime_ns for one in found)])

@@ -1,0 +1,210 @@
+"""A task's images, ready for its model, however they came: in an archive, or by reference from where they lie."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+
+from delineate import files, nifti
+from delineate.errors import DelineateError, GeometryError, ImageError, InputError, ModelError
+from delineate.geometry import Geometry
+from delineate.model import AS_SENT, Model
+from delineate.protocols.reference import Place, Reference
+from delineate.protocols.request_archive import meta_of
+from delineate.resampling import labels_to_grid, to_model_grid
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+from delineate.worker.convert import converted, to_model
+from delineate.worker.images import Key, WarmImage, WarmImages
+from delineate.worker.referred import Files
+from delineate.worker.series import read_series
+from delineate.worker.stage import ADVICE, Sent, require_enough, require_one_grid
+
+_RAW_LABELS: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by bytes of a voxel
+RAW_SUFFIX: Final = ".bin"
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Staged:
+    """What a model is given.
+
+    images : as the model declares them; grids : of the images as they came, in the patient as far as that is known;
+    header : grid of the first as its own header has it; factor : contour grid over image grid, x, y, z; label : on the grid
+    of the first of `images`; suffix : of the first image's file; fill : writes the images as files into a folder, None where
+    they are in `folder` already.
+    """
+
+    images: tuple[Volume, ...]
+    grids: tuple[Geometry, ...]
+    header: Geometry
+    factor: tuple[int, int, int] = (1, 1, 1)
+    label: np.ndarray | None = None
+    suffix: str = ".nii.gz"
+    folder: Path | None = None
+    fill: Callable[[Path], None] | None = None
+
+    @property
+    def contours(self) -> Geometry:
+        """The grid of the result."""
+        return self.header.refined(self.factor) if self.factor != (1, 1, 1) else self.header
+
+
+def from_archive(sent: Sent, model: Model) -> Staged:
+    """The images of a request archive."""
+    images = to_model(sent.images, model)
+    as_sent = model.orientation == AS_SENT
+    return Staged(
+        images=images,
+        grids=tuple(image.geometry for image in sent.images),
+        header=sent.header,
+        factor=sent.factor,
+        folder=sent.folder if as_sent else None,
+        fill=None if as_sent else _writer_of(images),
+    )
+
+
+class ReferredImages:
+    """Stages tasks by reference.
+
+    Parameters
+    ----------
+    found : finds the files; warm : keeps what was decoded; scratch : an empty folder for links, emptied after the task;
+    checkpoint : may raise to stop in between.
+    """
+
+    def __init__(self, found: Files, warm: WarmImages, scratch: Path, checkpoint: Callable[[], None]) -> None:
+        self._files = found
+        self._warm = warm
+        self._scratch = scratch
+        self._checkpoint = checkpoint
+
+    def stage(self, reference: Reference, model: Model) -> Staged:
+        """The images of a reference, decoded and converted only where they are not warm.
+
+        Raises
+        ------
+        ModelError
+            Kind ``input``: gone, changed, not allowed, not readable, too few, of different grids; a label on another grid.
+        """
+        require_enough(len(reference.images), model)
+        paths = [self._files.find(place) for place in reference.images]
+        images = []
+        for index, (place, path) in enumerate(zip(reference.images, paths, strict=True)):
+            self._checkpoint()
+            images.append(self._image(place, path, model, index))
+        headers = tuple(image.header for image in images)
+        if model.one_grid:
+            require_one_grid([place.name for place in reference.images], headers)
+        seen = images[0].volume.geometry
+        return Staged(
+            images=tuple(image.volume for image in images),
+            grids=headers,
+            header=headers[0],
+            label=None if reference.label is None else self._label(reference.label, headers[0], seen, model),
+            suffix=suffix_of(reference.images[0].name),
+            fill=lambda folder: self._fill(folder, paths, reference, model, images),
+        )
+
+    def _image(self, place: Place, path: Path, model: Model, index: int) -> WarmImage:
+        wanted = model.inputs[min(index, len(model.inputs) - 1)]
+        key: Key = (place.key, model.orientation, model.spacing, wanted.units)
+        found = self._warm.get(key)
+        if found is not None:
+            return found
+        raw = self._warm.get((place.key,)) or self._decoded(place, path)
+        volume = converted(raw.volume, model, wanted)
+        return self._warm.keep(key, volume, raw.header)
+
+    def _decoded(self, place: Place, path: Path) -> WarmImage:
+        volume = _readable(place, lambda: self._read(place, path))
+        self._files.require_unchanged(place, path)
+        return self._warm.keep((place.key,), volume, volume.geometry)
+
+    def _read(self, place: Place, path: Path) -> Volume:
+        return read_series(path) if path.is_dir() else files.read_volume(self._named(place, path))
+
+    def _named(self, place: Place, path: Path) -> Path:
+        """A blob under a name by which its format is known; a file as it is."""
+        if not place.blob:
+            return path
+        link = self._scratch / f"{place.blob}{suffix_of(place.name)}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+        return link
+
+    def _label(self, place: Place, grid: Geometry, seen: Geometry, model: Model) -> np.ndarray:
+        path = self._files.find(place)
+        labels = _readable(place, lambda: self._read_label(place, path, grid))
+        self._files.require_unchanged(place, path)
+        if model.orientation == AS_SENT:
+            return np.ascontiguousarray(labels)
+        turned = to_model_grid(Volume(labels, grid), model.orientation)
+        if turned.geometry.matches(seen):
+            return turned.voxels
+        return labels_to_grid(Segmentation.from_labels(turned.voxels, turned.geometry, {}), seen).layers[0]
+
+    def _read_label(self, place: Place, path: Path, grid: Geometry) -> np.ndarray:
+        if place.name.lower().endswith(RAW_SUFFIX):
+            return _raw_labels(path, grid)
+        segmentation = files.read_segmentation(self._named(place, path))
+        if len(segmentation.layers) != 1:
+            raise ImageError("it holds structures that overlap", "Send one label map.")
+        if segmentation.geometry.size != grid.size:
+            raise GeometryError(
+                f"it is on another grid than the image: {segmentation.geometry} against {grid}", "Draw the label on the image itself."
+            )
+        return segmentation.layers[0]
+
+    def _fill(self, folder: Path, paths: list[Path], reference: Reference, model: Model, images: list[WarmImage]) -> None:
+        """The images as files: as they are where they are NIfTI and the model takes them so."""
+        for index, (place, path, image) in enumerate(zip(reference.images, paths, images, strict=True)):
+            target = folder / f"tmp_{index:04d}.nii.gz"
+            if model.orientation == AS_SENT and place.name.lower().endswith(".nii.gz"):
+                shutil.copyfile(path, target)
+                self._files.require_unchanged(place, path)
+            else:
+                nifti.write(target, image.volume)
+            (folder / f"tmp_{index:04d}.meta.json").write_bytes(meta_of(image.volume).to_json())
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of an image's name in lower case, ``.nii.gz`` whole; empty for a name without one, as of a folder."""
+    lower = name.lower()
+    return ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
+
+
+def _writer_of(images: tuple[Volume, ...]) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        for index, image in enumerate(images):
+            nifti.write(folder / f"tmp_{index:04d}.nii.gz", image)
+
+    return fill
+
+
+def _readable(place: Place, read: Callable[[], Read]) -> Read:
+    try:
+        return read()
+    except ModelError:
+        raise
+    except (DelineateError, MemoryError, OSError) as error:
+        message = error.message if isinstance(error, DelineateError) else str(error) or "it does not fit into memory"
+        advice = error.advice if isinstance(error, DelineateError) else "Send a smaller image."
+        raise ModelError(f"{place.name}: {message}", advice or ADVICE, "input") from error
+
+
+def _raw_labels(path: Path, grid: Geometry) -> np.ndarray:
+    """Voxels without a header, in the order of the image's own."""
+    count = int(np.prod(grid.size))
+    dtype = _RAW_LABELS.get(path.stat().st_size // count)
+    if dtype is None or path.stat().st_size != count * np.dtype(dtype).itemsize:
+        raise InputError(
+            f"it has {path.stat().st_size} bytes, which are not the {count} voxels of the image", "Draw the label on the image itself."
+        )
+    return np.fromfile(path, dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype, copy=False).reshape(grid.shape)

@@ -1,4 +1,7 @@
-"""``info.properties``, read by the rules of ``java.util.Properties``."""
+"""``info.properties``, read by the rules of ``java.util.Properties``.
+
+`delineate.mim.packaging.manifest` reads it too. The stand-in does not use that: a writer and a reader that share a mistake agree.
+"""
 
 from __future__ import annotations
 

@@ -59,20 +59,19 @@ class ExpectedGrid:
         for fine, grid in ((False, self.image), (True, contours)):
             if self._same(found, grid):
                 return fine
-        message = f"{what} is on another grid than the image: {found} against {self.image}"
+        message = f"{what} is on another grid than the image: {self._words(found)} against {self._words(self.image)}"
         if contours is not self.image:
-            message += f" or, for contours, {contours}"
-        nearest = contours if found.size == contours.size else self.image
-        raise ModelError(
-            f"{message}; {self._difference(found, nearest)}", "The model must answer on the grid of its first image.", kind="grid"
-        )
+            message += f" or, for contours, {self._words(contours)}"
+        if self.exact:
+            message += "; " + (found.difference(contours if found.size == contours.size else self.image) or "the same")
+        raise ModelError(message, "The model must answer on the grid of its first image: tell its author.", kind="grid")
+
+    def _words(self, grid: Geometry) -> str:
+        """What counts of a grid."""
+        return str(grid) if self.exact else " x ".join(str(n) for n in grid.size) + " voxels"
 
     def _same(self, found: Geometry, grid: Geometry) -> bool:
         return found.matches(grid) if self.exact else found.size == grid.size
-
-    @staticmethod
-    def _difference(found: Geometry, grid: Geometry) -> str:
-        return found.difference(grid) or "the same"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -208,7 +208,8 @@ def _parsed(text: str) -> Tuple[str, str, int, str]:
     """Scheme, host, port and prefix of an address."""
     if not text:
         raise SettingsError("no server was given", "Write https://server.example into server_url, or url = … into %s." % INI)
-    shown = re.sub(r"\?.*|^/+", "", re.sub(r"(?<=//)[^/]*@|^[^/]*@", "", text))[:200]  # what is left out may be secret
+    shown = re.sub(r"(?s)\?.*|^/+", "", re.sub(r"(?<=//)[^/]*@|^[^/]*@", "", text))  # what is left out may be secret
+    shown = "".join(c if c.isprintable() else " " for c in shown)[:200]
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         bare = re.sub(r"^https?:[/\\]*", "", shown, flags=re.IGNORECASE)
         advice = "Write https://%s, or http://%s where the server has no TLS." % (bare, bare)
@@ -218,11 +219,11 @@ def _parsed(text: str) -> Tuple[str, str, int, str]:
         raise SettingsError("the server's address begins with %s://, which is no way to reach it" % scheme, "Begin it with https://")
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port or PORTS[scheme]
+        host, port = parts.hostname or "", PORTS[scheme] if parts.port is None else parts.port
         host = host if ":" in host else host.encode("idna").decode("ascii")
     except ValueError:  # UnicodeError among them
-        host = ""
-    if not re.match(r"[\w.:%-]+\Z", host) or any(c.isspace() or not c.isprintable() for c in text):
+        host, port = "", 0
+    if not port or not re.match(r"[\w.:%-]+\Z", host) or any(c.isspace() or not c.isprintable() for c in text):
         raise SettingsError(
             "the server's address %s cannot be read" % shown, "Write it like https://server.example:8443/prefix, no blanks."
         )

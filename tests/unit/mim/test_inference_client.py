@@ -54,6 +54,8 @@ def test_addresses_as_people_write_them(given: str, origin: str, prefix: str) ->
         ("https://", "cannot be read"),
         ("https://server.example:port", "cannot be read"),
         ("https://server.example:99999", "cannot be read"),
+        ("https://server.example:0", "cannot be read"),
+        ("https://server\n.example/x?a\n=secret", "https://server .example/x cannot be read"),
         ("https://" + "a" * 64 + ".example", "cannot be read"),
         ("https://[::1", "cannot be read"),
         ("", "no server was given"),

@@ -79,6 +79,7 @@ class Keeper:
         self._stop_at: float | None = None
         self._watch: TaskWatch | None = None
         self._worker: WorkerProcess | None = None
+        self._warm: frozenset[str] = frozenset()
         self._was_ready = False
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{index}", daemon=True)
 
@@ -86,11 +87,20 @@ class Keeper:
         """Start the worker, in the background."""
         self._thread.start()
 
-    def ring(self) -> None:
-        """There may be a task: an idle worker looks at once. Any thread; never blocks."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether a task would be begun at once."""
+        return self._worker is not None and self.status.state == "idle"
+
+    def has_warm(self, image: str) -> bool:
+        """Whether the worker has this image decoded, as far as it said."""
+        return image in self._warm
+
+    def ring(self, after: float = 0.0) -> None:
+        """There may be a task: an idle worker looks, `after` seconds. Any thread; never blocks."""
         worker = self._worker
         if worker is not None and self.status.state == "idle":
-            worker.tell("look")
+            worker.tell("look", after=after)
 
     def stop(self, grace: float) -> None:
         """Tell the worker to finish its task within `grace` seconds; returns at once, see `join`."""
@@ -132,7 +142,7 @@ class Keeper:
             worker.kill()
             code = worker.wait()
             worker.close()
-            self._worker, self.status.pid = None, 0
+            self._worker, self.status.pid, self._warm = None, 0, frozenset()
             with contextlib.suppress(StoreError):  # the engine finds its lock free, and gives its tasks back a little later
                 self._settle(worker.name, code or 0, verdict)
             self._watch = None
@@ -176,6 +186,8 @@ class Keeper:
                 self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._options.lease)
             self._watch.limit(event["limit"], event["memory_mb"] << 20 or self._memory_bytes)
             self.status.state = "busy"
+        elif kind == "warm":
+            self._warm = frozenset(event["images"])
         elif kind == "progress" and self._watch is not None:
             self._watch.progress(event["fraction"], event["message"])
         elif kind == "done":

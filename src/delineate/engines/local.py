@@ -26,6 +26,8 @@ from delineate.worker.lock import WorkerLock, dead_workers, is_held
 _log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # s between two looks for dead workers of other engines and for leases over time
+HEAD_START = 0.02  # s for the worker that has an image decoded, before another one takes its task
+MOST_IMAGES_MB = 1536
 MEMORY_SHARE = 0.8  # of the machine, over all workers, where no limit is set
 
 
@@ -41,7 +43,9 @@ class LocalEngine:
     database : URL, by default of the one in the data folder.
     lease : seconds; threads : per worker, by default the cores shared out; warm_mb : resident MiB above which a worker
     unloads idle models, by default half of `memory_mb`; limits : of archives, see `protocols.archive.Limits`;
-    runner_parameters : by runner, under those of the models; log_level : of the workers' own logs; sync : wait for the disk.
+    runner_parameters : by runner, under those of the models; log_level : of the workers' own logs; sync : wait for the disk;
+    roots : folders whose images tasks by reference may name; images_mb : MiB of decoded images that stay in each worker,
+    by default a quarter of `memory_mb`, 1536 at most.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class LocalEngine:
         runner_parameters: Mapping[str, Mapping[str, Any]] | None = None,
         log_level: str = "info",
         sync: bool = True,
+        roots: Sequence[Path] = (),
+        images_mb: int = 0,
     ) -> None:
         self._data = data.absolute()
         memory_mb = memory_mb or int(psutil.virtual_memory().total * MEMORY_SHARE / max(1, workers)) >> 20
@@ -74,6 +80,8 @@ class LocalEngine:
             log_level=log_level,
             sync=sync,
             lease=lease,
+            roots=tuple(folder.absolute() for folder in roots),
+            images_mb=images_mb or min(MOST_IMAGES_MB, memory_mb // 4),
         )
         self._database = Database(database or f"sqlite:///{self._data / 'delineate.db'}", sync=sync)
         blobs = BlobStore(self._data / "blobs", sync=sync)
@@ -97,10 +105,17 @@ class LocalEngine:
         for keeper in self._keepers:
             keeper.start()
 
-    def ring(self) -> None:
-        """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit."""
-        for keeper in self._keepers:
+    def ring(self, image: str = "") -> None:
+        """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit.
+
+        `image`: the `Reference.key` of the task. An idle worker that has this image decoded looks first, the others a little later.
+        """
+        near = [keeper for keeper in self._keepers if image and keeper.is_idle and keeper.has_warm(image)]
+        for keeper in near:
             keeper.ring()
+        for keeper in self._keepers:
+            if keeper not in near:
+                keeper.ring(HEAD_START if near else 0.0)
 
     def stop(self, grace: float = 10.0) -> None:
         """Let the workers finish their tasks within `grace` seconds; what is not finished then goes back uncounted."""

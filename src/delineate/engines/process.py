@@ -34,7 +34,7 @@ class WorkerOptions:
     data : the server's data folder; model_folders : beside the built-in ones; database : URL, empty for the usual one;
     threads : per worker, for the numeric libraries; warm_mb : see `delineate.worker.warm`; limits : of archives;
     runner_parameters : by runner, under those of the models; log_level : of the worker's own log; sync : wait for the disk;
-    lease : seconds.
+    lease : seconds; roots : folders whose images tasks by reference may name; images_mb : MiB of decoded images that stay.
     """
 
     data: Path
@@ -47,12 +47,15 @@ class WorkerOptions:
     log_level: str = "info"
     sync: bool = True
     lease: float = 30.0
+    roots: Sequence[Path] = ()
+    images_mb: int = 1536
 
     def command(self, name: str, device: str) -> list[str]:
         """The worker's command line."""
         models = [word for folder in self.model_folders for word in ("--models", str(folder))]
+        roots = [word for folder in self.roots for word in ("--root", str(folder))]
         return [
-            sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models,
+            sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models, *roots, "--images-mb", str(self.images_mb),
             "--name", name, "--device", device, "--lease", str(self.lease),
             "--parent", str(os.getpid()), "--database", self.database, "--warm-mb", str(self.warm_mb), "--log-level", self.log_level,
             "--limits", json.dumps(dict(self.limits)), "--runner-parameters", json.dumps(dict(self.runner_parameters)),
@@ -109,9 +112,9 @@ class WorkerProcess:
             self._logger.info("%s", line.decode("utf-8", "replace"))
         return lines is not None
 
-    def tell(self, command: str, task: str = "") -> None:
-        """Send a command, from any thread; a worker that is dead or deaf does not mind."""
-        line = json.dumps({"command": command, "task": task}).encode("ascii") + b"\n"
+    def tell(self, command: str, task: str = "", after: float = 0.0) -> None:
+        """Send a command, from any thread, to be obeyed `after` seconds; a worker that is dead or deaf does not mind."""
+        line = json.dumps({"command": command, "task": task, "after": after}).encode("ascii") + b"\n"
         with self._lock, contextlib.suppress(OSError):
             if not self._is_closed:  # else the number may be another file's by now
                 os.write(self._commands, line)

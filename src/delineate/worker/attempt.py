@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -97,6 +97,7 @@ class Attempt:
         self._model: Model | None = None
         self._grids: list[dict[str, Any]] | None = None
         self._log = TaskLog(place.desk.log)
+        self._latencies: dict[str, float] = {}
 
     def run(self) -> None:
         """Do it and settle it; never raises but for what ends the worker."""
@@ -152,12 +153,14 @@ class Attempt:
         blob = task.blob("input")
         if blob is None:
             raise ModelError("the task has no input any more", "Submit it again.", "input")
-        staged = self._stage(place.blobs.verified(blob.digest), model)
+        with self._timed("pre"):
+            staged = self._stage(place.blobs.verified(blob.digest), model)
         self._grids = [grid.to_dict() for grid in staged.grids]
         place.channel.raise_if_cancelled()
         request = self._request(staged, model)
         expected = expected_grid(staged.grids[0], staged.images[0].geometry, staged.factor, model)
-        answer = self._segment(model, model_folder, staged, request, expected)
+        with self._timed("infer"):
+            answer = self._segment(model, model_folder, staged, request, expected)
         self._publish(model, staged, request, expected, answer)
 
     def _stage(self, path: Path, model: Model) -> Staged:
@@ -239,7 +242,8 @@ class Attempt:
         says = None
         if request.wanted is not None or answer.findings is not None:
             says = partial(add_answer, findings=answer.findings or {}, wanted=request.wanted, scratch=scratch)
-        publish(path, layers, answer.others, log, model, says)
+        with self._timed("write"):
+            publish(path, layers, answer.others, log, model, says)
         self._place.channel.raise_if_cancelled()
         self._place.tasks.finish(
             self._task.uid,
@@ -268,6 +272,12 @@ class Attempt:
         writer.write(text)
         return writer
 
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._latencies[name] = round(time.monotonic() - began, 4)
+
     def _provenance(self) -> dict[str, Any]:
         model = self._model
         about = {} if model is None else {"model_version": model.version, "model_digest": model.digest, "runner": model.runner}
@@ -276,6 +286,7 @@ class Attempt:
             "delineate": delineate.__version__,
             "worker": self._place.name,
             "device": self._place.device,
+            "latencies": self._latencies,
             "seconds": round(time.monotonic() - self._began, 4),
             "peak_memory_mb": resident.peak() >> 20,
         }

@@ -47,6 +47,7 @@ class Channel:
         self._reported = 0.0
         self._is_in_model = False
         self.wake = threading.Event()
+        self.patience = 0.0  # s to wait after the wake: another worker is nearer to the task
         self.stopping = threading.Event()
 
     def listen(self) -> None:
@@ -146,6 +147,7 @@ class Channel:
                 signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
         elif command["command"] == "stop":
             self.stopping.set()
+        self.patience = float(command.get("after", 0.0))
         self.wake.set()
 
 

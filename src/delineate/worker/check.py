@@ -134,8 +134,10 @@ def present_labels(labels: np.ndarray) -> list[int]:
         return [int(value) for value in np.unique(labels) if value]
     seen = np.zeros(highest + 1, dtype=bool)
     for plane in labels:
-        if plane.any():  # most planes of most label maps are empty, and indexing is the dear part
-            seen[plane] = True
+        flat = plane.ravel()
+        ends = np.flatnonzero(flat[1:] != flat[:-1])  # of runs of one label: indexing by every voxel would be the dear part
+        seen[flat[ends]] = True
+        seen[flat[-1:]] = True
     return [int(value) for value in np.flatnonzero(seen) if value]
 
 

@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 EAGER_LOOK, IDLE_LOOK = 0.008, 0.08  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
 EAGER = 5.0  # s after a task
 EAGER_CLAIM, IDLE_CLAIM = 0.2, 1.0  # s after which to try a claim though nothing changed: a task put off becomes due by itself
+RING_WAIT = 0.003  # s; who finds a task by looking lets the server say whose it should be
 TROUBLE_WAIT = 1.0  # s after the store failed
 
 
@@ -68,7 +69,16 @@ class Loop:
         look = EAGER_LOOK if is_eager else IDLE_LOOK
         while not channel.stopping.is_set() and time.monotonic() < until:
             if channel.wake.wait(look):
-                channel.wake.clear()
+                self._let_others_first()
                 return
             if self._database.changes() != seen:
+                if channel.wake.wait(RING_WAIT):
+                    self._let_others_first()
                 return
+
+    def _let_others_first(self) -> None:
+        channel = self._place.channel
+        channel.wake.clear()
+        patience = channel.patience
+        if patience > 0 and channel.wake.wait(patience):  # a ring without patience ends it
+            channel.wake.clear()

@@ -22,6 +22,7 @@ _DATA = click.option("--data", type=click.Path(path_type=Path, file_okay=False),
 _MODELS = click.option(
     "--models", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="A folder of model folders; repeatable."
 )
+_STUDIES = click.option("--studies", type=click.Path(path_type=Path, file_okay=False), help="The folder of images to annotate.")
 _WORKERS = click.option("--workers", type=click.IntRange(0, 256), help="Worker processes.  [default: 1]")
 _SETTINGS = click.option("--settings", "settings_file", type=click.Path(path_type=Path, dir_okay=False), help="A TOML file with settings.")
 _LOG = click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to say on standard error.")
@@ -32,7 +33,7 @@ _LOG = click.option("--log-level", type=click.Choice(["debug", "info", "warning"
 @click.option("--port", type=int, help="Port, 0 for any free one.  [default: 8000]")
 @_DATA
 @_MODELS
-@click.option("--studies", type=click.Path(path_type=Path, file_okay=False), help="The folder of images to annotate.")
+@_STUDIES
 @_WORKERS
 @click.option("--root-path", help="Path under which a reverse proxy shows the server, such as /delineate.")
 @click.option("--tls-certificate", type=click.Path(path_type=Path), help="PEM file; with --tls-key the server speaks https.")
@@ -82,6 +83,7 @@ def _ended_with_input(folder: Path) -> Iterator[None]:
 @click.command()
 @_DATA
 @_MODELS
+@_STUDIES
 @_WORKERS
 @_SETTINGS
 @_LOG

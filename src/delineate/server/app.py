@@ -24,6 +24,7 @@ from delineate.server.inference_server import TaskRoutes
 from delineate.server.listening import Listening
 from delineate.server.metrics import Metrics
 from delineate.server.middleware import Envelope
+from delineate.server.monai_label.api import LabelApi
 from delineate.server.pages import Pages
 from delineate.server.security import Guard
 from delineate.server.service import Engine, Service
@@ -64,51 +65,58 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     service.prepare()
     watcher = Watcher(Feed(service.database))
     threads = ThreadPoolExecutor(THREADS, "delineate")
+    guard, files = Guard(settings), Files(service, threads)
+    listening = Listening(service, watcher, longest=settings.max_wait, heartbeat=settings.heartbeat)
+    labels = LabelApi(service, guard, listening, files, threads)
     app = FastAPI(
-        title="Delineate", version=__version__, description=DESCRIPTION, lifespan=_lifespan(service, watcher, threads),
+        title="Delineate", version=__version__, description=DESCRIPTION, lifespan=_lifespan(service, watcher, threads, labels),
         docs_url=None, redoc_url=None, redirect_slashes=False, openapi_tags=openapi.TAGS, license_info={"name": "Apache-2.0"},
     )  # fmt: skip
     app.router.route_class = openapi.TwofoldRoute
-    app.state.service, app.state.watcher = service, watcher
+    app.state.service, app.state.watcher, app.state.labels = service, watcher, labels
     problems.add_handlers(app)
-    guard, metrics, files = Guard(settings), Metrics(service, watcher), Files(service, threads)
-    listening = Listening(service, watcher, longest=settings.max_wait, heartbeat=settings.heartbeat)
+    metrics = Metrics(service, watcher)
     AdministrationRoutes(service, guard, files, threads).add_to(app)
     Pages(service, guard, metrics, files).add_to(app)
     TaskRoutes(service, guard, listening, files, metrics, threads).add_to(app)  # last: it answers whatever else is below /api/tasks
+    labels.add_to(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", TOKEN_HEADER, KEY_HEADER, "Content-Type", "Range", "If-Range", "Last-Event-ID"],
-            expose_headers=["Content-Range", "Accept-Ranges", "ETag", "X-Request-ID"],
+            expose_headers=["Content-Disposition", "Content-Range", "Accept-Ranges", "ETag", "X-Request-ID"],
         )  # fmt: skip
     app.add_middleware(Envelope, guard=guard, metrics=metrics, root_path=settings.root_path)
     return app
 
 
 def _lifespan(
-    service: Service, watcher: Watcher, threads: ThreadPoolExecutor
+    service: Service, watcher: Watcher, threads: ThreadPoolExecutor, labels: LabelApi
 ) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        retention = asyncio.create_task(_purge_now_and_then(service, threads))
+        retention = asyncio.create_task(_purge_now_and_then(service, labels, threads))
+        labels.begin()
         try:
             yield
         finally:
             watcher.close()
             retention.cancel()
             threads.shutdown(wait=True)
+            labels.close()
             service.close()
 
     return lifespan
 
 
-async def _purge_now_and_then(service: Service, threads: ThreadPoolExecutor) -> None:
+async def _purge_now_and_then(service: Service, labels: LabelApi, threads: ThreadPoolExecutor) -> None:
+    loop = asyncio.get_running_loop()
     while True:
         try:
-            count = await asyncio.get_running_loop().run_in_executor(threads, lambda: service.purge(time.time()))
-            if count:
+            if count := await loop.run_in_executor(threads, lambda: service.purge(time.time())):
                 _log.info("%d tasks removed after their retention", count)
+            if count := await loop.run_in_executor(threads, labels.sweep):
+                _log.info("%d sessions removed after their expiry", count)
         except DelineateError as error:
-            _log.error("old tasks could not be removed: %s", error.message)
+            _log.error("what is old could not be removed: %s", error.message)
         await asyncio.sleep(RETENTION_INTERVAL)

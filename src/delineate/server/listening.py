@@ -44,6 +44,25 @@ class Listening:
                     task = self._tasks.get(uid)
         return task
 
+    async def finished(self, request: Request, uid: str) -> Task | None:
+        """The task once it has ended, however long that takes; None when the client went away or the server stops.
+
+        Raises `UnknownTaskError`, also for a task that is deleted meanwhile.
+        """
+        self._watcher.begin()
+        task = self._tasks.get(uid)
+        if task.state.is_final:
+            return task
+        with self._watcher.watch(task.id, quiet=True) as signal:
+            async with _hung_up(request, signal):
+                loop = asyncio.get_running_loop()
+                while not task.state.is_final:
+                    await signal.until(loop.time() + self._longest)
+                    if signal.is_over:
+                        return None
+                    task = self._tasks.get(uid)
+        return task
+
     async def changed(self, request: Request, uid: str, after: int, seconds: float) -> tuple[Task, int]:
         """The task and the id of its last event, as soon as that is above `after`, the progress moves, or `seconds` have passed."""
         if seconds := self._capped(seconds):

@@ -22,6 +22,7 @@ from delineate.errors import SettingsError
 from delineate.server.app import create_app
 from delineate.server.bounded_http import BoundedHttp
 from delineate.server.data_lock import locked
+from delineate.server.monai_label.annotation import image_folders
 from delineate.server.service import archive_limits
 from delineate.server.settings import Settings
 from delineate.store.database import Database
@@ -79,7 +80,7 @@ def _engine(settings: Settings) -> LocalEngine:
     return LocalEngine(
         settings.data, settings.models, settings.workers, settings.devices, settings.worker_memory_mb,
         database=settings.database, runner_parameters=settings.runners, log_level=settings.log_level, sync=settings.sync,
-        limits=asdict(archive_limits(settings)),
+        limits=asdict(archive_limits(settings)), roots=image_folders(settings),
     )  # fmt: skip
 
 

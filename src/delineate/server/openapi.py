@@ -18,6 +18,7 @@ TAGS: Final = [
     {"name": "administration", "description": "For administrators: the server's token, or the very machine it runs on."},
     {"name": "models", "description": "What tasks can ask for."},
     {"name": "server", "description": "The server itself."},
+    {"name": "monai label", "description": "The MONAI Label API: images and labels to annotate, sessions, inference."},
 ]
 
 _ERRORS: Final[dict[int, str]] = {
@@ -100,10 +101,11 @@ class TwofoldRoute(APIRoute):
 
 def add_route(app: FastAPI, tag: str, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:
     """Add a route whose description is its endpoint's docstring."""
-    options: dict[str, Any] = {"openapi_extra": dict(extra or {}), "summary": _summary(endpoint)}
+    options: dict[str, Any] = {"openapi_extra": dict(extra or {}), "summary": summary(endpoint)}
     app.add_api_route(path, endpoint, methods=[method], tags=[tag], response_model=None, **options)
 
 
-def _summary(endpoint: Callable[..., Any]) -> str:
+def summary(endpoint: Callable[..., Any]) -> str:
+    """The first sentence of a docstring, in one line."""
     text = " ".join((endpoint.__doc__ or "").split("\n\n", 1)[0].split())
     return text.split(". ")[0].split(";")[0].rstrip(".")

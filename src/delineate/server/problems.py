@@ -16,6 +16,8 @@ from delineate.errors import AuthorizationError, BlobError, DelineateError, Stor
 from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as protocol
 from delineate.protocols.inference_server import Dialect
+from delineate.server.monai_label import faults as label_faults
+from delineate.server.monai_label.faults import is_label_path
 
 PROBLEM_TYPE: Final = "application/problem+json"
 _LEGACY: Final = ("/api/tasks", "/api/models")
@@ -72,8 +74,8 @@ def answer(request: Request, error: DelineateError) -> JSONResponse:
         # Its message may name files of the server: for the log, not for strangers.
         _log.error("request %s: %s", request_id(request), error.sentence())
         error = InternalError("the server's storage failed")
-    status = replies.status_of(error)
-    body = replies.problem(error, request_id(request))
+    status = label_faults.status_of(error) if is_label_path(route_path(request)) else replies.status_of(error)
+    body = {**replies.problem(error, request_id(request)), "status": status}
     headers = {}
     if (seconds := replies.retry_after(status)) is not None:
         headers["Retry-After"] = str(seconds)
@@ -86,7 +88,8 @@ def _json(request: Request, status: int, body: dict[str, Any], detail: str, head
     legacy = is_legacy(request)
     if legacy:
         body.update(replies.detail_body(detail, dialect_of(request)))
-    return JSONResponse(body, status, headers, "application/json" if legacy else PROBLEM_TYPE)
+    is_plain = legacy or is_label_path(route_path(request))
+    return JSONResponse(body, status, headers, "application/json" if is_plain else PROBLEM_TYPE)
 
 
 def plain(request: Request, status: int, detail: str, advice: str = "", headers: dict[str, str] | None = None) -> JSONResponse:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from typing import Final
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -25,16 +26,20 @@ class BodyResponse(Response):
 
     Parameters
     ----------
-    tag : strong entity tag without quotes, such as the digest of what is sent.
+    tag : strong entity tag without quotes, such as the digest of what is sent; empty for what is made anew each time, and is
+        not sent in ranges.
+    filename : empty for what is no file.
     threads : where blocks are read.
     """
 
-    def __init__(self, body: Body, *, tag: str, media_type: str, filename: str, threads: Executor) -> None:
+    def __init__(self, body: Body, *, tag: str = "", media_type: str, filename: str = "", threads: Executor) -> None:
         super().__init__(media_type=media_type)
         self._content = body
-        self._etag = f'"{tag}"'
+        self._etag = f'"{tag}"' if tag else ""
         self._threads = threads
-        self._fixed = {"etag": self._etag, "accept-ranges": "bytes", "content-disposition": f'attachment; filename="{filename}"'}
+        self._fixed = {"etag": self._etag, "accept-ranges": "bytes"} if tag else {}
+        if filename:
+            self._fixed["content-disposition"] = disposition(filename)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
@@ -54,6 +59,8 @@ class BodyResponse(Response):
     def _select(self, request: Headers) -> tuple[int, int, int]:
         """Status, first byte, and the one after the last."""
         total = self._content.length
+        if not self._etag:
+            return 200, 0, total
         if self._etag in (tag.strip() for tag in request.get("if-none-match", "").split(",")):
             return 304, 0, 0
         match = _RANGE.match(request.get("range", "").replace(" ", ""))
@@ -90,6 +97,13 @@ class BodyResponse(Response):
                 await send({"type": "http.response.body", "body": block, "more_body": True})
         finally:
             await asyncio.wait([coming])
+
+
+def disposition(filename: str) -> str:
+    """The header ``content-disposition`` of a file to keep (RFC 6266): a plain name for everybody, the true one beside it."""
+    plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\' else "_" for letter in filename)
+    extended = "" if plain == filename else f"; filename*=utf-8''{quote(filename, safe='')}"
+    return f'attachment; filename="{plain}"{extended}'
 
 
 def part_of(body: Body, start: int, end: int) -> Body:

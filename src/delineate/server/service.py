@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Engine(Protocol):
     """What the server needs of an engine; `delineate.engines.local.LocalEngine` is one."""
 
-    def ring(self) -> None:
-        """There may be a new task."""
+    def ring(self, image: str = "") -> None:
+        """There may be a new task; `image` stands for the image of one that refers to it, which a worker may have warm."""
 
     def status(self) -> dict[str, Any]:
         """``workers``, ``alive``, ``ready``."""
@@ -82,9 +82,13 @@ class Service:
         task = self.tasks.submit(
             model=model, archive=archive, owner=owner, protocol=protocol, priority=priority, prompts=values, key=key
         )  # fmt: skip
-        if self.engine is not None:
-            self.engine.ring()
+        self.ring()
         return task
+
+    def ring(self, image: str = "") -> None:
+        """Tell the engine that there may be a new task, about this image where it refers to one."""
+        if self.engine is not None:
+            self.engine.ring(image)
 
     def require_model(self, name: str) -> Model:
         """The model of a name, as it was at most half a second ago. Raises `UnknownModelError`."""

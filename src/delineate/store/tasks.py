@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -52,10 +53,12 @@ class TaskStore(TaskLeases):
         priority: int = NORMAL,
         prompts: Mapping[str, Any] | None = None,
         key: str | None = None,
+        beside: Mapping[str, BlobWriter] | None = None,
     ) -> Task:
-        """A new task: its row and its input are there, and safe, when this returns. The writer is used up.
+        """A new task: its row and its input are there, and safe, when this returns. The writers are used up.
 
-        `key` makes it idempotent: the same owner, key, model and content answer the same task again.
+        `key` makes it idempotent: the same owner, key, model and content answer the same task again. `beside`: further files
+        by role, kept as long as the input, which refers to them.
 
         Raises
         ------
@@ -64,21 +67,26 @@ class TaskStore(TaskLeases):
         """
         if key is not None and not 0 < len(key) <= 255:
             raise InputError("the idempotency key must have 1 to 255 characters", "Use a random uuid.")
-        with archive:
-            archive.seal()
+        with ExitStack() as stack:
+            writers = {"input": archive, **(beside or {})}
+            for writer in writers.values():
+                stack.enter_context(writer)
+                writer.seal()
             values = {"model": model, "owner": owner, "protocol": protocol, "key": key, "prompts": dict(prompts or {})}
             try:
-                self.blobs.place(archive)
+                for writer in writers.values():
+                    self.blobs.place(writer)
                 with self.database.write() as connection:
                     known = self._with_key(connection, owner, key)
                     if known is not None:
                         return self._same(connection, known, values, archive.digest)
                     id = self._insert(connection, values | {"rank": -priority})
-                    self._place(connection, id, "input", archive)
+                    for role, writer in writers.items():
+                        self._place(connection, id, role, writer)
                     self._event(connection, id, "submitted", owner, protocol)
                     task = self._load(connection, id)
             except BaseException as error:
-                self._abandon([archive], error)
+                self._abandon(writers.values(), error)
                 raise
         self._forget()
         return task
@@ -172,7 +180,7 @@ class TaskStore(TaskLeases):
 
     def _queue_again(self, connection: Connection, row: Row[Any], kind: str, who: str) -> tuple[Task, list[str]]:
         stale = self._digests(connection, row.id, "result", "log")
-        connection.execute(sa.delete(BLOBS).where(BLOBS.c.task == row.id, BLOBS.c.role != "input"))
+        connection.execute(sa.delete(BLOBS).where(BLOBS.c.task == row.id, BLOBS.c.role.in_(("result", "log"))))
         turn = self._new_turn(connection, row.owner, row.rank)
         self._change(connection, row.id, _FRESH | {"state": PENDING, "turn": turn, "provenance": {}}, kind, who)
         return self._load(connection, row.id), stale

@@ -1,0 +1,71 @@
+"""All of it, put together."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from fastapi import FastAPI
+
+from delineate.server.files import Files
+from delineate.server.listening import Listening
+from delineate.server.monai_label.absent import AbsentRoutes
+from delineate.server.monai_label.annotation import Annotation
+from delineate.server.monai_label.asking import Asking
+from delineate.server.monai_label.datastore import DatastoreRoutes
+from delineate.server.monai_label.downloads import Downloads
+from delineate.server.monai_label.inference import InferRoutes
+from delineate.server.monai_label.info import InfoRoutes
+from delineate.server.monai_label.keeping import Keeping
+from delineate.server.monai_label.recent_log import RecentLog
+from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.samples import SampleRoutes
+from delineate.server.monai_label.saving import SavingRoutes
+from delineate.server.monai_label.sessions import SessionRoutes
+from delineate.server.security import Guard
+from delineate.server.service import Service
+
+
+class LabelApi:
+    """The MONAI Label API over a prepared service.
+
+    Raises
+    ------
+    StoreError, SettingsError
+        The folder of images cannot be used.
+    """
+
+    def __init__(self, service: Service, guard: Guard, listening: Listening, files: Files, threads: Executor) -> None:
+        self.annotation = Annotation(service.settings, service.database)
+        self._log = RecentLog()
+        annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
+        asking, keeping = Asking(service, annotation), Keeping(service, annotation)
+        self._groups = (
+            InfoRoutes(service, annotation, guard, files, self._log),
+            SampleRoutes(annotation, guard, files),
+            DatastoreRoutes(annotation, guard, files, downloads),
+            SavingRoutes(annotation, guard, threads, limit),
+            SessionRoutes(annotation, guard, files, downloads, threads, limit),
+            AbsentRoutes(service, files),  # before the route that holds a model's name
+            InferRoutes(service, asking, keeping, guard, listening, files, threads),
+        )
+        self._guard = guard
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes."""
+        routes = Routes(self._guard)
+        for group in self._groups:
+            group.add_to(routes)
+        routes.add_to(app)
+
+    def begin(self) -> None:
+        """The server runs."""
+        self._log.begin()
+
+    def sweep(self) -> int:
+        """Remove what expired: how many."""
+        return self.annotation.sweep()
+
+    def close(self) -> None:
+        """The server stops."""
+        self._log.end()
+        self.annotation.close()

@@ -1,0 +1,170 @@
+"""A request to infer becomes a task: its image found or taken in, everything checked that needs no voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from delineate.datastore import names
+from delineate.datastore.faults import GridMismatchError
+from delineate.datastore.formats import require_image, require_label, write_raw
+from delineate.datastore.grids import grid_of, is_same_place
+from delineate.errors import InputError
+from delineate.geometry import Geometry
+from delineate.model import Model
+from delineate.prompt import read_prompts
+from delineate.protocols import monai_label as wire
+from delineate.protocols.reference import MONAI_LABEL, Place, Reference
+from delineate.server.monai_label.annotation import Annotation
+from delineate.server.monai_label.takers import BlobTaker
+from delineate.server.service import Service
+from delineate.store.writer import BlobWriter
+from delineate.task import INTERACTIVE, Task, TaskState
+from delineate.worker.referred import place_of
+from delineate.worker.wanted import read_wanted
+
+_OURS: Final = frozenset({"client_id", "save_label", "label_tag", "image", "session_id", "model"})
+"""Parameters that are none of the model's business."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a request wants.
+
+    image : id in the datastore, session : id of a session; one of them, or neither where a file comes along.
+    owner : who asks; session_owner : whose sessions are in reach; key : by which a repeated request is known.
+    """
+
+    model: Model
+    image: str
+    session: str
+    params: Mapping[str, Any]
+    owner: str
+    session_owner: str
+    key: str | None = None
+    priority: int = INTERACTIVE
+
+    @property
+    def save_tag(self) -> str:
+        """Under which tag the answer is kept in the datastore too; empty for not at all."""
+        return str(self.params.get("label_tag") or "original") if self.params.get("save_label") else ""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An image: where it is, its grid where the format has one, and a file that came along."""
+
+    place: Place
+    grid: Geometry | None
+    upload: BlobWriter | None = None
+
+
+class Asking:
+    """Makes the tasks. All of it blocks."""
+
+    def __init__(self, service: Service, annotation: Annotation) -> None:
+        self._service = service
+        self._annotation = annotation
+
+    def submit(self, asked: Asked, taker: BlobTaker) -> Task:
+        """A new task, or the one that an earlier request with this key made, queued again where it was cancelled.
+
+        Raises
+        ------
+        InputError
+            No image, parameters that make no sense, points outside of the image, a file that is not readable.
+        UnknownItemError
+            No such image or session.
+        GridMismatchError
+            Scribbles on another grid than the image.
+        """
+        wire.InferParams.from_json(dict(asked.params), strict=True)
+        source = self._source(asked, taker)
+        suffix = names.split(source.place.name)[1].lower()
+        read_wanted(asked.params, suffix)
+        if source.grid is not None:
+            read_prompts(asked.params, source.grid, asked.model.labels)
+        if asked.save_tag:
+            names.check_tag(asked.save_tag)
+            if not asked.image or source.upload is not None or asked.session:
+                raise InputError("only the answer to an image of the datastore can be saved", "Upload the image, then name it.")
+        beside = {"image": source.upload} if source.upload is not None else {}
+        label = None
+        if (sent := taker.take(wire.LABEL_FIELD)) is not None:
+            beside["label"] = writer = self._label(sent, source.grid)
+            label = Place(blob=writer.digest, name=writer.name)
+        return self._submit(asked, Reference((source.place,), label), beside)
+
+    def _submit(self, asked: Asked, reference: Reference, beside: Mapping[str, BlobWriter]) -> Task:
+        document = self._service.blobs.incoming("reference.json")
+        document.write(reference.to_bytes())
+        prompts = {name: value for name, value in asked.params.items() if name not in _OURS}
+        task = self._service.tasks.submit(
+            model=asked.model.name, archive=document, owner=asked.owner, protocol=MONAI_LABEL, priority=asked.priority,
+            prompts=prompts, key=asked.key, beside=beside,
+        )  # fmt: skip
+        if task.state is TaskState.CANCELLED and asked.key:
+            task = self._service.tasks.replay(task.uid, asked.owner)  # whoever hung up is back
+        self._service.ring(reference.key)
+        return task
+
+    def _source(self, asked: Asked, taker: BlobTaker) -> _Source:
+        """The image: of the session, or the file that came along, or of the datastore; the first of these that is given."""
+        if asked.session:
+            session = self._annotation.sessions.get(asked.session, owner=asked.session_owner, touch=True)
+            return _Source(place_of(session.image), _grid(session.image))
+        upload = taker.take(wire.FILE_FIELD)
+        if upload is not None:
+            return self._uploaded(upload)
+        if asked.image:
+            store = self._annotation.datastore
+            record = store.image(asked.image)
+            return _Source(place_of(record.path), store.grid(asked.image))
+        raise InputError("the request names no image", "Give image or session_id in the address, or send the image as file.")
+
+    def _uploaded(self, writer: BlobWriter) -> _Source:
+        with _Sealed(writer):
+            _, extension = names.upload_parts(writer.name, names.IMAGE_EXTENSIONS)
+            grid = require_image(writer.path, extension)
+        return _Source(Place(blob=writer.digest, name=writer.name), grid, writer)
+
+    def _label(self, writer: BlobWriter, grid: Geometry | None) -> BlobWriter:
+        """Scribbles or a mask, known to lie on the image's grid; a bare array becomes a file with a header."""
+        with _Sealed(writer):
+            _, extension = names.upload_parts(writer.name, (*names.LABEL_EXTENSIONS, names.RAW))
+            if extension != names.RAW:
+                found = require_label(writer.path, extension)
+                if grid is not None and found is not None and not is_same_place(grid, found):
+                    raise GridMismatchError(grid, found)
+                return writer
+            if grid is None:
+                raise InputError("a raw label needs an image whose grid is known", "Send a NIfTI or NRRD file.")
+            written = self._service.blobs.incoming("label.nii.gz")
+            with _Sealed(written, seal=False):
+                write_raw(writer.path, grid, written)
+                written.seal()
+            writer.discard()
+            return written
+
+
+class _Sealed:
+    """A writer that is removed when something goes wrong."""
+
+    def __init__(self, writer: BlobWriter, *, seal: bool = True) -> None:
+        self._writer = writer
+        if seal:
+            writer.seal()
+
+    def __enter__(self) -> BlobWriter:
+        return self._writer
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._writer.discard()
+
+
+def _grid(path: Path) -> Geometry | None:
+    """Of a file of a session, None for a folder."""
+    return None if path.is_dir() else grid_of(path, names.split(path.name)[1].lower())

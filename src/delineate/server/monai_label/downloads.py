@@ -1,0 +1,48 @@
+"""Images and labels as answers: streamed from where they lie, in ranges; a series as a zip that is made while it is sent."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+
+from starlette.responses import Response, StreamingResponse
+
+from delineate.datastore.dataset import zip_blocks
+from delineate.errors import DelineateError
+from delineate.protocols.messages import FileBody
+from delineate.server.files import Files
+from delineate.server.results import BodyResponse, disposition
+
+OCTETS = "application/octet-stream"
+
+
+class Downloads:
+    """Makes answers from paths."""
+
+    def __init__(self, files: Files, threads: Executor) -> None:
+        self._files = files
+        self._threads = threads
+
+    async def whole(self, path: Path, stem: str, missing: DelineateError) -> Response:
+        """A file under its own name, or a folder as ``STEM.zip``. Raises `missing` where it is gone."""
+        try:
+            status = await self._files.run(path.stat)
+        except OSError:
+            raise missing from None
+        if stat.S_ISDIR(status.st_mode):
+            return self.zipped(zip_blocks(_files_of(path)), f"{stem}.zip")
+        tag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
+        body = FileBody(str(path), 0, status.st_size)
+        return BodyResponse(body, tag=tag, media_type=OCTETS, filename=path.name, threads=self._threads)
+
+    def zipped(self, blocks: Iterator[bytes], filename: str) -> Response:
+        """A zip of unknown length."""
+        return StreamingResponse(blocks, media_type=OCTETS, headers={"content-disposition": disposition(filename)})
+
+
+def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            yield path.relative_to(folder).as_posix(), path

@@ -1,0 +1,268 @@
+"""Forms with files, straight to where the files belong: several files, fields before and behind them, one pass.
+
+The event loop receives and parses; what is to be done with the files is done in a thread, some megabytes at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import parse_qsl
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from delineate.errors import ArchiveLimitError, InputError
+from delineate.server.upload import BUFFER
+
+FIELD_BYTES: Final = 4 << 20
+"""Limit for all plain fields of a form together, and for a JSON body."""
+
+PARTS: Final = 20_000
+"""Limit for the parts of a form: a series is sent as one file for each slice."""
+
+_NAME_BYTES: Final = 4096  # of the headers of one part
+_FORM: Final = b"multipart/form-data"
+_ENCODED: Final = b"application/x-www-form-urlencoded"
+_JSON: Final = b"application/json"
+
+Result = TypeVar("Result")
+
+
+class Taker(Protocol):
+    """Takes the files of a form, one after the other; called in threads, never by two at once."""
+
+    def begin(self, field: str, filename: str) -> None:
+        """A file comes. May raise `InputError` for a field or name that is not wanted."""
+
+    def write(self, data: memoryview) -> None:
+        """More of the file that began last."""
+
+    def end(self) -> None:
+        """That file is whole."""
+
+    def discard(self) -> None:
+        """Whatever was not put to use is to be removed; called in the end, always."""
+
+
+class _Parts:
+    """Callbacks of the multipart parser: fields are kept, what happens to files becomes steps."""
+
+    def __init__(self, taker: Taker) -> None:
+        self.fields: dict[str, str] = {}
+        self.steps: list[Callable[[], None]] = []
+        self.waiting = 0  # bytes in the steps
+        self.ended = False
+        self._taker = taker
+        self._header, self._value = bytearray(), bytearray()
+        self._disposition = b""
+        self._field: str | None = None
+        self._is_file = False
+        self._plain = bytearray()
+        self._plain_total = 0
+        self._parts = 0
+
+    def parser(self, boundary: bytes) -> MultipartParser:
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._part_begin,
+                "on_header_field": lambda data, start, end: self._head(self._header, data[start:end]),
+                "on_header_value": lambda data, start, end: self._head(self._value, data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._part_data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
+
+    def take(self) -> list[Callable[[], None]]:
+        steps, self.steps, self.waiting = self.steps, [], 0
+        return steps
+
+    def _part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS:
+            raise ArchiveLimitError(f"the form has more than {PARTS} parts")
+        self._disposition = b""
+
+    def _head(self, into: bytearray, data: bytes) -> None:
+        into += data
+        if len(into) > _NAME_BYTES:
+            raise InputError("a part of the form has headers without end", "Encode it after RFC 7578.")
+
+    def _header_end(self) -> None:
+        if bytes(self._header).lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._field = options.get(b"name", b"").decode("utf-8", "replace")
+        self._is_file = b"filename" in options
+        self._plain.clear()
+        filename = options.get(b"filename", b"").decode("utf-8", "replace")
+        # A form in a browser sends a file that was not chosen under an empty name.
+        if self._is_file and not filename:
+            self._field = None
+        elif self._is_file:
+            field = self._field
+            self.steps.append(lambda: self._taker.begin(field, filename))
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            if self._field is None:
+                raise InputError("a file of the form has no name", "Send its name with its extension.")
+            view = memoryview(data)[start:end]
+            self.steps.append(lambda: self._taker.write(view))
+            self.waiting += end - start
+            return
+        self._plain_total += end - start
+        if self._plain_total > FIELD_BYTES:
+            raise ArchiveLimitError(f"the fields of the form exceed {FIELD_BYTES >> 20} MiB")
+        self._plain += data[start:end]
+
+    def _part_end(self) -> None:
+        if self._is_file:
+            if self._field is not None:
+                self.steps.append(self._taker.end)
+        elif self._field is not None:
+            self.fields[self._field] = self._plain.decode("utf-8", "replace")
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+class Form:
+    """One request's form; leaving the context removes what its taker did not put to use.
+
+    limit : bytes of the whole body. fields : the plain fields, once it was read.
+    """
+
+    def __init__(self, taker: Taker, threads: Executor, limit: int) -> None:
+        self.fields: dict[str, str] = {}
+        self._taker = taker
+        self._threads = threads
+        self._limit = limit
+        self._parts = _Parts(taker)
+        self._working: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Form:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._working is not None:
+            await asyncio.wait([self._working])
+            self._working.cancelled() or self._working.exception()  # heard of already, or no longer of interest
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._taker.discard))
+
+    async def read(self, request: Request) -> None:
+        """Receive the whole body: a multipart form, an encoded one, or JSON, which counts as the field ``params``.
+
+        Raises
+        ------
+        ArchiveLimitError
+            More bytes than allowed, whether announced or not.
+        InputError
+            Another kind of body, a broken one, or a file that the taker does not want.
+        ClientDisconnect
+            The sender went away.
+        """
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise InputError("the request has a content encoding", "Send it as it is.")
+        kind, options = parse_options_header(request.headers.get("content-type", ""))
+        if kind == _FORM:
+            await self._read_parts(request, options.get(b"boundary", b""))
+        elif kind == _ENCODED:
+            self.fields = dict(parse_qsl((await small_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
+        elif kind == _JSON:
+            self.fields = {"params": (await small_body(request)).decode("utf-8", "replace")}
+        elif await small_body(request):
+            raise InputError("the request's body is no form", "Send multipart/form-data.")
+
+    async def _read_parts(self, request: Request, boundary: bytes) -> None:
+        if not boundary:
+            raise InputError("the multipart body has no boundary", "Let the HTTP library set the content type.")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._limit:
+            raise self._too_large()
+        parts, received = self._parts, 0
+        try:
+            parser = parts.parser(boundary)
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > self._limit:
+                    raise self._too_large()
+                parser.write(chunk)
+                if parts.waiting >= BUFFER:
+                    await self._hand_over()
+        except FormParserError as error:
+            raise InputError(f"the multipart body is broken: {error}", "Encode it after RFC 7578.") from None
+        if received and not parts.ended:
+            raise InputError("the form was cut off: its last boundary is missing", "Send it again.")
+        self.fields = parts.fields
+
+    async def _hand_over(self) -> None:
+        """Give what waits to the thread once it is done with what it had: a slow disk slows the sender down."""
+        if self._working is not None:
+            await self._working
+        self._working = asyncio.get_running_loop().run_in_executor(self._threads, _run, self._parts.take())
+
+    async def finish(self, then: Callable[[], Result]) -> Result:
+        """Do what is left, then call `then`, in one change of thread."""
+        if self._working is not None:
+            await self._working
+        steps = self._parts.take()
+
+        def complete() -> Result:
+            _run(steps)
+            return then()
+
+        done = asyncio.get_running_loop().run_in_executor(self._threads, complete)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait([done])  # the thread still writes: nothing may be removed before
+            raise
+
+    def _too_large(self) -> ArchiveLimitError:
+        return ArchiveLimitError(f"the upload is over the limit of {self._limit / 2**20:g} MiB (max_upload_mb)")
+
+
+def _run(steps: list[Callable[[], None]]) -> None:
+    for step in steps:
+        step()
+
+
+async def small_body(request: Request) -> bytes:
+    """A body of at most `FIELD_BYTES`. Raises `ArchiveLimitError` or `ClientDisconnect`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > FIELD_BYTES:
+            raise ArchiveLimitError(f"the request's body exceeds {FIELD_BYTES >> 20} MiB")
+    return bytes(body)
+
+
+def json_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """A JSON object that a client sent; empty for nothing. Raises `InputError`."""
+    if not text.strip():
+        return {}
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise InputError(f"{what} is not JSON", 'Send an object such as {"threshold": 300}.') from None
+    if not isinstance(value, dict):
+        raise InputError(f"{what} is JSON, but no object", 'Send an object such as {"threshold": 300}.')
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)  # NaN and Infinity are not JSON

@@ -1,0 +1,118 @@
+"""What the server is and can do; what it logged."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Annotated, Final
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from delineate import __version__
+from delineate.datastore.snapshot import State
+from delineate.model import Model
+from delineate.protocols import monai_label as wire
+from delineate.protocols.monai_label_datastore import DatastoreStats
+from delineate.server.files import Files
+from delineate.server.monai_label.annotation import Annotation
+from delineate.server.monai_label.faults import NotHereError
+from delineate.server.monai_label.recent_log import RecentLog
+from delineate.server.monai_label.routing import Routes
+from delineate.server.security import Guard
+from delineate.server.service import Service
+
+_FRESH: Final = 0.5  # s; looking at all folders of models takes longer than anything else here
+_STRATEGIES: Final = {
+    "first": "The first image without a label, in the order of ids, that nobody else has",
+    "random": "Any image without a label that nobody else has, the likelier the longer ago it was handed out",
+}
+_PAGE: Final = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Log</title></head><body><pre>{}</pre></body></html>\n'
+
+
+class InfoRoutes:
+    """Asked before every call by some clients: kept as bytes until something changes."""
+
+    def __init__(self, service: Service, annotation: Annotation, guard: Guard, files: Files, log: RecentLog) -> None:
+        self._service = service
+        self._annotation = annotation
+        self._guard = guard
+        self._files = files
+        self._log = log
+        self._models: tuple[float, Sequence[Model]] = (0.0, ())
+        self._known: tuple[Sequence[Model], State | None, bytes] = ((), None, b"")
+
+    def add_to(self, routes: Routes) -> None:
+        """Add the routes."""
+        routes.add(wire.INFO_PATH, "GET", self.info)
+        routes.add(wire.LOGS_PATH, "GET", self.log)
+        routes.add(wire.GPU_PATH, "GET", self.gpu)
+
+    async def info(self) -> Response:
+        """Name, labels, models, trainers, strategies, scoring, and counts of the datastore."""
+        return Response(await self._files.run(self._info), media_type="application/json")
+
+    def _info(self) -> bytes:
+        models = self._current_models()
+        state = self._annotation.datastore.state() if self._annotation.has_datastore else None
+        known_models, known_state, body = self._known
+        if body and known_models is models and known_state is state:
+            return body
+        body = json.dumps(self._message(models, state).to_json()).encode()
+        self._known = (models, state, body)
+        return body
+
+    def _current_models(self) -> Sequence[Model]:
+        looked, models = self._models
+        now = time.monotonic()
+        if not looked or now - looked > _FRESH:
+            found = self._service.models.models()
+            models = models if found == models else found  # the same object: what was made of it still holds
+            self._models = (now, models)
+        return models
+
+    def _message(self, models: Sequence[Model], state: State | None) -> wire.Info:
+        labels = {label: None for model in models for label in model.labels}
+        strategies = self._annotation.datastore.strategies if state is not None else {}
+        return wire.Info(
+            name="Delineate",
+            description="Images leave the workstation, a model delineates, structures come back where they belong",
+            version=__version__,
+            labels=list(labels),
+            models={model.name: _model_info(model) for model in models},
+            strategies={name: wire.Described(description=_STRATEGIES.get(name, name)) for name in strategies},
+            datastore=stats_of(state) if state is not None else DatastoreStats(),
+        )
+
+    async def log(
+        self,
+        request: Request,
+        lines: Annotated[int, Query(ge=0, le=10_000, description="How many, the newest; 0 for all that are kept.")] = 300,
+        html: Annotated[bool, Query(description="As a page.")] = True,
+        text: Annotated[bool, Query(description="As plain text.")] = False,
+    ) -> Response:
+        """The last lines of the server's log. For administrators; a page unless `text` is set, `html` is not, or `lines` is 0."""
+        self._guard.require_administrator(request)
+        said = "\n".join(self._log.lines(lines))
+        return PlainTextResponse(said) if text or not html or not lines else HTMLResponse(_PAGE.format(escape(said)))
+
+    async def gpu(self, request: Request) -> Response:
+        """What GPUs the server has: not told here."""
+        self._guard.require_administrator(request)
+        raise NotHereError("this server does not watch GPUs", "Ask the machine it runs on.")
+
+
+def stats_of(state: State) -> DatastoreStats:
+    """Counts as they are sent."""
+    counts = state.statistics
+    tags: Mapping[str, int] = dict(counts.label_tags)
+    return DatastoreStats(total=counts.total, completed=counts.completed, label_tags=tags)
+
+
+def _model_info(model: Model) -> wire.ModelInfo:
+    return wire.ModelInfo(
+        type=model.kind, labels=model.labels, dimension=model.dimension, description=model.description, config=dict(model.config)
+    )  # fmt: skip

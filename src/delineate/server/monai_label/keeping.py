@@ -1,0 +1,59 @@
+"""What becomes of the answer to an infer: read out of its archive, saved as a label, forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from delineate.datastore.records import LabelRecord
+from delineate.errors import BlobError, DelineateError
+from delineate.protocols.infer_result import StoredResult, read_infer_result
+from delineate.server.monai_label.annotation import Annotation
+from delineate.server.service import Service
+from delineate.task import Task, TaskState
+
+
+class Keeping:
+    """Blocks, all of it."""
+
+    def __init__(self, service: Service, annotation: Annotation) -> None:
+        self._service = service
+        self._annotation = annotation
+
+    def answer(self, task: Task, image: str, tag: str) -> StoredResult:
+        """The answer of a task that ended; where a tag is given it is saved as a label of the image too.
+
+        Raises
+        ------
+        ModelError, TaskCancelledError, ResultLostError, BlobError
+            There is none.
+        """
+        blob = self._service.result(task)
+        found = None if blob is None else read_infer_result(self._service.file(blob))
+        if found is None:
+            raise BlobError("the result holds no answer for this API")
+        seconds = {"total": round((task.finished or task.created) - task.created, 3)}
+        if task.started is not None and task.finished is not None:
+            seconds["infer"] = round(task.finished - task.started, 3)
+        stored = StoredResult({**found.params, "latencies": seconds}, found.file, found.filename)
+        if tag and stored.file is not None:
+            self.save(stored, image, tag, {"model": task.model, "params": dict(stored.params)}, task.owner)
+        return stored
+
+    def save(self, stored: StoredResult, image: str, tag: str, info: Mapping[str, Any], who: str) -> LabelRecord | None:
+        """Save an answer's file as a label; None where it has none. Raises as `LocalDatastore.save_label`."""
+        if stored.file is None:
+            return None
+        store = self._annotation.datastore
+        writer = store.incoming(stored.filename or "answer.nii.gz")
+        with writer:
+            for block in stored.file:
+                writer.write(block)
+            return store.save_label(image, tag, writer, info=info, who=who)
+
+    def forget(self, task: Task) -> None:
+        """Remove a finished task with its files; one that failed stays, for whoever looks into it."""
+        if task.state is TaskState.FINISHED:
+            with contextlib.suppress(DelineateError):
+                self._service.tasks.delete(task.uid, "answered")

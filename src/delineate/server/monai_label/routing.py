@@ -1,0 +1,58 @@
+"""How these routes stand in the application: their paths exactly as old clients know them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from delineate.server import openapi
+from delineate.server.security import Guard
+
+TAG: Final = "monai label"
+
+
+class Routes:
+    """Collects the routes, each behind the server's token where it has one; `add_to` puts them into the application.
+
+    Unlike the other routes a path ends as it is written: one without its slash is redirected to it (307), and a ``HEAD``
+    is a question of its own, not a ``GET`` without the body.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        async def require_token(request: Request) -> None:
+            guard.require_token(request)
+
+        self._router = APIRouter(route_class=APIRoute, dependencies=[Depends(require_token)], redirect_slashes=False)
+        self._slashed: list[str] = []
+
+    def add(self, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:
+        """Add a route whose description is its endpoint's docstring."""
+        options: dict[str, Any] = {"openapi_extra": dict(extra or {}), "summary": openapi.summary(endpoint)}
+        self._router.add_api_route(
+            path, endpoint, methods=[method], tags=[TAG], response_model=None, operation_id=f"{method}{path}", **options
+        )  # fmt: skip
+        if path.endswith("/") and path not in self._slashed:
+            self._slashed.append(path)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Put them into the application."""
+        app.add_exception_handler(ClientDisconnect, _nobody_listens)
+        app.include_router(self._router)
+        for path in self._slashed:
+            app.router.add_route(path[:-1], _with_slash, methods=None, include_in_schema=False)
+
+
+async def _with_slash(request: Request) -> Response:
+    # Relative, so that it holds behind any proxy; 307 keeps method and body.
+    target = request.url.path.rsplit("/", 1)[-1] + "/"
+    query = request.url.query
+    return Response(status_code=307, headers={"location": f"{target}?{query}" if query else target})
+
+
+async def _nobody_listens(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nothing is left of what was sent

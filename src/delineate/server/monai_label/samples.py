@@ -1,0 +1,49 @@
+"""Which image to label next."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from delineate.datastore.records import Sample
+from delineate.protocols import monai_label as wire
+from delineate.protocols.monai_label_datastore import FINAL_TAG
+from delineate.server.files import Files
+from delineate.server.monai_label.annotation import Annotation
+from delineate.server.monai_label.forms import json_object, small_body
+from delineate.server.monai_label.routing import Routes
+from delineate.server.security import Guard
+
+
+class SampleRoutes:
+    """Active learning."""
+
+    def __init__(self, annotation: Annotation, guard: Guard, files: Files) -> None:
+        self._annotation = annotation
+        self._guard = guard
+        self._files = files
+
+    def add_to(self, routes: Routes) -> None:
+        """Add the routes."""
+        routes.add("/activelearning/{strategy}", "POST", self.next)
+
+    async def next(self, request: Request, strategy: str) -> Response:
+        """The image to label next, kept from others for a while; `{}` when nothing is left.
+
+        JSON: `client_id` says who asks, `label_tag` which label is missing.
+        """
+        body = json_object(await small_body(request), "the request")
+        wanted = wire.SampleRequest.from_json(body, strict=True)
+        holder = wanted.client_id or self._guard.owner(request)
+        tag = wanted.label_tag or FINAL_TAG
+        sample = await self._files.run(lambda: self._annotation.datastore.next_sample(strategy, holder, tag=tag))
+        return JSONResponse({} if sample is None else _message(sample).to_json())
+
+
+def _message(sample: Sample) -> wire.Sample:
+    info = {name: value for name, value in sample.image.info.items() if name not in ("id", "path", "weight", "bbox")}
+    return wire.Sample.from_json({"id": sample.image.id, "path": str(sample.image.path), **_weight(sample), **info})
+
+
+def _weight(sample: Sample) -> dict[str, float]:
+    return {} if sample.weight is None else {"weight": sample.weight}

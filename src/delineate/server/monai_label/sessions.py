@@ -1,0 +1,104 @@
+"""Sessions: an image that is sent once and used often."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from functools import partial
+from typing import Annotated, Any, Final
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from delineate.datastore.faults import UnknownImageError
+from delineate.datastore.sessions import Session
+from delineate.protocols import monai_label as wire
+from delineate.server.files import Files
+from delineate.server.monai_label.annotation import Annotation
+from delineate.server.monai_label.downloads import Downloads
+from delineate.server.monai_label.forms import Form
+from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.takers import SessionTaker
+from delineate.server.security import Guard
+
+_FORM: Final = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "required": ["files"],
+                }
+            }
+        }
+    }
+}
+
+
+class SessionRoutes:
+    """Sessions belong to whom the token names; without tokens the id alone is the right to use one."""
+
+    def __init__(
+        self, annotation: Annotation, guard: Guard, files: Files, downloads: Downloads, threads: Executor, limit: int
+    ) -> None:  # fmt: skip
+        self._annotation = annotation
+        self._guard = guard
+        self._files = files
+        self._downloads = downloads
+        self._threads = threads
+        self._limit = limit
+
+    def add_to(self, routes: Routes) -> None:
+        """Add the routes."""
+        routes.add(wire.SESSIONS_PATH, "PUT", self.create, _FORM)
+        routes.add("/session/{session_id}", "GET", self.show)
+        routes.add("/session/{session_id}", "DELETE", self.remove)
+
+    async def create(
+        self,
+        request: Request,
+        uncompress: Annotated[bool, Query(description="The one file is an archive, whose files are meant.")] = False,
+        expiry: Annotated[int, Query(ge=0, description="Seconds without use until it is forgotten; 0 for the most there is.")] = 0,
+    ) -> Response:
+        """Send an image ahead: one file in `files`, or many, such as those of a DICOM series."""
+        sessions = self._annotation.sessions
+        taker = SessionTaker(sessions, wire.FILES_FIELD)
+        async with Form(taker, self._threads, self._limit) as form:
+            await form.read(request)
+            owner = owner_of(self._guard, request)
+            session = await form.finish(lambda: sessions.create(taker.upload(), owner=owner, expiry=expiry, unpack=uncompress))
+        return JSONResponse(wire.NewSession(session_id=session.uid, session_info=_message(session)).to_json())
+
+    async def show(
+        self,
+        request: Request,
+        session_id: str,
+        update_ts: Annotated[bool, Query(description="Count this as a use of it.")] = False,
+        image: Annotated[bool, Query(description="Answer the image itself.")] = False,
+    ) -> Response:
+        """What is known of a session, or its image."""
+        find = partial(self._annotation.sessions.get, owner=owner_of(self._guard, request), touch=update_ts)
+        session = await self._files.run(lambda: find(session_id))
+        if not image:
+            return JSONResponse(_message(session).to_json())
+        return await self._downloads.whole(session.image, "session", UnknownImageError("the session's image is gone"))
+
+    async def remove(self, request: Request, session_id: str) -> Response:
+        """Forget a session; what it was."""
+        owner = owner_of(self._guard, request)
+        session = await self._files.run(lambda: self._annotation.sessions.remove(session_id, owner=owner))
+        return JSONResponse(_message(session).to_json())
+
+
+def owner_of(guard: Guard, request: Request) -> str:
+    """Whose a session is: the token's, nobody's where there are no tokens: addresses change."""
+    return guard.owner(request) if guard.has_tokens else ""
+
+
+def _message(session: Session) -> wire.Session:
+    meta: dict[str, Any] = dict(session.meta)
+    return wire.Session(
+        name=session.uid, path=str(session.path), image=str(session.image), meta=meta, create_ts=int(session.created),
+        last_access_ts=int(session.accessed), expiry=int(session.expiry),
+    )  # fmt: skip

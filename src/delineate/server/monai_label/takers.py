@@ -1,0 +1,109 @@
+"""Where the files of a form go: into blobs, one for each field, or into a new session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import BinaryIO
+
+from delineate.datastore.names import file_name
+from delineate.datastore.sessions import SessionStore, SessionUpload
+from delineate.errors import InputError
+from delineate.store.writer import BlobWriter
+
+
+class BlobTaker:
+    """At most one file for each field; `take` hands it out, what was not taken is removed.
+
+    make : a writer for a file of that name
+    fields : that may hold a file
+    """
+
+    def __init__(self, make: Callable[[str], BlobWriter], fields: Collection[str]) -> None:
+        self._make = make
+        self._fields = fields
+        self._writers: dict[str, BlobWriter] = {}
+        self._current: BlobWriter | None = None
+
+    def begin(self, field: str, filename: str) -> None:
+        """A file comes."""
+        if field not in self._fields:
+            raise InputError(f"the form has a file in the field {field[:64]!r}", f"Send it in {' or '.join(sorted(self._fields))}.")
+        if field in self._writers:
+            raise InputError(f"the form has two files in the field {field}", "Send one.")
+        self._current = self._writers[field] = self._make(filename)
+
+    def write(self, data: memoryview) -> None:
+        """More of it."""
+        assert self._current is not None
+        self._current.write(data)
+
+    def end(self) -> None:
+        """It is whole."""
+        self._current = None
+
+    def take(self, field: str) -> BlobWriter | None:
+        """The file of a field, for the caller to use up; None where none came."""
+        return self._writers.pop(field, None)
+
+    def require(self, field: str) -> BlobWriter:
+        """The same. Raises `InputError` where none came."""
+        writer = self.take(field)
+        if writer is None:
+            raise InputError(f"the form has no file in the field {field}", f"Send the file in {field}.")
+        return writer
+
+    def discard(self) -> None:
+        """Remove what was not taken."""
+        for writer in self._writers.values():
+            writer.discard()
+        self._writers.clear()
+
+
+class SessionTaker:
+    """Any number of files in one field, for a session; the folder is made when the first one comes."""
+
+    def __init__(self, sessions: SessionStore, field: str) -> None:
+        self._sessions = sessions
+        self._field = field
+        self._upload: SessionUpload | None = None
+        self._file: BinaryIO | None = None
+
+    def begin(self, field: str, filename: str) -> None:
+        """A file comes."""
+        if field != self._field:
+            raise InputError(f"the form has a file in the field {field[:64]!r}", f"Send all files in {self._field}.")
+        self._file = self.upload().open(filename)
+
+    def write(self, data: memoryview) -> None:
+        """More of it."""
+        assert self._file is not None
+        self._file.write(data)
+
+    def end(self) -> None:
+        """It is whole."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def upload(self) -> SessionUpload:
+        """What came, for a session to be made of it."""
+        if self._upload is None:
+            self._upload = self._sessions.incoming()
+        return self._upload
+
+    def discard(self) -> None:
+        """Remove what became no session."""
+        self.end()
+        if self._upload is not None:
+            self._upload.__exit__(None, None, None)
+
+
+class Named:
+    """Makes writers under the plain name of what was sent: some clients send their whole path."""
+
+    def __init__(self, make: Callable[[str], BlobWriter]) -> None:
+        self._make = make
+
+    def __call__(self, name: str) -> BlobWriter:
+        """A writer. Raises `InputError` for a name that leads elsewhere."""
+        return self._make(file_name(name))

@@ -54,7 +54,7 @@ class ContourLoader:
         GeometryError
             The result, or a contour that is to take it, is on another grid.
         InputError
-            Two contours of one name hold something, and one of them should be overwritten.
+            Two contours of one name hold something, and one of them should be overwritten; or one that was empty is not any more.
         """
         if output.grid is None:
             output.fit(image_grid(self._session, self._image))
@@ -110,6 +110,8 @@ class ContourLoader:
             self._undo.append((step.name, contour.delete))
             _require_grid(step, contour, masks)
         else:
+            if not step.is_full and not contour.isEmpty():  # a person, or another workflow, was quicker
+                raise InputError("the contour %s was drawn meanwhile and is left as it is" % step.name, "Run this again.")
             self._undo.append((step.name, _restorer(contour, masks.shape, step.is_full)))
         # A fresh array each time: whether the workstation copies it is not known.
         contour.getData().setFromNPArray(masks[step.structure])

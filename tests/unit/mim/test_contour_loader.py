@@ -14,7 +14,7 @@ from delineate.errors import DelineateError, GeometryError, InputError
 from delineate.geometry import Geometry
 from delineate.mim.contour_loader import ContourLoader
 from delineate.mim.task_input import PROBE, image_grid
-from delineate.mim.task_output import TaskOutput
+from delineate.mim.task_output import LabelArrays, TaskOutput
 from delineate.protocols.archive import ResultWriter
 from delineate.testing.mimhost import CHOICES, MULTIPLIERS, Host, HostImage, JavaError
 
@@ -128,6 +128,28 @@ def test_empty_contours_that_a_workflow_prepared_are_filled(host: Host, tmp_path
     _load(host, image, _result(tmp_path / "r.zip", labels))
     assert image.contour("Heart") is prepared
     assert np.array_equal(prepared.mask, labels == 3)
+
+
+def test_two_runs_at_once_do_not_overwrite_each_other(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one sets its first structure, the other sets all of its own; or a person draws."""
+    image = host.image()
+    prepared = {name: image.add_contour(name) for name in NAMES.values()}
+    labels = _labels(image.contour_geometry.shape)
+    first, other = _result(tmp_path / "r.zip", labels), _result(tmp_path / "other.zip", labels, {1: "Heart", 2: "Lung_R"})
+    look_up, runs = LabelArrays.__getitem__, []
+
+    def interrupted(masks: LabelArrays, name: str) -> np.ndarray:
+        if not runs:
+            runs.append("other")
+            _load(host, image, other)
+        return look_up(masks, name)
+
+    monkeypatch.setattr(LabelArrays, "__getitem__", interrupted)
+    with pytest.raises(InputError, match="Lung_R was drawn meanwhile"):
+        _load(host, image, first)
+    assert not prepared["Lung_L"].mask.any()
+    assert np.array_equal(prepared["Lung_R"].mask, labels == 2)
+    assert np.array_equal(prepared["Heart"].mask, labels == 1)
 
 
 def test_of_two_contours_of_one_name_the_empty_one_is_filled(host: Host, tmp_path: Path) -> None:

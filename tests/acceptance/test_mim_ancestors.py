@@ -388,6 +388,7 @@ def test_a_contour_called_like_an_image_replaces_none(bench: Any) -> None:
     image.add_contour("tmp_0000", np.ones(image.contour_geometry.shape, dtype=bool))
     bench.run("InferenceServer1imagesContours", image, "noop", 0, 1, "tmp_0000", server.url)
     with zipfile.ZipFile(io.BytesIO(server.uploads[-1].read())) as archive:
+        assert [name for name in archive.namelist() if name.startswith("tmp_")] == ["tmp_0000.nii.gz", "tmp_0000.meta.json"]
         sent = gzip.decompress(archive.read("tmp_0000.nii.gz"))[352:]
     assert sent == image.volume.voxels.tobytes()
     assert exported(server) == {"tmp_0000": image.contours[0].count}

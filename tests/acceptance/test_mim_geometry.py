@@ -107,7 +107,7 @@ def test_a_model_that_wants_true_places_is_given_them(
         assert not any(image.contours for image in images[1:])
 
 
-@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+@pytest.mark.parametrize("multiplier", [*MULTIPLIERS, (2, 1, 3)])
 @pytest.mark.parametrize("rise", ["up", "down"])
 def test_an_old_model_answers_on_the_grid_of_contours(make_bench: Any, multiplier: tuple[int, int, int], rise: str) -> None:
     """Its header says spacing 1 and origin 0; index and size count."""

@@ -96,12 +96,13 @@ def _lifespan(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         retention = asyncio.create_task(_purge_now_and_then(service, labels, threads))
-        labels.begin()
+        await labels.begin()
         try:
             yield
         finally:
             watcher.close()
             retention.cancel()
+            await labels.end()
             threads.shutdown(wait=True)
             labels.close()
             service.close()

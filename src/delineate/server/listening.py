@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -44,8 +44,8 @@ class Listening:
                     task = self._tasks.get(uid)
         return task
 
-    async def finished(self, request: Request, uid: str) -> Task | None:
-        """The task once it has ended, however long that takes; None when the client went away or the server stops.
+    async def finished(self, request: Request | None, uid: str) -> Task | None:
+        """The task once it has ended, however long that takes; None when the client, if there is one, went away, or the server stops.
 
         Raises `UnknownTaskError`, also for a task that is deleted meanwhile.
         """
@@ -54,7 +54,7 @@ class Listening:
         if task.state.is_final:
             return task
         with self._watcher.watch(task.id, quiet=True) as signal:
-            async with _hung_up(request, signal):
+            async with nullcontext() if request is None else _hung_up(request, signal):
                 loop = asyncio.get_running_loop()
                 while not task.state.is_final:
                     await signal.until(loop.time() + self._longest)

@@ -11,6 +11,8 @@ from delineate.server.listening import Listening
 from delineate.server.monai_label.absent import AbsentRoutes
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.asking import Asking
+from delineate.server.monai_label.batch import BatchRoutes
+from delineate.server.monai_label.batches import Batches
 from delineate.server.monai_label.datastore import DatastoreRoutes
 from delineate.server.monai_label.downloads import Downloads
 from delineate.server.monai_label.inference import InferRoutes
@@ -39,12 +41,14 @@ class LabelApi:
         self._log = RecentLog()
         annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
         asking, keeping = Asking(service, annotation), Keeping(service, annotation)
+        self._batches = Batches(service, annotation, asking, keeping, listening, files)
         self._groups = (
             InfoRoutes(service, annotation, guard, files, self._log),
             SampleRoutes(annotation, guard, files),
             DatastoreRoutes(annotation, guard, files, downloads),
             SavingRoutes(annotation, guard, threads, limit),
             SessionRoutes(annotation, guard, files, downloads, threads, limit),
+            BatchRoutes(service, annotation, self._batches, guard, files),
             AbsentRoutes(service, files),  # before the route that holds a model's name
             InferRoutes(service, asking, keeping, guard, listening, files, threads),
         )
@@ -57,15 +61,20 @@ class LabelApi:
             group.add_to(routes)
         routes.add_to(app)
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """The server runs."""
         self._log.begin()
+        await self._batches.resume()
+
+    async def end(self) -> None:
+        """The server stops; nobody may wait for a task any more."""
+        await self._batches.close()
 
     def sweep(self) -> int:
         """Remove what expired: how many."""
         return self.annotation.sweep()
 
     def close(self) -> None:
-        """The server stops."""
+        """Nothing runs any more."""
         self._log.end()
         self.annotation.close()

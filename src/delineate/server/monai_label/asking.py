@@ -68,8 +68,10 @@ class Asking:
         self._service = service
         self._annotation = annotation
 
-    def submit(self, asked: Asked, taker: BlobTaker) -> Task:
+    def submit(self, asked: Asked, taker: BlobTaker | None = None) -> Task:
         """A new task, or the one that an earlier request with this key made, queued again where it was cancelled.
+
+        `taker` : has the files that came along.
 
         Raises
         ------
@@ -92,7 +94,8 @@ class Asking:
                 raise InputError("only the answer to an image of the datastore can be saved", "Upload the image, then name it.")
         beside = {"image": source.upload} if source.upload is not None else {}
         label = None
-        if (sent := taker.take(wire.LABEL_FIELD)) is not None:
+        sent = None if taker is None else taker.take(wire.LABEL_FIELD)
+        if sent is not None:
             beside["label"] = writer = self._label(sent, source.grid)
             label = Place(blob=writer.digest, name=writer.name)
         return self._submit(asked, Reference((source.place,), label), beside)
@@ -110,12 +113,12 @@ class Asking:
         self._service.ring(reference.key)
         return task
 
-    def _source(self, asked: Asked, taker: BlobTaker) -> _Source:
+    def _source(self, asked: Asked, taker: BlobTaker | None) -> _Source:
         """The image: of the session, or the file that came along, or of the datastore; the first of these that is given."""
         if asked.session:
             session = self._annotation.sessions.get(asked.session, owner=asked.session_owner, touch=True)
             return _Source(place_of(session.image), _grid(session.image))
-        upload = taker.take(wire.FILE_FIELD)
+        upload = None if taker is None else taker.take(wire.FILE_FIELD)
         if upload is not None:
             return self._uploaded(upload)
         if asked.image:

@@ -21,7 +21,7 @@ class Keeping:
         self._service = service
         self._annotation = annotation
 
-    def answer(self, task: Task, image: str, tag: str) -> StoredResult:
+    def answer(self, task: Task, image: str = "", tag: str = "") -> StoredResult:
         """The answer of a task that ended; where a tag is given it is saved as a label of the image too.
 
         Raises

@@ -18,15 +18,18 @@ import numpy as np
 import psutil
 import pytest
 
+from delineate import nifti
 from delineate.engines.local import LocalEngine
 from delineate.geometry import Geometry
 from delineate.protocols.archive import FileRequestWriter
+from delineate.protocols.reference import MONAI_LABEL, Reference
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import Task, TaskState
 from delineate.testing import models
 from delineate.volume import Volume
+from delineate.worker.referred import place_of
 
 Found = TypeVar("Found")
 GRID = Geometry((7, 6, 5), (1.0, 2.0, 3.0), (-10.0, 20.0, 30.0))
@@ -58,6 +61,8 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
         self.models = folder / "models"
+        self.studies = folder / "studies"
+        self.studies.mkdir()
         self.database = Database(f"sqlite:///{self.data / 'delineate.db'}", sync=False)
         self.database.migrate()
         self.blobs = BlobStore(self.data / "blobs", sync=False)
@@ -78,7 +83,7 @@ class Site:
         models.copy("crasher", self.models, "crasher-abort", signal="SIGABRT")
 
     def engine(self, workers: int = 2, lease: float = 30.0) -> LocalEngine:
-        return LocalEngine(self.data, [self.models, models.FOLDER], workers, lease=lease, sync=False)
+        return LocalEngine(self.data, [self.models, models.FOLDER], workers, lease=lease, sync=False, roots=[self.studies])
 
     def submit(self, model: str, image: Volume | None = None) -> str:
         path = self.data / f"request-{time.monotonic_ns()}.zip"
@@ -87,6 +92,15 @@ class Site:
         writer.add_image(volume)
         writer.close()
         return self.tasks.submit(model=model, archive=self.blobs.adopt(path), owner="me", protocol="v1").uid
+
+    def refer(self, model: str, path: Path, engine: LocalEngine) -> str:
+        """A task about a file of the folder of studies, by reference."""
+        reference = Reference((place_of(path),))
+        writer = self.blobs.incoming()
+        writer.write(reference.to_bytes())
+        uid = self.tasks.submit(model=model, archive=writer, owner="me", protocol=MONAI_LABEL).uid
+        engine.ring(reference.key)
+        return uid
 
     def until(self, uid: str, condition: Callable[[Task], bool], seconds: float = 20.0) -> Task:
         deadline = time.monotonic() + seconds
@@ -488,5 +502,35 @@ def test_workers_go_before_the_server_when_memory_is_short(fresh: Site) -> None:
         assert os.getpgid(pid) == pid
         os.kill(pid, signal.SIGTERM)
         _wait_for(lambda: True if engine.status()["workers"][0]["restarts"] else None)
+    finally:
+        engine.stop()
+
+
+def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site) -> None:
+    images = [site.studies / f"{name}.nii.gz" for name in "ab"]
+    for path in images:
+        nifti.write(path, Volume(np.arange(210, dtype=np.int16).reshape(GRID.shape), GRID))
+    engine = site.engine(workers=2)
+    engine.start()
+    try:
+        deadline = time.monotonic() + 20.0
+        while engine.status()["ready"] < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        # Two tasks at once, so that each image begins its life in a worker of its own.
+        firsts = [site.refer("sleeper", path, engine) for path in images]
+        holders = [site.ended(uid).provenance["worker"] for uid in firsts]
+        assert len(set(holders)) == 2
+        for _ in range(5):
+            for path, holder in zip(images, holders, strict=True):
+                task = site.ended(site.refer("noop", path, engine))
+                assert task.state is TaskState.FINISHED, task.failure
+                assert task.provenance["worker"] == holder
+        # Busy: the other one does it at once.
+        busy = site.refer("sleeper", images[0], engine)
+        site.running(busy)
+        task = site.ended(site.refer("noop", images[0], engine))
+        assert task.provenance["worker"] == holders[1]
+        assert not site.tasks.get(busy).state.is_final
     finally:
         engine.stop()

@@ -80,6 +80,7 @@ class Keeper:
         self._watch: TaskWatch | None = None
         self._worker: WorkerProcess | None = None
         self._warm: frozenset[str] = frozenset()
+        self._is_settling = False
         self._was_ready = False
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{index}", daemon=True)
 
@@ -88,16 +89,16 @@ class Keeper:
         self._thread.start()
 
     @property
-    def is_idle(self) -> bool:
-        """Whether a task would be begun at once."""
-        return self._worker is not None and self.status.state == "idle"
+    def is_free(self) -> bool:
+        """Whether a task would be begun at once, or in the moment that it takes to commit a result."""
+        return self._worker is not None and (self.status.state == "idle" or self._is_settling)
 
     def has_warm(self, image: str) -> bool:
         """Whether the worker has this image decoded, as far as it said."""
         return image in self._warm
 
     def ring(self, after: float = 0.0) -> None:
-        """There may be a task: an idle worker looks, `after` seconds. Any thread; never blocks."""
+        """There may be a task: an idle worker looks, after `after` seconds. Any thread; never blocks."""
         worker = self._worker
         if worker is not None and self.status.state == "idle":
             worker.tell("look", after=after)
@@ -142,7 +143,7 @@ class Keeper:
             worker.kill()
             code = worker.wait()
             worker.close()
-            self._worker, self.status.pid, self._warm = None, 0, frozenset()
+            self._worker, self.status.pid, self._warm, self._is_settling = None, 0, frozenset(), False
             with contextlib.suppress(StoreError):  # the engine finds its lock free, and gives its tasks back a little later
                 self._settle(worker.name, code or 0, verdict)
             self._watch = None
@@ -186,12 +187,15 @@ class Keeper:
                 self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._options.lease)
             self._watch.limit(event["limit"], event["memory_mb"] << 20 or self._memory_bytes)
             self.status.state = "busy"
+        elif kind == "settling":
+            self._is_settling = True
         elif kind == "warm":
             self._warm = frozenset(event["images"])
         elif kind == "progress" and self._watch is not None:
             self._watch.progress(event["fraction"], event["message"])
         elif kind == "done":
             self._watch = None
+            self._is_settling = False
             self.status.state, self.status.tasks = "idle", self.status.tasks + 1
 
     def _settle(self, name: str, code: int, verdict: Verdict | None) -> None:

@@ -108,9 +108,9 @@ class LocalEngine:
     def ring(self, image: str = "") -> None:
         """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit.
 
-        `image`: the `Reference.key` of the task. An idle worker that has this image decoded looks first, the others a little later.
+        `image`: the `Reference.key` of the task. A free worker that has this image decoded looks first, the others a little later.
         """
-        near = [keeper for keeper in self._keepers if image and keeper.is_idle and keeper.has_warm(image)]
+        near = [keeper for keeper in self._keepers if image and keeper.is_free and keeper.has_warm(image)]
         for keeper in near:
             keeper.ring()
         for keeper in self._keepers:

@@ -113,7 +113,7 @@ class WorkerProcess:
         return lines is not None
 
     def tell(self, command: str, task: str = "", after: float = 0.0) -> None:
-        """Send a command, from any thread, to be obeyed `after` seconds; a worker that is dead or deaf does not mind."""
+        """Send a command, from any thread, to be obeyed after `after` seconds; a worker that is dead or deaf does not mind."""
         line = json.dumps({"command": command, "task": task, "after": after}).encode("ascii") + b"\n"
         with self._lock, contextlib.suppress(OSError):
             if not self._is_closed:  # else the number may be another file's by now

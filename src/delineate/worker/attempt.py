@@ -243,8 +243,9 @@ class Attempt:
         if request.wanted is not None or answer.findings is not None:
             says = partial(add_answer, findings=answer.findings or {}, wanted=request.wanted, scratch=scratch)
         with self._timed("write"):
-            publish(path, layers, answer.others, log, model, says)
+            publish(path, layers, answer.others, log, model, says, staged.place)
         self._place.channel.raise_if_cancelled()
+        self._place.channel.settling()
         self._place.tasks.finish(
             self._task.uid,
             self._place.name,

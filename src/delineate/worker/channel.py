@@ -1,7 +1,7 @@
 """What a worker and its engine say to each other: JSON lines over two pipes.
 
 Worker to engine: ``ready``; ``started`` (task, seconds and MiB it may take); ``warm`` (images that stay decoded); ``progress``;
-``done``; so that the engine can renew the lease, enforce the limits and stop a cancelled task from outside, whatever the
+``settling``; ``done``; so that the engine can renew the lease, enforce the limits and stop a cancelled task from outside, whatever the
 model does to the worker's interpreter. Engine to worker: ``cancel`` and ``stop``. The end of the worker's standard input means
 that the engine is gone: the worker and everything it started end at once.
 """
@@ -67,6 +67,10 @@ class Channel:
     def warm(self, images: Sequence[str]) -> None:
         """Which images are decoded here now, by their keys; the most recently used last."""
         self._send({"event": "warm", "images": list(images)})
+
+    def settling(self) -> None:
+        """The task is as good as done: the worker will be free in a moment."""
+        self._send({"event": "settling"})
 
     def done(self) -> None:
         """The task is settled."""

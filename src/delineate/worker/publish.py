@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import delineate
 from delineate.errors import InputError, ModelError
+from delineate.geometry import Geometry
 from delineate.model import Model
 from delineate.protocols.archive import LOG_NAME, ResultWriter
+from delineate.protocols.task_archive import IMAGE_LINE, PROVENANCE_NAME
 from delineate.worker.answer import Layer
-
-PROVENANCE_NAME = "provenance.txt"
 
 
 def publish(
@@ -21,6 +22,7 @@ def publish(
     log: bytes,
     model: Model,
     add_answer: Callable[[ResultWriter, Sequence[Layer]], None] | None = None,
+    place: Geometry | None = None,
 ) -> None:
     """Write the result archive to `path`.
 
@@ -28,7 +30,8 @@ def publish(
     ----------
     layers : name, labels of shape (z, y, x), their grid, names by label; others : further files by name;
     log : what the model wrote, empty for none; add_answer : adds what is for whoever asked by another protocol, given the
-    layers under the names that were used; None where one layer after the other is to be made and forgotten.
+    layers under the names that were used; None where one layer after the other is to be made and forgotten; place : where
+    the first image is in the patient, None where nobody said.
 
     Raises
     ------
@@ -36,7 +39,7 @@ def publish(
         Kind ``output``: a name that no archive may hold.
     """
     try:
-        _write(path, layers, others, log, model, add_answer)
+        _write(path, layers, others, log, provenance_text(model, place), add_answer)
     except InputError as error:
         raise ModelError(f"the model's result cannot be packed: {error.message}", error.advice, "output") from error
 
@@ -46,7 +49,7 @@ def _write(
     layers: Iterable[Layer],
     others: Mapping[str, Path],
     log: bytes,
-    model: Model,
+    provenance: str,
     add_answer: Callable[[ResultWriter, Sequence[Layer]], None] | None,
 ) -> None:
     taken = {name.lower() for name in others}
@@ -62,11 +65,11 @@ def _write(
             writer.add_bytes(_free(LOG_NAME, taken), log)
         if add_answer is not None:
             add_answer(writer, added)
-        writer.add_text(_free(PROVENANCE_NAME, taken), provenance_text(model))
+        writer.add_text(_free(PROVENANCE_NAME, taken), provenance)
 
 
-def provenance_text(model: Model) -> str:
-    """By what the result was made. No times, hosts or uids: it is part of the deterministic bytes."""
+def provenance_text(model: Model, place: Geometry | None = None) -> str:
+    """By what the result was made, and of which image. No times, hosts or uids: it is part of the deterministic bytes."""
     fields = {
         "model": model.name,
         "version": model.version,
@@ -74,7 +77,8 @@ def provenance_text(model: Model) -> str:
         "runner": model.runner,
         "delineate": delineate.__version__,
     }
-    return "".join(f"{name}: {value}\n" for name, value in fields.items())
+    text = "".join(f"{name}: {value}\n" for name, value in fields.items())
+    return text if place is None else f"{text}{IMAGE_LINE}{json.dumps(place.to_dict())}\n"
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -54,7 +54,9 @@ def _simpleitk() -> Any:
         import SimpleITK
     except ImportError:
         raise MissingPartError("the reader of DICOM series (SimpleITK)", "images") from None
-    return SimpleITK
+    sitk: Any = SimpleITK
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of uneven slices, which we look for ourselves
+    return sitk
 
 
 def _innermost(folder: Path) -> Path:

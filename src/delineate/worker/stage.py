@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from delineate import files
 from delineate.errors import ArchiveError, DelineateError, ModelError
@@ -24,13 +25,14 @@ class Sent:
 
     folder : where the images are as files, as sent; images : in order, where they are in the patient as far as that is
     known; header : grid of the first image as its own header has it, for the result; factor : contour grid over image
-    grid, x, y, z.
+    grid, x, y, z; place : where the first image truly is, None where its sender did not say.
     """
 
     folder: Path
     images: tuple[Volume, ...]
     header: Geometry
     factor: tuple[int, int, int]
+    place: Geometry | None = None
 
 
 def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint: Callable[[], None]) -> Sent:
@@ -49,25 +51,36 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
     except ArchiveError as error:
         raise ModelError(error.message, error.advice, "input") from error
     require_enough(len(names), model)
-    headers, images, metas = [], [], []
+    decoded = []
     for name in names:
         checkpoint()
-        header, image, meta = _decode(folder, files_sent, name, model)
-        headers.append(header)
-        images.append(image)
-        metas.append(meta)
+        decoded.append(_decode(folder, files_sent, name, model))
     if model.one_grid:
-        require_one_grid(names, [image.geometry for image in images])
-    return Sent(folder=_images_folder(folder, names), images=tuple(images), header=headers[0], factor=metas[0].scaling_factor)
+        # Headers of workstations tell no place: two images of one size may be anywhere, so what is truly known counts.
+        places = [one.place for one in decoded if one.place is not None]
+        require_one_grid(names, places if len(places) == len(names) else [one.image.geometry for one in decoded])
+    return Sent(
+        folder=_images_folder(folder, names),
+        images=tuple(one.image for one in decoded),
+        header=decoded[0].header,
+        factor=decoded[0].factor,
+        place=decoded[0].place,
+    )
 
 
-def _decode(folder: Path, files_sent: Container[str], name: str, model: Model) -> tuple[Geometry, Volume, ImageMeta]:
-    """The grid of an image's header, the image, and what is said of it beside it."""
+class _Decoded(NamedTuple):
+    header: Geometry
+    image: Volume
+    factor: tuple[int, int, int]
+    place: Geometry | None
+
+
+def _decode(folder: Path, files_sent: Container[str], name: str, model: Model) -> _Decoded:
     path = folder / name
     try:
         volume = files.read_volume(path)
         meta = image_meta(files_sent, lambda place: _small_file(folder / place), name)
-        placed = _placed(volume.geometry, meta, model)
+        place = _place(volume.geometry, meta)
     except (DelineateError, MemoryError) as error:
         message = error.message if isinstance(error, DelineateError) else "it does not fit into memory"
         advice = error.advice if isinstance(error, DelineateError) else "Send a smaller image."
@@ -75,18 +88,17 @@ def _decode(folder: Path, files_sent: Container[str], name: str, model: Model) -
     # The protocol sends stored values; what makes them real stands in the metadata where the header does not say it.
     slope, intercept = (volume.slope, volume.intercept) if volume.is_rescaled else (meta.slope, meta.intercept)
     modality, units = volume.modality or meta.modality, volume.units or meta.units
-    image = replace(volume, geometry=placed, slope=slope, intercept=intercept, modality=modality, units=units)
-    return volume.geometry, image, meta
+    # Workstations write NIfTI without direction. A model that takes what is sent relies on that; for one that declares an
+    # orientation the place in the metadata counts.
+    geometry = volume.geometry if place is None or model.orientation == AS_SENT else place
+    image = replace(volume, geometry=geometry, slope=slope, intercept=intercept, modality=modality, units=units)
+    return _Decoded(volume.geometry, image, meta.scaling_factor, place)
 
 
-def _placed(header: Geometry, meta: ImageMeta, model: Model) -> Geometry:
-    """Where the image is in the patient.
-
-    Workstations write NIfTI without direction. A model that takes what is sent relies on that; for one that declares an
-    orientation the place in the metadata counts, where our own clients put it.
-    """
-    if model.orientation == AS_SENT or meta.true_direction is None or meta.true_origin is None:
-        return header
+def _place(header: Geometry, meta: ImageMeta) -> Geometry | None:
+    """Where the image is in the patient, by the metadata that our own clients write."""
+    if meta.true_direction is None or meta.true_origin is None:
+        return None
     return Geometry(header.size, header.spacing, _vector(meta.true_origin), meta.true_direction)
 
 

@@ -11,9 +11,11 @@ from typing import Final, TypeVar
 import numpy as np
 
 from delineate import files, nifti
+from delineate.datastore.grids import is_same_place
 from delineate.errors import DelineateError, GeometryError, ImageError, InputError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model
+from delineate.orientation import reorientation
 from delineate.protocols.reference import Place, Reference
 from delineate.protocols.request_archive import meta_of
 from delineate.resampling import labels_to_grid, to_model_grid
@@ -36,14 +38,15 @@ class Staged:
     """What a model is given.
 
     images : as the model declares them; grids : of the images as they came, in the patient as far as that is known;
-    header : grid of the first as its own header has it; factor : contour grid over image grid, x, y, z; label : on the grid
-    of the first of `images`; suffix : of the first image's file; fill : writes the images as files into a folder, None where
-    they are in `folder` already.
+    header : grid of the first as its own header has it; place : where it truly is, None where nobody said; factor : contour
+    grid over image grid, x, y, z; label : on the grid of the first of `images`; suffix : of the first image's file; fill :
+    writes the images as files into a folder, None where they are in `folder` already.
     """
 
     images: tuple[Volume, ...]
     grids: tuple[Geometry, ...]
     header: Geometry
+    place: Geometry | None = None
     factor: tuple[int, int, int] = (1, 1, 1)
     label: np.ndarray | None = None
     suffix: str = ".nii.gz"
@@ -64,6 +67,7 @@ def from_archive(sent: Sent, model: Model) -> Staged:
         images=images,
         grids=tuple(image.geometry for image in sent.images),
         header=sent.header,
+        place=sent.place,
         factor=sent.factor,
         folder=sent.folder if as_sent else None,
         fill=None if as_sent else _writer_of(images),
@@ -107,6 +111,7 @@ class ReferredImages:
             images=tuple(image.volume for image in images),
             grids=headers,
             header=headers[0],
+            place=headers[0],
             label=None if reference.label is None else self._label(reference.label, headers[0], seen, model),
             suffix=suffix_of(reference.images[0].name),
             fill=lambda folder: self._fill(folder, paths, reference, model, images),
@@ -156,11 +161,12 @@ class ReferredImages:
         segmentation = files.read_segmentation(self._named(place, path))
         if len(segmentation.layers) != 1:
             raise ImageError("it holds structures that overlap", "Send one label map.")
-        if segmentation.geometry.size != grid.size:
+        if not is_same_place(grid, segmentation.geometry):
             raise GeometryError(
                 f"it is on another grid than the image: {segmentation.geometry} against {grid}", "Draw the label on the image itself."
             )
-        return segmentation.layers[0]
+        turned = segmentation.mapped(reorientation(segmentation.geometry, grid.axis_codes))
+        return np.ascontiguousarray(turned.layers[0])
 
     def _fill(self, folder: Path, paths: list[Path], reference: Reference, model: Model, images: list[WarmImage]) -> None:
         """The images as files: as they are where they are NIfTI and the model takes them so."""

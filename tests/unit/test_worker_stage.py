@@ -113,6 +113,24 @@ def test_grids_that_differ(staged: Callable[..., Sent], tmp_path: Path) -> None:
     assert "3.5" in error.message
 
 
+def test_images_of_one_size_at_different_places(staged: Callable[..., Sent], tmp_path: Path) -> None:
+    here, there = ({"true_origin": [0, 0, z], "true_direction": [1, 0, 0, 0, 1, 0, 0, 0, 1]} for z in (0, 50))
+    flat = image(Geometry(GRID.size, GRID.spacing))  # as workstations write them, without a place
+    entries = {"tmp_0000.nii.gz": flat, "tmp_0001.nii.gz": flat}
+    error = refused(
+        staged, tmp_path, {**entries, "tmp_0000.meta.json": json.dumps(here).encode(), "tmp_0001.meta.json": json.dumps(there).encode()}
+    )
+    assert "tmp_0001.nii.gz" in error.message
+    assert "origin (0, 0, 50) against (0, 0, 0) mm" in error.message
+
+
+def test_places_are_compared_only_where_all_are_known(staged: Callable[..., Sent]) -> None:
+    flat, place = image(Geometry(GRID.size, GRID.spacing)), {"true_origin": [0, 0, 9], "true_direction": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+    sent = staged({"tmp_0000.nii.gz": flat, "tmp_0001.nii.gz": flat, "tmp_0000.meta.json": json.dumps(place).encode()}, TWO)
+    assert sent.place == Geometry(GRID.size, GRID.spacing, (0, 0, 9))
+    assert len(sent.images) == 2
+
+
 def test_grids_may_differ_where_the_model_says_so(staged: Callable[..., Sent]) -> None:
     entries = {"tmp_0000.nii.gz": image(), "tmp_0001.nii.gz": image(OTHER)}
     assert len(staged(entries, Model(name="m", runner="toy", one_grid=False)).images) == 2

@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from typing import Any, BinaryIO, Callable, Dict, Iterator, Optional, Tuple, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from delineate import __version__
 from delineate.errors import (
@@ -32,13 +32,12 @@ from delineate.errors import (
 )
 from delineate.mim.inference_client import INI, SILENCE, Connection
 from delineate.protocols.inference_flows import InferenceServer
-from delineate.protocols.inference_server import TOKEN_HEADER
+from delineate.protocols.inference_server import CANCEL_PATH, TOKEN_HEADER
 from delineate.protocols.messages import Flow, Progress, Request, Response, Step, Wait, begin_body, drive
 
 Result = TypeVar("Result")
 
-CONNECT_TIMEOUT = 10.0  # seconds
-KEPT = 4.0  # seconds an idle connection is used again: servers commonly close at 5
+CONNECT_TIMEOUT, KEPT = 10.0, 4.0  # seconds; the latter is how long an idle connection is used again: servers commonly close at 5
 LARGEST_TEXT, LARGEST_RESULT, SPARE = 16 << 20, 20 << 30, 256 << 20  # bytes: an answer in memory, one on disk, what stays free there
 BLOCK, SHOWN_FROM = 1 << 18, 8 << 20  # bytes of one step; from which sending is worth a line
 QUIET = Progress(None, "")
@@ -94,6 +93,11 @@ class ClientBackend:
         server.growth = 1.0
         with self._worded(uid):
             self._run(server.fetch(uid, sink, timeout))
+
+    def withdraw(self, uid: str) -> None:
+        """Nobody waits for the task any more: a server of ours stops it. What goes wrong is of no interest then."""
+        with contextlib.suppress(DelineateError), self._worded(uid):
+            self._send(Request("POST", CANCEL_PATH.format(uid=quote(uid)), timeout=CONNECT_TIMEOUT))
 
     @contextlib.contextmanager
     def _worded(self, uid: str = "", **advice: str) -> Iterator[None]:

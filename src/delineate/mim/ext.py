@@ -85,13 +85,13 @@ def _is_on(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def _client(server_url: str, say: Say, timeout: float = SEND_TIMEOUT, interval: float = 2.0) -> InferenceClient:
-    return InferenceClient(ClientBackend(Connection.of(server_url, FOLDER), say), timeout=timeout, interval=interval)
+def _backend(server_url: str, say: Say) -> ClientBackend:
+    return ClientBackend(Connection.of(server_url, FOLDER), say)
 
 
 def _post(session: Any, images: Sequence[Any], model: str, dicom_info: int, server_url: str, contours: int = 0, names: str = "") -> str:
     with _reported(session) as say:
-        client = _client(server_url, say)
+        client = InferenceClient(_backend(server_url, say), timeout=SEND_TIMEOUT)
         wanted: Optional[Sequence[str]] = None
         if _is_on(contours, "export_contours"):
             wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -100,9 +100,9 @@ def _post(session: Any, images: Sequence[Any], model: str, dicom_info: int, serv
         return client.post_task(task)
 
 
-def _load(session: Any, image: Any, client: InferenceClient, uid: str, say: Say) -> None:
-    output = client.get_task(uid, image_grid(session, image))
-    names = ContourLoader(session, image, say).load(output)
+def _load(session: Any, image: Any, backend: ClientBackend, uid: str, say: Say, timeout: float, interval: float = 2.0) -> None:
+    output = InferenceClient(backend, timeout=timeout, interval=interval).get_task(uid, image_grid(session, image))
+    names = ContourLoader(session, image, say, overwrite=backend.connection.overwrite).load(output)
     if not names:
         raise TaskEndedError("the model found nothing in this image, no contour is set", "Check that model and image fit.")
     say("Contours are set: %s." % ", ".join(names))
@@ -111,10 +111,12 @@ def _load(session: Any, image: Any, client: InferenceClient, uid: str, say: Say)
 def _in_one_go(session: Any, images: Sequence[Any], model: str, server_url: str, timeout: int) -> None:
     with _reported(session) as say:
         end = time.monotonic() + timeout
-        uid = _client(server_url, say, timeout).post_task(TaskInput.of(session, images, model, say=say))
+        backend = _backend(server_url, say)
+        uid = InferenceClient(backend, timeout=timeout).post_task(TaskInput.of(session, images, model, say=say))
         try:
-            _load(session, images[0], _client(server_url, say, max(end - time.monotonic(), 0.001)), uid, say)
+            _load(session, images[0], backend, uid, say, max(end - time.monotonic(), 0.001))
         except DeadlineError as error:
+            backend.withdraw(uid)
             # The limit that was given, not what sending left of it.
             error.message = re.sub(r"(?<=time limit of )\S+", "%d" % timeout, error.message)
             error.advice = IN_ONE_GO
@@ -217,7 +219,7 @@ def InferenceServerGetFromUid(
 ):  # fmt: skip
     """Set the contours of a task."""
     with _reported(session) as say:
-        _load(session, reference_image, _client(server_url, say, timeout_sec, polling_interval_sec), uid, say)
+        _load(session, reference_image, _backend(server_url, say), uid, say, timeout_sec, polling_interval_sec)
 
 
 _DELINEATES = "Sends %s to a model, waits, and sets the contours on the first one."

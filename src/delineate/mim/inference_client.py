@@ -8,6 +8,7 @@ What does not change from workflow to workflow stands in ``delineate.ini`` besid
     ca_file = hospital.pem                  an authority beside the public ones; a path from this file on
     verify = no                             any certificate of the server of `url` will do; for tests
     timeout = 120                           seconds of silence on one call, 30 at least
+    overwrite = yes                         contours of a structure's name are replaced, whatever they hold
 
 All but `url` may follow the address instead, and go before the file: ``https://server.example/prefix#token=…&ca_file=…``. What stands
 behind the ``#`` is not part of the address that is asked for.
@@ -35,7 +36,7 @@ from delineate.mim.task_output import TaskOutput
 if TYPE_CHECKING:
     from delineate.mim.client_backend import ClientBackend
 
-INI, KEYS = "delineate.ini", ("url", "token", "ca_file", "verify", "timeout")
+INI, KEYS = "delineate.ini", ("url", "token", "ca_file", "verify", "timeout", "overwrite")
 PORTS = {"http": 80, "https": 443}
 SILENCE = 120.0  # seconds in which not one byte moves: a server that checks a large upload is silent for a while
 
@@ -81,7 +82,8 @@ class Connection:
     """One server as this workstation reaches it.
 
     host : name or IP address, IPv6 without brackets; prefix : "" or a quoted path such as "/a/b".
-    ca_file : PEM file of an authority that is trusted beside the public ones; timeout : seconds of silence on one call.
+    ca_file : PEM file of an authority that is trusted beside the public ones; timeout : seconds of silence on one call;
+    overwrite : whether contours that hold something may be replaced.
     """
 
     scheme: str
@@ -92,6 +94,7 @@ class Connection:
     ca_file: str = ""
     verify: bool = True
     timeout: float = SILENCE
+    overwrite: bool = False
 
     @classmethod
     def of(cls, server_url: str, folder: Optional[str]) -> Connection:
@@ -108,22 +111,20 @@ class Connection:
             raise SettingsError("%s holds a token or verify, but no url" % INI, "Write url = … above it: it is for that server alone.")
         here = _parsed(url or home)
         if home and here[:3] != _parsed(home)[:3]:
-            values = {key: value for key, value in values.items() if key in ("ca_file", "timeout")}
+            values = {key: value for key, value in values.items() if key in ("ca_file", "timeout", "overwrite")}
         given = (pair.partition("=")[::2] for pair in behind.split("&") if pair)
         values.update(_known(((key, unquote(value)) for key, value in given), KEYS[1:], "what follows # in server_url"))
         token, ca_file = values.get("token", ""), values.get("ca_file", "")
         if not re.match(r"[!-~]*\Z", token):
             raise SettingsError("the token has characters that cannot be sent", "Give it as it was issued, on one line.")
-        verify = configparser.ConfigParser.BOOLEAN_STATES.get(values.get("verify", "yes").lower())
-        if verify is None:
-            raise SettingsError("verify is neither yes nor no", "Write verify = yes into %s, or leave it out." % INI)
+        verify, overwrite = _is_yes(values, "verify", "yes"), _is_yes(values, "overwrite", "no")
         try:
             timeout = float(values.get("timeout", SILENCE))
         except ValueError:
             timeout = 0.0
         if not 30.0 <= timeout <= 3600.0:
             raise SettingsError("timeout is not from 30 to 3600", "Write the seconds into %s, such as timeout = 120." % INI)
-        return cls(*here, token, os.path.join(folder or "", ca_file) if ca_file else "", verify, timeout)
+        return cls(*here, token, os.path.join(folder or "", ca_file) if ca_file else "", verify, timeout, overwrite)
 
     @property
     def netloc(self) -> str:
@@ -195,6 +196,13 @@ def _stored(folder: Optional[str]) -> Dict[str, str]:
         return _known(parser.items("server"), KEYS, INI)
     except (configparser.Error, UnicodeError, OSError):
         raise SettingsError("%s cannot be read" % INI, "Write it as UTF-8 text: a line [server], below it lines key = value.") from None
+
+
+def _is_yes(values: Dict[str, str], key: str, default: str) -> bool:
+    answer = configparser.ConfigParser.BOOLEAN_STATES.get(values.get(key, default).lower())
+    if answer is None:
+        raise SettingsError("%s is neither yes nor no" % key, "Write %s = %s into %s, or leave it out." % (key, default, INI))
+    return answer
 
 
 def _known(pairs: Iterable[Tuple[str, str]], keys: Tuple[str, ...], where: str) -> Dict[str, str]:

@@ -12,9 +12,10 @@ from typing import Container, Dict, Iterator, List, Mapping, NamedTuple, Optiona
 import numpy as np
 
 from delineate.errors import ArchiveError, GeometryError
+from delineate.geometry import Geometry
 from delineate.mim.task_input import ImageGrid, words
 from delineate.protocols.archive_walker import ArchiveWalker
-from delineate.protocols.task_archive import read_layers
+from delineate.protocols.task_archive import image_of, read_layers
 
 MOST, LONGEST = 2000, 256  # structures of a result, characters of a name: more is no result for a person
 # What cannot be shown, or shows a name as another one: control, invisible, turning the direction of writing, halves of characters.
@@ -98,7 +99,9 @@ class TaskOutput:
         self._shape = (0, 0, 0)
         self._factor = (1, 1, 1)
         self._pieces: Dict[str, List[_Piece]] = {}
-        for labels, _, names in read_layers(ArchiveWalker(archive_path), self.notes, lambda geometry: self._accept(geometry.shape, grid)):
+        walker = ArchiveWalker(archive_path)
+        self._image: Optional[Geometry] = image_of(walker)
+        for labels, _, names in read_layers(walker, self.notes, lambda geometry: self._accept(geometry.shape, grid)):
             pieces = _pieces(labels, names)
             for label, name in names.items():
                 self._add(_clean(name), pieces.get(label, []))
@@ -123,7 +126,7 @@ class TaskOutput:
         Raises
         ------
         GeometryError
-            The result has neither the size of the contours nor that of the image.
+            The result has neither the size of the contours nor that of the image, or says itself that it is of another image.
         """
         if self._shape == grid.contours.shape:
             self._factor = (1, 1, 1)
@@ -135,6 +138,9 @@ class TaskOutput:
                 "the result has %s voxels, but the image has %s and its contours have %s" % sizes,
                 "Choose the image that was sent as the first one; if it is, tell the model's author.",
             )
+        difference = self._image.difference(grid.geometry) if self._image else ""
+        if difference:
+            raise GeometryError("the result is of another image: " + difference, "Choose the image that was sent as the first one.")
         self.grid = grid
 
     def get_output_as_label_array_dict(self) -> LabelArrays:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LABEL_MAP_SUFFIX = ".nii.gz"
 NAMES_SUFFIX = ".json"
+PROVENANCE_NAME, IMAGE_LINE = "provenance.txt", "image: "  # our workers write there which image the result is of
 COMPANION_SUFFIXES = (".log", ".txt")  # logs and provenance belong to a result and hold no structures
 SHARED_META_NAME = "meta.json"
 NAMES_ADVICE = 'Write {"1": "Heart", "2": "Liver"}, each label and name once.'
@@ -176,6 +177,17 @@ def read_layers(walker: ArchiveWalker, notes: List[str], accept: Optional[Callab
             notes.append("the header of %s differs from that of %s: voxels are matched by index" % (quoted(name), quoted(start)))
         yield Layer(labels, geometry, names[name])
         del labels  # the caller may have let it go, and the next one is as large
+
+
+def image_of(walker: ArchiveWalker) -> Optional[Geometry]:
+    """Where the first image of the request is in the patient, as our workers write it down; None where nobody did."""
+    for name, stream in walker.files():
+        if name == PROVENANCE_NAME:
+            for line in stream.read(MIB).decode("utf-8", "replace").splitlines():
+                if line.startswith(IMAGE_LINE):
+                    with contextlib.suppress(TypeError, ValueError, RecursionError, InputError):
+                        return Geometry(**json.loads(line[len(IMAGE_LINE) :]))
+    return None
 
 
 def _named_maps(walker: ArchiveWalker, notes: List[str]) -> Dict[str, Dict[int, str]]:

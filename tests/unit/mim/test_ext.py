@@ -67,9 +67,9 @@ class Workstation:
         if self.failure is not None:
             raise self.failure
 
-    def loader(self, session: Any, image: Any, say: Any) -> Any:
+    def loader(self, session: Any, image: Any, say: Any, *, overwrite: bool) -> Any:
         def load(output: Any) -> list[str]:
-            self.asked.append(("load", image, list(output.get_output_as_label_array_dict())))
+            self.asked.append(("overwrite" if overwrite else "load", image, list(output.get_output_as_label_array_dict())))
             return self.names
 
         return types.SimpleNamespace(load=load)
@@ -178,6 +178,11 @@ def test_in_one_go(ext: Any, workstation: Workstation, server: ScriptedServer, c
     assert not any(uid in line for uid in server.tasks for line in session.told)
 
 
+def test_contours_are_replaced_where_the_workflow_says_so(ext: Any, workstation: Workstation, server: ScriptedServer) -> None:
+    assert ext.DelineateImages(Session(), "a", "noop", server.url + "#overwrite=yes", 20) is None
+    assert [asked[0] for asked in workstation.asked] == ["task", "grid", "overwrite"]
+
+
 def test_the_file_beside_the_extension_names_the_server(ext: Any, workstation: Workstation, server: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "delineate.ini").write_text(f"[server]\nurl = {server.url}\ntoken = t0ken\n")
     assert ext.InferenceServer1images(Session(), "a", "noop", 0, "") in server.tasks
@@ -206,6 +211,8 @@ def test_too_late_says_what_to_do_next(ext: Any, workstation: Workstation, serve
     assert "InferenceServerGetFromUid" in refusal(session, ext.InferenceServerGetFromUid, uid, "a", server.url, 1, 1)
     sentence = refusal(Session(), ext.DelineateImages, "a", "sleeping", server.url, 1)
     assert sentence.startswith("The time limit of 1 s passed"), "not what sending left of it"
+    last = server.requests[-1]
+    assert (last.method, last.target) == ("POST", f"/api/tasks/{[*server.tasks][-1]}/cancel"), "nobody has its uid"
     assert "larger timeout_sec" in sentence
     assert "with its uid" not in sentence, "nobody has one"
 

@@ -78,9 +78,10 @@ def test_addresses_that_make_no_sense(given: str, words: str) -> None:
 
 
 def test_arguments_behind_the_address(tmp_path: Path) -> None:
-    connection = Connection.of("https://server.example/x#token=a+b%26c&ca_file=ca.pem&timeout=300&verify=no", str(tmp_path))
+    connection = Connection.of("https://server.example/x#token=a+b%26c&ca_file=ca.pem&timeout=300&verify=no&overwrite=yes", str(tmp_path))
     assert (connection.origin, connection.prefix, connection.token) == ("https://server.example", "/x", "a+b&c")
     assert (connection.ca_file, connection.timeout, connection.verify) == (str(tmp_path / "ca.pem"), 300.0, False)
+    assert connection.overwrite
     assert "a+b" not in repr(connection)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from delineate.errors import ArchiveError, GeometryError
 from delineate.geometry import Geometry
 from delineate.mim.task_input import ImageGrid
 from delineate.mim.task_output import MOST, TaskOutput, _pieces
+from delineate.model import Model
 from delineate.protocols.archive import ResultWriter
 from delineate.protocols.archive_entries import StoredZipWriter
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
+from delineate.worker.publish import publish
 
 IMAGE = Geometry((7, 5, 4), (1.5, 2.0, 3.0), (-10.0, 20.0, 30.0))
 GRID = ImageGrid(IMAGE, (2, 3, 1))
@@ -89,6 +92,30 @@ def test_another_grid_is_refused_with_all_sizes(tmp_path: Path) -> None:
 def test_swapped_axes_are_another_grid(tmp_path: Path) -> None:
     with pytest.raises(GeometryError):
         TaskOutput(_result(tmp_path / "r.zip", np.ones(GRID.contours.size, np.uint8), {1: "A"}), GRID)
+
+
+def test_a_result_that_says_it_is_of_another_image_is_refused(tmp_path: Path) -> None:
+    def result(place: Geometry) -> str:
+        labels = ("labels", np.ones(IMAGE.shape, np.uint8), Geometry(IMAGE.size), {1: "A"})
+        publish(tmp_path / "r.zip", [labels], {}, b"", Model(name="m", runner="toy"), place=place)
+        return str(tmp_path / "r.zip")
+
+    assert TaskOutput(result(IMAGE), GRID).grid is GRID
+    for other in (replace(IMAGE, origin=(-10.0, 20.0, 35.0)), replace(IMAGE, direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))):
+        with pytest.raises(GeometryError, match="another image") as caught:
+            TaskOutput(result(other), GRID)
+        assert "sent" in caught.value.advice
+        assert list(TaskOutput(result(other)).get_output_as_label_array_dict()) == ["A"], "without an image there is nothing to compare"
+
+
+@pytest.mark.parametrize(
+    "line", ["image: ", "image: {", "image: []", 'image: {"size": "x"}', 'image: {"size": [0, 1, 2]}', "image: " + "[" * 100_000]
+)
+def test_what_does_not_say_of_which_image_it_is_is_matched_by_size(tmp_path: Path, line: str) -> None:
+    with ResultWriter(tmp_path / "r.zip") as writer:
+        writer.add_layer("labels", np.ones(IMAGE.shape, np.uint8), IMAGE, {1: "A"})
+        writer.add_text("provenance.txt", line + "\n")
+    assert TaskOutput(str(tmp_path / "r.zip"), GRID).grid is GRID
 
 
 def test_without_a_grid_masks_are_on_the_results_own(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_a_model_that_fails(chest: Path, tmp_path: Path, server: str) -> None:
     done = delineate("wait", uid, "--server", server, "-q", code=4)
     assert "told to fail" in done.stderr
     assert "Traceback" in delineate("log", uid, "--server", server).stdout
+    rows = json.loads(delineate("tasks", "--json", "--state", "failed", "--server", server).stdout)
+    assert "Traceback" in delineate("log", str(rows[0]["id"]), "--server", server).stdout, "an administrator knows no uid"
 
 
 def test_unknown_model_lists_what_to_do(chest: Path, tmp_path: Path, server: str) -> None:

@@ -110,7 +110,7 @@ def delete(uid: str, as_json: bool, **connection: Any) -> None:
 @click.argument("uid")
 @connection_options
 def log(uid: str, **connection: Any) -> None:
-    """Print the log that the model left with the task UID."""
+    """Print the log that the model left with the task UID (or, with the server's token, of the id that `tasks` shows)."""
     with connect(**connection) as client:
         click.echo(printable(client.log(uid), lines=True), nl=False)
 

@@ -195,7 +195,7 @@ class AsyncClient:
         await self._driver.run(self._server.delete(uid, self._session.limit(timeout)))
 
     async def log(self, uid: str, *, timeout: float | None = None) -> str:
-        """What the model printed; our server only."""
+        """What the model printed; our server only. With the server's token a task's id, as `tasks` lists it, will do."""
         return await self._driver.run(self._server.log(uid, self._session.limit(timeout)))
 
 

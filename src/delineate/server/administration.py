@@ -15,6 +15,7 @@ from delineate.errors import InputError, UnknownModelError, UnknownTaskError
 from delineate.model import Model
 from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as protocol
+from delineate.protocols.administration_flows import LOGS_PATH
 from delineate.server import openapi
 from delineate.server.adoption import as_result
 from delineate.server.files import Files
@@ -48,6 +49,7 @@ class AdministrationRoutes:
         add("administration", "/api/tasks/", "GET", self.tasks)
         add("administration", "/api/tasks/", "PUT", self.set_state)
         add("administration", "/api/tasks/inputs/", "GET", self.inputs)
+        add("administration", LOGS_PATH, "GET", self.log, extra=openapi.TEXT)
         add("administration", "/api/tasks/outputs/", "POST", self.put_output, openapi.POST_FILE)
         add("models", "/api/models/", "GET", self.models)
         add("models", "/api/models/", "POST", self.register, openapi.POST_FILE)
@@ -93,6 +95,12 @@ class AdministrationRoutes:
         if blob is None:
             raise UnknownTaskError("the task has no input any more")
         return await self._files.whole(blob, "input.zip")
+
+    async def log(self, request: Request, task_id: TaskId) -> Response:
+        """What the model printed; empty where it printed nothing or has not ended."""
+        self._guard.require_administrator(request)
+        text = await self._files.run(lambda: self._service.log(self._service.tasks.find(task_id)))
+        return Response(text, media_type="text/plain; charset=utf-8")
 
     async def put_output(self, request: Request, task_id: TaskId) -> Response:
         """Give a task the result that a worker outside of this server made; its status is set apart."""

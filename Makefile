@@ -62,6 +62,7 @@ peers-interop:
 
 interop: $(VENV)/.installed-dev
 	$(BIN)/python tests/interop/monai_label.py --peer $(PEER)
+	$(BIN)/python tests/interop/monai_label_ours.py --peer $(PEER)
 
 soak: $(VENV)/.installed-dev
 	DELINEATE_SOAK=1 $(BIN)/python -m pytest tests/acceptance -x

@@ -127,12 +127,12 @@ class Calls:
         self.do("train_status: none", client.train_status)
         self.do("train_status running: none", lambda: client.train_status(True))
         self.do("train_stop: none", client.train_stop)
-        self.do("train_start", lambda: client.train_start("sleeper", {"seconds": 60}), task_shape)
-        self._until(lambda: client.train_status(True))
+        if self.do("train_start", lambda: client.train_start("sleeper", {"seconds": 60}), task_shape) is not None:
+            self._until(lambda: client.train_status(True))
         self.do("train_start: busy", lambda: client.train_start("sleeper", {"seconds": 60}))
         self.do("train_status running", lambda: client.train_status(True))
         self.do("train_status", client.train_status, task_shape)
-        self.do("train_stop", client.train_stop, lambda task: [task["status"], task_shape(task)])
+        self.do("train_stop", client.train_stop, lambda task: task and [task["status"], task_shape(task)])
         self._until(lambda: not client.train_status(True))
         self.do(
             "train_start: all",

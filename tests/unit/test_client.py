@@ -405,6 +405,14 @@ def test_private_authority(make: Maker, volume: Volume, authority: trustme.CA, s
             assert client.models()
 
 
+def test_the_servers_own_certificate_as_authority(make: Maker, authority: trustme.CA, tmp_path: Path) -> None:
+    certificate, context = authority.issue_cert("127.0.0.1"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "server.pem"))
+    with scripted(dialect="v1", tls=context) as server, make(server.url, ca_file=tmp_path / "server.pem") as client:
+        assert client.models()
+
+
 def test_wrong_certificates(make: Maker, authority: trustme.CA, server_context: ssl.SSLContext, tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

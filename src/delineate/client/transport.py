@@ -30,6 +30,7 @@ CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 120.0  # seconds in which not one byte moves: a server that checks a large upload is silent for a while
 LARGEST_CONTENT = 64 << 20  # an answer without a sink is text; more than this is a mistake or an attack
 KEPT = 4.0  # seconds an idle connection is used again: servers commonly close at 5, and a post must not meet a closed one
+PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN of OpenSSL, named by Python since 3.10: a server's own certificate will do, too
 SHOWN_FROM = 8 << 20  # bytes from which a transfer is worth a progress report
 
 
@@ -69,6 +70,8 @@ class Line:
         """With `ca_file` that authority alone; else the system's (which knows a hospital's own) and Mozilla's."""
         try:
             context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+            if self.ca_file:
+                context.verify_flags |= PARTIAL_CHAIN
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(f"no certificate authority could be read from {self.ca_file}: {error}", "Give a PEM file.") from None
         if self.ca_file is None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 INI, KEYS = "delineate.ini", ("url", "token", "ca_file", "verify", "timeout", "overwrite")
 PORTS = {"http": 80, "https": 443}
+PARTIAL_CHAIN = 0x80000  # OpenSSL's X509_V_FLAG_PARTIAL_CHAIN, which Python names since 3.10: a server's own certificate will do, too
 SILENCE = 120.0  # seconds in which not one byte moves: a server that checks a large upload is silent for a while
 
 
@@ -162,6 +163,7 @@ class Connection:
         try:
             if self.ca_file:
                 context.load_verify_locations(self.ca_file)
+                context.verify_flags |= PARTIAL_CHAIN
         except (OSError, ValueError, TypeError) as error:  # ssl.SSLError among them; the last two for a path that is none
             what = "is not there" if isinstance(error, FileNotFoundError) else "holds no certificate that can be read"
             raise SettingsError("the file of the certificate authority %s" % what, "Check ca_file: %s" % self.ca_file) from None

@@ -679,6 +679,14 @@ def test_private_authority(archive: str, authority: trustme.CA, server_context: 
             assert got(client, client.post("noop", archive, 20))
 
 
+def test_the_servers_own_certificate_as_authority(archive: str, authority: trustme.CA, tmp_path: Path) -> None:
+    certificate, context = authority.issue_cert("127.0.0.1"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "server.pem"))
+    with scripted(tls=context) as server:
+        assert backend(f"{server.url}#ca_file={tmp_path / 'server.pem'}").post("noop", archive, 20) in server.tasks
+
+
 def test_wrong_certificates(authority: trustme.CA, server_context: ssl.SSLContext, tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

@@ -59,7 +59,7 @@ class LabelServer:
 
     def __init__(self, folder: Path, images: tuple[str, ...] = (), *, workers: int = 0, has_studies: bool = True, **settings: Any) -> None:
         self.studies = folder / "studies"
-        self.studies.mkdir(parents=True)
+        self.studies.mkdir(parents=True, exist_ok=True)
         for name in images:
             self.put(name)
         studies = self.studies if has_studies else None
@@ -89,6 +89,8 @@ class LabelServer:
         return path
 
     def stop(self) -> None:
+        if self.http.is_closed:
+            return
         self.http.close()
         self.app.state.watcher.close()
         self._server.should_exit = True
@@ -110,8 +112,8 @@ def label_server(tmp_path: Path) -> Iterator[Callable[..., LabelServer]]:
     """Starts servers; they end with the test."""
     made: list[LabelServer] = []
 
-    def start(*images: str, **settings: Any) -> LabelServer:
-        made.append(LabelServer(tmp_path / f"server{len(made)}", images, **settings))
+    def start(*images: str, folder: Path | None = None, **settings: Any) -> LabelServer:
+        made.append(LabelServer(folder or tmp_path / f"server{len(made)}", images, **settings))
         return made[-1]
 
     yield start

@@ -1,15 +1,329 @@
-"""Infer over real sockets and workers."""
+"""Infer over real sockets and workers: every way an image comes and an answer goes, and what is refused."""
 
 from __future__ import annotations
 
+import io
+import json
+import socket
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from delineate import nifti
+from delineate.geometry import Geometry
+from delineate.monai_label import MONAILabelClient, MONAILabelClientException, MONAILabelError
+from delineate.protocols.inference_server import KEY_HEADER
+from delineate.protocols.monai_label_answers import read_infer_answer
+from delineate.task import TaskState
+from delineate.volume import Volume
 
 Start = Callable[..., Any]
 
+SHAPE = (6, 8, 10)
 
-def test_an_image_of_the_datastore_is_inferred(label_server: Start) -> None:
-    server = label_server("ct.nii.gz", workers=1)
-    answer = server.http.post("/infer/threshold", params={"image": "ct"}, files={"params": (None, "{}")})
-    print(answer.headers, answer.content[:1500])
+
+@pytest.fixture
+def server(label_server: Start) -> Any:
+    return label_server("ct.nii.gz", workers=1)
+
+
+@pytest.fixture
+def idle(label_server: Start) -> Any:
+    """Nobody works here: what is refused is refused before."""
+    return label_server("ct.nii.gz")
+
+
+@pytest.fixture
+def slow(label_server: Start, tmp_path: Path) -> Any:
+    """With a model that takes a minute."""
+    folder = tmp_path / "models" / "slow"
+    folder.mkdir(parents=True)
+    parameters = '[parameters]\nclass = "delineate.testing.models.toys:Sleeper"\nseconds = 60.0\n'
+    (folder / "model.toml").write_text(f'name = "slow"\nrunner = "python"\n{parameters}[[structures]]\nname = "Toy"\nlabel = 1\n')
+    return label_server("a.nii.gz", "b.nii.gz", "c.nii.gz", "ct.nii.gz", workers=1, models=(folder.parent,))
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+def infer(server: Any, model: str = "threshold", params: Any = None, files: dict[str, Any] | None = None, **query: str) -> httpx.Response:
+    parts = {"params": (None, params if isinstance(params, str) else json.dumps(params or {})), **(files or {})}
+    answer: httpx.Response = server.http.post(f"/infer/{model}", params=query, files=parts)
+    return answer
+
+
+def mask_of(answer: httpx.Response, tmp_path: Path, name: str = "answer.nii.gz") -> tuple[dict[str, Any], Volume]:
     assert answer.status_code == 200, answer.text
+    found = read_infer_answer(io.BytesIO(answer.content), answer.headers["content-type"])
+    assert found.image is not None
+    path = tmp_path / name
+    path.write_bytes(answer.content[found.image.offset : found.image.offset + found.image.length])
+    return found.params, nifti.read(path)
+
+
+def test_an_image_of_the_datastore(server: Any, tmp_path: Path) -> None:
+    answer = infer(server, image="ct")
+    params, mask = mask_of(answer, tmp_path)
+    image = nifti.read(server.studies / "ct.nii.gz")
+    assert mask.geometry.matches(image.geometry)
+    assert np.array_equal(mask.voxels > 0, image.voxels > 100)
+    assert params["label_names"] == {"Bright": 1}
+    assert set(params["latencies"]) == {"infer", "total"}
+
+
+def test_the_small_print_of_an_answer(server: Any) -> None:
+    answer = infer(server, image="ct")
+    kind, _, boundary = answer.headers["content-type"].partition("; ")
+    assert kind == "multipart/form-data"
+    assert boundary.startswith("boundary=")
+    assert '"' not in boundary
+    assert ";" not in boundary
+    mark = b"--" + boundary.removeprefix("boundary=").encode()
+    empty, first, second, end = answer.content.split(mark)
+    assert (empty, end) == (b"", b"--\r\n")
+    assert first.split(b"\r\n\r\n")[0] == b'\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json'
+    head = second.split(b"\r\n\r\n")[0]
+    assert head == b'\r\nContent-Disposition: form-data; name="image"; filename="answer.nii.gz"\r\nContent-Type: application/octet-stream'
+    assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+def test_each_form_of_answer(server: Any) -> None:
+    image = infer(server, image="ct", output="image", params={"result_extension": ".nrrd", "result_compress": False})
+    assert image.content.startswith(b"NRRD")
+    assert image.headers["content-disposition"] == 'attachment; filename="answer.nrrd"'
+    words = infer(server, image="ct", output="json")
+    assert words.headers["content-type"] == "application/json"
+    assert words.json()["label_names"] == {"Bright": 1}
+    bare = infer(server, image="ct", params={"result_extension": ".json"})
+    assert bare.headers["content-type"] == "application/json"
+    assert infer(server, image="ct", output="image", params={"result_extension": ".json"}).status_code == 404
+
+
+@pytest.mark.parametrize("how", ["form", "encoded", "json", "nothing"])
+def test_params_come_in_several_ways(server: Any, how: str) -> None:
+    query, params = {"image": "ct", "output": "image"}, json.dumps({"result_extension": ".nrrd"})
+    sent: dict[str, Any] = {
+        "form": {"files": {"params": (None, params)}},
+        "encoded": {"data": {"params": params}},
+        "json": {"content": params, "headers": {"content-type": "application/json"}},
+        "nothing": {},
+    }[how]
+    answer = server.http.post("/infer/threshold", params=query, **sent)
+    assert answer.status_code == 200
+    assert answer.content[:4] == (b"\x1f\x8b\x08\x00" if how == "nothing" else b"NRRD")
+
+
+def test_a_file_that_comes_along_and_a_session(server: Any, tmp_path: Path) -> None:
+    data = (server.studies / "ct.nii.gz").read_bytes()
+    _, by_file = mask_of(infer(server, files={"file": ("C:\\scans\\x.nii.gz", data)}), tmp_path)
+    made = server.http.put("/session/", files=[("files", ("x.nii.gz", data))]).json()
+    _, by_session = mask_of(infer(server, session_id=made["session_id"]), tmp_path)
+    assert by_file.voxels.sum() == by_session.voxels.sum() == 24
+    assert not list((server.settings.data / "blobs").rglob("*incoming*/*"))
+    until(lambda: server.service.tasks.tasks() == [])  # what was answered is forgotten, with its files
+    placed = [path for path in (server.settings.data / "blobs").rglob("*") if path.is_file()]
+    assert placed == []
+
+
+def test_scribbles_as_a_bare_array(server: Any) -> None:
+    good = infer(server, image="ct", output="json", files={"label": ("label.bin", bytes(6 * 8 * 10))})
+    assert good.status_code == 200, good.text
+    short = infer(server, image="ct", files={"label": ("label.bin", bytes(7))})
+    assert (short.status_code, "480 voxels" in short.json()["detail"]) == (422, True)
+
+
+def test_scribbles_on_another_grid_are_a_conflict(server: Any, tmp_path: Path) -> None:
+    nifti.write_labels(tmp_path / "l.nii.gz", np.ones(SHAPE, np.uint8), Geometry((10, 8, 6)))
+    answer = infer(server, image="ct", files={"label": ("l.nii.gz", (tmp_path / "l.nii.gz").read_bytes())})
+    assert answer.status_code == 409
+    assert "0.75" in answer.json()["detail"]
+
+
+def test_an_answer_is_saved_as_a_label_too(server: Any) -> None:
+    assert infer(server, image="ct", params={"save_label": True}).status_code == 200
+    assert infer(server, image="ct", params={"save_label": True, "label_tag": "mine"}).status_code == 200
+    labels = server.http.get("/datastore/", params={"output": "all"}).json()["objects"]["ct"]["labels"]
+    assert set(labels) == {"original", "mine"}
+    assert labels["mine"]["info"]["model"] == "threshold"
+    assert labels["mine"]["info"]["params"]["label_names"] == {"Bright": 1}
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "status", "words"),
+    [
+        ({}, {}, 422, "no image"),
+        ({"image": "nope"}, {}, 404, "no such image"),
+        ({"session_id": "x" * 32}, {}, 404, "session is unknown or has expired"),
+        ({"session_id": "../../etc"}, {}, 404, "session"),
+        ({"image": "../ct"}, {}, 422, "separator"),
+        ({"image": "/etc/passwd"}, {}, 422, "separator"),
+        ({"image": "ct"}, "{bad", 422, "not JSON"),
+        ({"image": "ct"}, "[1]", 422, "no object"),
+        ({"image": "ct"}, '{"x": NaN}', 422, "not JSON"),
+        ({"image": "ct"}, "[" * 100_000, 422, "not JSON"),
+        ({"image": "ct"}, {"image": 7}, 422, "no text"),
+        ({"image": "ct"}, {"result_extension": ".exe"}, 422, "cannot be written"),
+        ({"image": "ct"}, {"result_dtype": "uint7"}, 422, "cannot be written"),
+        ({"image": "ct"}, {"result_compress": "yes"}, 422, "wrong kind"),
+        ({"image": "ct"}, {"foreground": [[10, 0, 0]]}, 422, "outside of the image"),
+        ({"image": "ct"}, {"foreground": "x"}, 422, "wrong kind"),
+        ({"image": "ct"}, {"save_label": True, "label_tag": "../x"}, 422, "separator"),
+        ({"image": "ct", "output": "dicom_seg"}, {}, 422, "DICOM"),
+        ({"image": "ct", "output": "xyz"}, {}, 422, "output"),
+    ],
+)
+def test_what_is_refused_says_why(idle: Any, query: dict[str, str], params: Any, status: int, words: str) -> None:
+    answer = infer(idle, params=params, **query)
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert idle.service.tasks.tasks() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("x.nii.gz", b"not a nifti", "NIfTI"),
+        ("x", b"x" * 400, "extension"),
+        ("../../x.nii.gz", b"x" * 400, "lead out"),
+        ("x.txt", b"hello", "extension"),
+    ],
+)
+def test_a_file_that_is_none_leaves_nothing(idle: Any, name: str, data: bytes, words: str) -> None:
+    answer = infer(idle, files={"file": (name, data)})
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+    assert [path for path in (idle.settings.data / "blobs").rglob("*") if path.is_file()] == []
+
+
+def test_a_model_that_fails_says_why_and_its_task_stays(server: Any) -> None:
+    answer = infer(server, "raiser", image="ct")
+    assert answer.status_code == 500
+    assert answer.json()["kind"] == "model"
+    (task,) = server.service.tasks.tasks()
+    assert task.state is TaskState.FAILED
+    assert infer(server, "nope", image="ct").status_code == 404
+
+
+def test_the_old_client_hears_the_reason(idle: Any, tmp_path: Path) -> None:
+    client = MONAILabelClient(idle.url, str(tmp_path))
+    with pytest.raises(MONAILabelClientException) as raised:
+        client.infer("threshold", "nope")
+    assert raised.value.status_code == 404
+    assert "no such image in the datastore" in raised.value.msg
+    with pytest.raises(MONAILabelClientException) as raised:
+        client.infer("threshold", "", session_id="x" * 32)
+    assert raised.value.error == MONAILabelError.SESSION_EXPIRED
+
+
+def test_nobody_waits_for_those_who_infer(slow: Any) -> None:
+    people = [threading.Thread(target=infer, args=(slow, "slow"), kwargs={"image": "ct", "params": {}}) for _ in range(8)]
+    for thread in people:
+        thread.start()
+    until(lambda: len(slow.service.tasks.tasks()) == 8)
+    seconds = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        assert slow.http.get("/info/").status_code == 200
+        seconds.append(time.perf_counter() - begin)
+    for task in slow.service.tasks.tasks():
+        slow.service.tasks.cancel(task.uid)
+    for thread in people:
+        thread.join(30)
+    assert sorted(seconds)[47] < 0.25  # 50 ms on a machine that does nothing else
+
+
+def test_who_hangs_up_cancels(slow: Any) -> None:
+    with socket.create_connection(("127.0.0.1", slow.port), 10) as connection:
+        connection.sendall(b"POST /infer/slow?image=ct HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n")
+        until(lambda: [task.state for task in slow.service.tasks.tasks()] == [TaskState.RUNNING])
+    until(lambda: slow.service.tasks.tasks()[0].state is TaskState.CANCELLED)
+
+
+def test_a_request_with_a_key_is_one_task_and_comes_back_after_hanging_up(slow: Any) -> None:
+    head = f"POST /infer/slow?image=ct&output=json HTTP/1.1\r\nHost: 127.0.0.1\r\n{KEY_HEADER}: k1\r\nContent-Length: 0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", slow.port), 10) as connection:
+        connection.sendall(head.encode())
+        until(lambda: [task.state for task in slow.service.tasks.tasks()] == [TaskState.RUNNING])
+    until(lambda: slow.service.tasks.tasks()[0].state is TaskState.CANCELLED)
+    (task,) = slow.service.tasks.tasks()
+    done: list[httpx.Response] = []
+    again = threading.Thread(
+        target=lambda: done.append(slow.http.post("/infer/slow", params={"image": "ct"}, headers={KEY_HEADER: "k1"}))
+    )  # fmt: skip
+    again.start()
+    until(lambda: slow.service.tasks.get(task.uid).state is TaskState.RUNNING)
+    slow.service.tasks.cancel(task.uid)
+    again.join(30)
+    assert done[0].status_code == 409
+    assert [one.uid for one in slow.service.tasks.tasks()] == [task.uid]
+
+
+def test_without_a_datastore_files_and_sessions_infer(label_server: Start, tmp_path: Path) -> None:
+    server = label_server("ct.nii.gz", workers=1, has_studies=False)
+    data = (server.studies / "ct.nii.gz").read_bytes()
+    assert infer(server, files={"file": ("x.nii.gz", data)}).status_code == 200
+    made = server.http.put("/session/", files=[("files", ("x.nii.gz", data))]).json()
+    assert infer(server, session_id=made["session_id"]).status_code == 200
+    refused = infer(server, image="ct")
+    assert (refused.status_code, "--studies" in refused.json()["detail"]) == (404, True)
+    assert server.http.get("/datastore/").status_code == 404
+    assert server.http.post("/activelearning/first").status_code == 404
+    assert server.http.get("/info/").json()["datastore"] == {"total": 0, "completed": 0, "label_tags": {}}
+
+
+def test_batch(label_server: Start) -> None:
+    server = label_server("a.nii.gz", "b.nii.gz", "c.nii.gz", workers=1)
+    assert server.http.get("/batch/infer").status_code == 404
+    assert server.http.delete("/batch/infer").json() is None
+    begun = server.http.post("/batch/infer/threshold", json={"label_tag": "mine"}).json()
+    assert begun["status"] == "SUBMITTED"
+    until(lambda: server.http.get("/batch/infer").json()["status"] == "DONE")
+    ended = server.http.get("/batch/infer").json()
+    assert ended["id"] == begun["id"]
+    assert ended["details"][-1] == "3 of 3 images done"
+    assert server.http.get("/datastore/").json()["label_tags"] == {"mine": 3}
+    again = server.http.post("/batch/infer/threshold", params={"images": "unlabeled", "run_sync": True}, json={"label_tag": "mine"})
+    assert again.json() == {}
+    every = server.http.post("/batch/infer/threshold", params={"images": "all", "run_sync": True}, json={"save_label": False})
+    assert set(every.json()) == {"a", "b", "c"}
+    assert [one["status"] for one in server.http.get("/batch/infer", params={"all": True}).json()] == ["DONE"] * 3
+    assert server.service.tasks.tasks() == []
+
+
+def test_a_batch_stops_and_one_at_a_time_runs(slow: Any) -> None:
+    slow.http.post("/batch/infer/slow")
+    busy = slow.http.post("/batch/infer/threshold")
+    assert (busy.status_code, "runs already" in busy.json()["detail"]) == (429, True)
+    assert slow.http.get("/batch/infer", params={"check_if_running": True}).json()["status"] == "RUNNING"
+    stopped = slow.http.delete("/batch/infer").json()
+    assert stopped["status"] == "STOPPED"
+    assert stopped["details"]
+    assert slow.http.get("/batch/infer", params={"check_if_running": True}).status_code == 404
+
+
+def test_a_batch_goes_on_after_a_restart(label_server: Start, tmp_path: Path) -> None:
+    server = label_server("a.nii.gz", "b.nii.gz")  # nobody works
+    server.http.post("/batch/infer/threshold")
+    until(lambda: len(server.service.tasks.tasks()) == 2)
+    server.stop()
+    other = label_server(folder=server.studies.parent, workers=1)
+    until(lambda: other.http.get("/batch/infer").json()["status"] == "DONE")
+    assert other.http.get("/datastore/").json()["label_tags"] == {"original": 2}
+
+
+def test_some_images_of_a_batch_fail(label_server: Start) -> None:
+    server = label_server("a.nii.gz", workers=1)
+    assert server.http.post("/batch/infer/raiser", params={"run_sync": True}).json() == {}
+    ended = server.http.get("/batch/infer").json()
+    assert (ended["status"], ended["exit_code"]) == ("ERROR", 1)
+    assert ended["details"][0].startswith("a: ")

@@ -78,7 +78,7 @@ def test_an_image_of_the_datastore(server: Any, tmp_path: Path) -> None:
     assert mask.geometry.matches(image.geometry)
     assert np.array_equal(mask.voxels > 0, image.voxels > 100)
     assert params["label_names"] == {"Bright": 1}
-    assert set(params["latencies"]) == {"infer", "total"}
+    assert {"infer", "total"} <= set(params["latencies"])
 
 
 def test_the_small_print_of_an_answer(server: Any) -> None:
@@ -129,10 +129,8 @@ def test_a_file_that_comes_along_and_a_session(server: Any, tmp_path: Path) -> N
     made = server.http.put("/session/", files=[("files", ("x.nii.gz", data))]).json()
     _, by_session = mask_of(infer(server, session_id=made["session_id"]), tmp_path)
     assert by_file.voxels.sum() == by_session.voxels.sum() == 24
-    assert not list((server.settings.data / "blobs").rglob("*incoming*/*"))
     until(lambda: server.service.tasks.tasks() == [])  # what was answered is forgotten, with its files
-    placed = [path for path in (server.settings.data / "blobs").rglob("*") if path.is_file()]
-    assert placed == []
+    until(lambda: not any(path.is_file() for path in (server.settings.data / "blobs").rglob("*")))
 
 
 def test_scribbles_as_a_bare_array(server: Any) -> None:

@@ -116,6 +116,44 @@ def test_bad_keys(store: TaskStore, key: str) -> None:
         submit(store, key=key)
 
 
+def test_files_beside_the_input_live_as_long_as_it(store: TaskStore) -> None:
+    task = submit(store, b"reference", beside={"image": blob(store, b"image"), "label": blob(store, b"label")})
+    assert files(store) == ["image", "label", "reference"]
+    assert sorted(one.role for one in task.blobs) == ["image", "input", "label"]
+    sweep(store.database, store.blobs)
+    claim(store)
+    store.cancel(task.uid)
+    store.cancelled(task.uid, "w")
+    store.replay(task.uid)
+    assert sorted(one.role for one in store.get(task.uid).blobs) == ["image", "input", "label"]
+    store.delete(task.uid)
+    assert files(store) == []
+
+
+def test_a_repeated_submit_takes_nothing_beside_it_twice(store: TaskStore) -> None:
+    first = submit(store, b"reference", key="k", beside={"image": blob(store, b"image")})
+    assert submit(store, b"reference", key="k", beside={"image": blob(store, b"image")}) == first
+    with pytest.raises(InputError, match="another request"):
+        submit(store, b"other reference", key="k", beside={"image": blob(store, b"other")})
+    assert files(store) == ["image", "reference"]
+
+
+def test_what_is_written_lightly_is_the_same_store(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/delineate.db")
+    database.migrate()
+    store = TaskStore(database, BlobStore(tmp_path / "blobs"))
+    task = submit(store.lightly(), b"input")
+    assert store.get(task.uid) == task
+    assert files(store) == ["input"]
+    other = Database(f"sqlite:///{tmp_path}/delineate.db")
+    assert TaskStore(other, store.blobs).get(task.uid) == task
+    other.close()
+    assert claim(store).uid == task.uid
+    store.lightly().finish(task.uid, "w", result=blob(store.lightly(), b"result"))
+    assert store.get(task.uid).state is TaskState.FINISHED
+    database.close()
+
+
 def test_claim_finish(store: TaskStore, clock: Clock) -> None:
     uid = submit(store).uid
     clock.now = 1001.0

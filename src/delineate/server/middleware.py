@@ -55,7 +55,7 @@ class Envelope:
         given = Headers(scope=scope).get("x-request-id", "")
         id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = id
-        answer = _Answer(send, id)
+        answer = _Answer(send, id, _has_idle_length(scope))
         begin = time.perf_counter()
         try:
             if self._guard.is_foreign_site(scope):
@@ -80,12 +80,18 @@ class Envelope:
         )  # fmt: skip
 
 
+def _has_idle_length(scope: Scope) -> bool:
+    """Whether a request without a body announces one, as some clients do: what comes next would be taken for it."""
+    return scope["method"] in ("GET", "HEAD", "DELETE") and Headers(scope=scope).get("content-length", "0") != "0"
+
+
 class _Answer:
     """`send` with our headers in front."""
 
-    def __init__(self, send: Send, id: str) -> None:
+    def __init__(self, send: Send, id: str, is_last: bool) -> None:
         self._send = send
         self._id = id.encode()
+        self._is_last = is_last
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
@@ -95,5 +101,7 @@ class _Answer:
             present = {name for name, _ in headers}
             headers += [header for header in _HEADERS if header[0] not in present]
             headers.append((b"x-request-id", self._id))
+            if self._is_last:
+                headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)

@@ -54,6 +54,7 @@ class Service:
         self.database = Database(settings.database_url, sync=settings.sync)
         self.blobs = BlobStore(settings.data / "blobs", sync=settings.sync)
         self.tasks = TaskStore(self.database, self.blobs)
+        self.waited_for = self.tasks.lightly()
         self.models = ModelStore(model_folders(settings), self.database, self.blobs)
         self._limits = archive_limits(settings)
         self._recent: dict[str, tuple[float, Model]] = {}

@@ -7,6 +7,7 @@ names is removed.
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import os
 import re
@@ -87,6 +88,12 @@ class BlobStore:
         """Make sure that a placed file is still there; only inside the write transaction that names it."""
         if not (writer.is_placed and self.path(writer.digest).exists()):
             self.place(writer)
+
+    def lightly(self) -> BlobStore:
+        """The same files, of which a new one survives the death of all processes but perhaps not a power cut."""
+        other = copy.copy(self)
+        other._sync = False
+        return other
 
     def _sync_folder(self, folder: Path) -> None:
         if not self._sync:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -42,6 +43,15 @@ class TaskStore(TaskLeases):
 
     Any verb may raise `StoreBusyError`, `StorageFullError` or `StoreError`; it has then changed nothing.
     """
+
+    def lightly(self) -> TaskStore:
+        """The same tasks, for those that somebody waits for: what is done is safe when processes die, but not brought to the disk.
+
+        After a power cut whoever waited is gone as well.
+        """
+        other = copy.copy(self)
+        other.database, other.blobs = self.database.lightly(), self.blobs.lightly()
+        return other
 
     def submit(
         self,

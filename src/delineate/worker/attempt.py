@@ -93,6 +93,8 @@ class Attempt:
     def __init__(self, place: Workplace, task: Task) -> None:
         self._place = place
         self._task = task
+        # Who waits for an infer is gone after a power cut: nothing of it has to be brought to the disk.
+        self._tasks = place.tasks.lightly() if task.protocol == MONAI_LABEL else place.tasks
         self._began = time.monotonic()
         self._model: Model | None = None
         self._grids: list[dict[str, Any]] | None = None
@@ -246,17 +248,17 @@ class Attempt:
             publish(path, layers, answer.others, log, model, says, staged.place)
         self._place.channel.raise_if_cancelled()
         self._place.channel.settling()
-        self._place.tasks.finish(
+        self._tasks.finish(
             self._task.uid,
             self._place.name,
-            result=self._place.blobs.adopt(path),
+            result=self._tasks.blobs.adopt(path),
             log=self._log_blob(log),
             provenance=self._provenance(),
             grids=self._grids,
         )
 
     def _fail(self, failure: Failure) -> None:
-        self._place.tasks.fail(
+        self._tasks.fail(
             self._task.uid,
             self._place.name,
             failure,
@@ -269,7 +271,7 @@ class Attempt:
     def _log_blob(self, text: bytes) -> BlobWriter | None:
         if not text:
             return None
-        writer = self._place.blobs.incoming()
+        writer = self._tasks.blobs.incoming()
         writer.write(text)
         return writer
 

@@ -101,15 +101,15 @@ class Asking:
         return self._submit(asked, Reference((source.place,), label), beside)
 
     def _submit(self, asked: Asked, reference: Reference, beside: Mapping[str, BlobWriter]) -> Task:
-        document = self._service.blobs.incoming("reference.json")
+        document = self._service.waited_for.blobs.incoming("reference.json")
         document.write(reference.to_bytes())
         prompts = {name: value for name, value in asked.params.items() if name not in _OURS}
-        task = self._service.tasks.submit(
+        task = self._service.waited_for.submit(
             model=asked.model.name, archive=document, owner=asked.owner, protocol=MONAI_LABEL, priority=asked.priority,
             prompts=prompts, key=asked.key, beside=beside,
         )  # fmt: skip
         if task.state is TaskState.CANCELLED and asked.key:
-            task = self._service.tasks.replay(task.uid, asked.owner)  # whoever hung up is back
+            task = self._service.waited_for.replay(task.uid, asked.owner)  # whoever hung up is back
         self._service.ring(reference.key)
         return task
 
@@ -144,7 +144,7 @@ class Asking:
                 return writer
             if grid is None:
                 raise InputError("a raw label needs an image whose grid is known", "Send a NIfTI or NRRD file.")
-            written = self._service.blobs.incoming("label.nii.gz")
+            written = self._service.waited_for.blobs.incoming("label.nii.gz")
             with _Sealed(written, seal=False):
                 write_raw(writer.path, grid, written)
                 written.seal()

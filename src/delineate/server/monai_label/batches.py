@@ -91,7 +91,7 @@ class Batches:
         if run is not None:
             run.is_stopped = True
             for uid in list(run.waiting):
-                await self._files.run(partial(self._service.tasks.cancel, uid, "the batch was stopped"))
+                await self._files.run(partial(self._service.waited_for.cancel, uid, "the batch was stopped"))
             await run.ended.wait()
         return run
 
@@ -138,7 +138,7 @@ class Batches:
             task = await self._files.run(lambda: self._submit(record, image))
             run.waiting.add(task.uid)
             if run.is_stopped:
-                await self._files.run(lambda: self._service.tasks.cancel(task.uid, "the batch was stopped"))
+                await self._files.run(lambda: self._service.waited_for.cancel(task.uid, "the batch was stopped"))
             try:
                 ended = await self._listening.finished(None, task.uid)
             finally:

@@ -92,7 +92,7 @@ class InferRoutes:
         record = await self._files.run(lambda: self._service.require_model(model))
         if output == "dicom_seg":
             raise InputError("answers in DICOM are not made here", "Ask for output=image with result_extension .nrrd or .nii.gz.")
-        taker = BlobTaker(Named(self._service.blobs.incoming), {wire.FILE_FIELD, wire.LABEL_FIELD})
+        taker = BlobTaker(Named(self._service.waited_for.blobs.incoming), {wire.FILE_FIELD, wire.LABEL_FIELD})
         async with Form(taker, self._threads, self._service.settings.max_upload_mb << 20) as form:
             await form.read(request)
             asked = self._asked(request, record, form.fields, image, session_id)
@@ -113,7 +113,7 @@ class InferRoutes:
 
     async def _left_alone(self, request: Request, task: Task) -> Response:
         if await request.is_disconnected():
-            await self._files.run(lambda: self._service.tasks.cancel(task.uid, "the client went away"))
+            await self._files.run(lambda: self._service.waited_for.cancel(task.uid, "the client went away"))
             return Response(status_code=400)
         raise UnavailableError("the server is stopping", "Send the request again in a moment.", 503)
 

@@ -33,10 +33,7 @@ class Keeping:
         found = None if blob is None else read_infer_result(self._service.file(blob))
         if found is None:
             raise BlobError("the result holds no answer for this API")
-        seconds = {"total": round((task.finished or task.created) - task.created, 3)}
-        if task.started is not None and task.finished is not None:
-            seconds["infer"] = round(task.finished - task.started, 3)
-        stored = StoredResult({**found.params, "latencies": seconds}, found.file, found.filename)
+        stored = StoredResult({**found.params, "latencies": _latencies(task)}, found.file, found.filename)
         if tag and stored.file is not None:
             self.save(stored, image, tag, {"model": task.model, "params": dict(stored.params)}, task.owner)
         return stored
@@ -56,4 +53,10 @@ class Keeping:
         """Remove a finished task with its files; one that failed stays, for whoever looks into it."""
         if task.state is TaskState.FINISHED:
             with contextlib.suppress(DelineateError):
-                self._service.tasks.delete(task.uid, "answered")
+                self._service.waited_for.delete(task.uid, "answered")
+
+
+def _latencies(task: Task) -> dict[str, float]:
+    """Seconds by what they were spent on; ``total`` from the request's arrival on, waiting for a worker included."""
+    spent = task.provenance.get("latencies")
+    return {**(spent if isinstance(spent, dict) else {}), "total": round((task.finished or task.created) - task.created, 4)}

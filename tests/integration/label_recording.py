@@ -1,7 +1,7 @@
 """Recorded exchanges of a MONAI Label server, boiled down to what an answer must have: status, content type, JSON keys.
 
-``python tests/integration/label_recording.py RECORDING.jsonl`` writes them anew beside this file. Files become words (`image`,
-`label`, `raw`, `archive`), ids of sessions numbers, and of an answer nothing but its outer shape is kept.
+``python tests/integration/label_recording.py RECORDING.jsonl`` writes them anew beside this file. Files become words (`IMAGE`,
+`LABEL`, `RAW`, …), ids of sessions numbers, and of an answer nothing but its outer shape is kept.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def _part(part: dict[str, Any]) -> list[str]:
 def _word(name: str, filename: str) -> str:
     if filename.endswith(".bin"):
         return "RAW"
+    if "scribbles" in filename:
+        return "SCRIBBLES"
     if filename.endswith(".zip"):
         return "ARCHIVE"
     return {"label": "LABEL", "files": "IMAGE", "file": "PATCH" if filename.endswith(".png") else "IMAGE"}[name] if filename else ""

@@ -203,6 +203,16 @@ def test_a_file_that_is_none_leaves_nothing(idle: Any, name: str, data: bytes, w
     assert [path for path in (idle.settings.data / "blobs").rglob("*") if path.is_file()] == []
 
 
+def test_a_good_file_with_a_bad_request_leaves_nothing(idle: Any) -> None:
+    file = ("x.nii.gz", (idle.studies / "ct.nii.gz").read_bytes())
+    assert infer(idle, files={"file": file}, params={"foreground": [[99, 0, 0]]}).status_code == 422
+    assert infer(idle, files={"file": file}, params={"save_label": True}).status_code == 422
+    assert infer(idle, files={"file": file, "label": ("l.bin", bytes(3))}).status_code == 422
+    too_long = idle.http.post("/infer/threshold", files={"file": file, "label": ("l.bin", bytes(480))}, headers={KEY_HEADER: "k" * 300})
+    assert too_long.status_code == 422
+    assert [path for path in (idle.settings.data / "blobs").rglob("*") if path.is_file()] == []
+
+
 def test_a_model_that_fails_says_why_and_its_task_stays(server: Any) -> None:
     answer = infer(server, "raiser", image="ct")
     assert answer.status_code == 500

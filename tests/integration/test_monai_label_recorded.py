@@ -28,7 +28,6 @@ SPEC = Path(os.environ.get("DELINEATE_SHARED_DATA") or HERE.parents[2] / "shared
 MODELS = {
     "jsononly": ("Words", "classification"),
     "detect": ("Words", "detection"),
-    "Histogram+GraphCut": ("Mask", "scribbles"),
     "boom": ("Boom", "others"),
 }
 CODE = """
@@ -146,11 +145,16 @@ class Replay:
         voxels = nifti.read(image)
         mask = server.studies.parent / "mask.nii.gz"
         nifti.write_labels(mask, (voxels.voxels > 0).astype(np.uint8), voxels.geometry)
+        drawn = np.full(voxels.voxels.shape, 0, np.uint8)
+        drawn[1, 3, 3:6], drawn[4, 6, 1:8] = 3, 2  # inside, outside
+        scribbles = server.studies.parent / "scribbles.nii.gz"
+        nifti.write_labels(scribbles, drawn, voxels.geometry)
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:
             archive.writestr("a/b.nii.gz", image.read_bytes())
         self.files = {
-            "IMAGE": image.read_bytes(), "LABEL": mask.read_bytes(), "RAW": bytes(voxels.voxels.size), "ARCHIVE": packed.getvalue(),
+            "IMAGE": image.read_bytes(), "LABEL": mask.read_bytes(), "SCRIBBLES": scribbles.read_bytes(),
+            "RAW": bytes(voxels.voxels.size), "ARCHIVE": packed.getvalue(),
             "PATCH": b"\x89PNG\r\n\x1a\n" + bytes(64),
         }  # fmt: skip
         self.sessions: dict[str, str] = {}

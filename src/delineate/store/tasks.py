@@ -75,12 +75,13 @@ class TaskStore(TaskLeases):
         InputError
             The key was used for something else, or is too long.
         """
-        if key is not None and not 0 < len(key) <= 255:
-            raise InputError("the idempotency key must have 1 to 255 characters", "Use a random uuid.")
         with ExitStack() as stack:
             writers = {"input": archive, **(beside or {})}
             for writer in writers.values():
                 stack.enter_context(writer)
+            if key is not None and not 0 < len(key) <= 255:
+                raise InputError("the idempotency key must have 1 to 255 characters", "Use a random uuid.")
+            for writer in writers.values():
                 writer.seal()
             values = {"model": model, "owner": owner, "protocol": protocol, "key": key, "prompts": dict(prompts or {})}
             try:

@@ -128,44 +128,30 @@ class Asking:
         raise InputError("the request names no image", "Give image or session_id in the address, or send the image as file.")
 
     def _uploaded(self, writer: BlobWriter) -> _Source:
-        with _Sealed(writer):
-            _, extension = names.upload_parts(writer.name, names.IMAGE_EXTENSIONS)
-            grid = require_image(writer.path, extension)
+        writer.seal()
+        _, extension = names.upload_parts(writer.name, names.IMAGE_EXTENSIONS)
+        grid = require_image(writer.path, extension)
         return _Source(Place(blob=writer.digest, name=writer.name), grid, writer)
 
     def _label(self, writer: BlobWriter, grid: Geometry | None) -> BlobWriter:
         """Scribbles or a mask, known to lie on the image's grid; a bare array becomes a file with a header."""
-        with _Sealed(writer):
-            _, extension = names.upload_parts(writer.name, (*names.LABEL_EXTENSIONS, names.RAW))
-            if extension != names.RAW:
-                found = require_label(writer.path, extension)
-                if grid is not None and found is not None and not is_same_place(grid, found):
-                    raise GridMismatchError(grid, found)
-                return writer
-            if grid is None:
-                raise InputError("a raw label needs an image whose grid is known", "Send a NIfTI or NRRD file.")
-            written = self._service.waited_for.blobs.incoming("label.nii.gz")
-            with _Sealed(written, seal=False):
-                write_raw(writer.path, grid, written)
-                written.seal()
-            writer.discard()
-            return written
-
-
-class _Sealed:
-    """A writer that is removed when something goes wrong."""
-
-    def __init__(self, writer: BlobWriter, *, seal: bool = True) -> None:
-        self._writer = writer
-        if seal:
-            writer.seal()
-
-    def __enter__(self) -> BlobWriter:
-        return self._writer
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._writer.discard()
+        writer.seal()
+        _, extension = names.upload_parts(writer.name, (*names.LABEL_EXTENSIONS, names.RAW))
+        if extension != names.RAW:
+            found = require_label(writer.path, extension)
+            if grid is not None and found is not None and not is_same_place(grid, found):
+                raise GridMismatchError(grid, found)
+            return writer
+        if grid is None:
+            raise InputError("a raw label needs an image whose grid is known", "Send a NIfTI or NRRD file.")
+        written = self._service.waited_for.blobs.incoming("label.nii.gz")
+        try:
+            write_raw(writer.path, grid, written)
+            written.seal()
+        except BaseException:
+            written.discard()
+            raise
+        return written
 
 
 def _grid(path: Path) -> Geometry | None:

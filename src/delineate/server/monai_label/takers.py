@@ -12,7 +12,7 @@ from delineate.store.writer import BlobWriter
 
 
 class BlobTaker:
-    """At most one file for each field; `take` hands it out, what was not taken is removed.
+    """At most one file for each field; what is not placed in the end is removed.
 
     make : a writer for a file of that name
     fields : that may hold a file
@@ -42,8 +42,8 @@ class BlobTaker:
         self._current = None
 
     def take(self, field: str) -> BlobWriter | None:
-        """The file of a field, for the caller to use up; None where none came."""
-        return self._writers.pop(field, None)
+        """The file of a field; None where none came."""
+        return self._writers.get(field)
 
     def require(self, field: str) -> BlobWriter:
         """The same. Raises `InputError` where none came."""
@@ -53,10 +53,9 @@ class BlobTaker:
         return writer
 
     def discard(self) -> None:
-        """Remove what was not taken."""
+        """Remove what was not placed."""
         for writer in self._writers.values():
             writer.discard()
-        self._writers.clear()
 
 
 class SessionTaker:

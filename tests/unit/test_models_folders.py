@@ -21,13 +21,16 @@ FOLDERS = sorted(path.parent for path in Path(delineate.models.__file__).parent.
 
 def test_all_are_there() -> None:
     names = {tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))["name"] for folder in FOLDERS}
-    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr"}
+    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr", "region", "scribbles", "Histogram+GraphCut", "GMM+GraphCut"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
 def test_declared_and_returned_structures_agree(folder: Path) -> None:
     model = Model.from_dict(tomllib.loads((folder / "model.toml").read_text(encoding="utf-8")))
-    assert model.runner == "python" and model.orientation == "LPS" and model.spacing is None
     module_name, class_name = model.parameters["class"].split(":")
     delineator = getattr(importlib.import_module(module_name), class_name)
-    assert model.structures == delineator.structures
+    assert model.runner == "python" and model.spacing is None
+    if model.prompts:  # takes any image as it is; names come with the request
+        assert (model.orientation, model.labels, bool(model.config)) == ("as-sent", {"region": 1}, True)
+    else:
+        assert (model.orientation, model.structures) == ("LPS", delineator.structures)

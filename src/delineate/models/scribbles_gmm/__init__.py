@@ -1,0 +1,1 @@
+"""The model `GMM+GraphCut`: `delineate.models.scribbles` under a name that clients know."""

@@ -276,6 +276,22 @@ def test_a_request_with_a_key_is_one_task_and_comes_back_after_hanging_up(slow: 
     assert [one.uid for one in slow.service.tasks.tasks()] == [task.uid]
 
 
+def test_an_image_that_is_removed_while_its_task_waits(slow: Any) -> None:
+    answers: list[httpx.Response] = []
+    first = threading.Thread(target=infer, args=(slow, "slow"), kwargs={"image": "a"})
+    first.start()
+    until(lambda: [task.state for task in slow.service.tasks.tasks()] == [TaskState.RUNNING])
+    waiting = threading.Thread(target=lambda: answers.append(infer(slow, image="ct")))
+    waiting.start()
+    until(lambda: len(slow.service.tasks.tasks()) == 2)
+    assert slow.http.request("DELETE", "/datastore/", params={"id": "ct"}).status_code == 200
+    for task in slow.service.tasks.tasks(model="slow"):
+        slow.service.tasks.cancel(task.uid)
+    first.join(30)
+    waiting.join(30)
+    assert (answers[0].status_code, answers[0].json()["kind"]) == (422, "input")
+
+
 def test_without_a_datastore_files_and_sessions_infer(label_server: Start, tmp_path: Path) -> None:
     server = label_server("ct.nii.gz", workers=1, has_studies=False)
     data = (server.studies / "ct.nii.gz").read_bytes()

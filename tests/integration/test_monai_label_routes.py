@@ -348,6 +348,17 @@ def test_tokens(label_server: Start) -> None:
     assert server.http.get("/datastore/image/info", params={"image": "n"}, headers=bob).json()["user"] == "alice"
 
 
+def test_without_a_token_images_are_for_this_machine_alone(label_server: Start) -> None:
+    server = label_server("a.nii.gz")
+    for path in ("/info/", "/datastore/?output=all", "/datastore/image?image=a"):
+        assert server.http.get(path).status_code == 200
+        for header in ({"host": "evil.example"}, {"x-forwarded-for": "1.2.3.4"}):
+            refused = server.http.get(path, headers=header)
+            assert (refused.status_code, "token" in refused.json()["detail"].lower()) == (403, True)
+    wide = label_server(host="0.0.0.0")
+    assert wide.http.get("/info/").status_code == 403
+
+
 def test_accounts_are_off(server: Any) -> None:
     assert server.http.get("/auth/").status_code == 404
     assert server.http.post("/auth/token", data={"username": "u", "password": "p", "grant_type": "password"}).status_code == 404

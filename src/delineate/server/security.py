@@ -62,17 +62,24 @@ class Guard:
         AuthorizationError
             401, or 403 where no token could help.
         """
+        self._require_token_or_this_machine(request, "administration")
+
+    def require_annotator(self, request: Request) -> None:
+        """For the images and labels of others, which may be read and removed: as `require_administrator`."""
+        self._require_token_or_this_machine(request, "annotation")
+
+    def _require_token_or_this_machine(self, request: Request, what: str) -> None:
         if self._tokens:
             self.require_token(request)
         elif not self._loopback:
-            raise AuthorizationError("administration is closed: the server has no token", "Start it with DELINEATE_TOKEN set.", 403)
+            raise AuthorizationError(f"{what} is closed: the server has no token", "Start it with DELINEATE_TOKEN set.", 403)
         elif any(name.startswith(_FORWARDING) for name in request.headers):
             raise AuthorizationError(
-                "administration through a proxy is closed: the server has no token", "Start it with DELINEATE_TOKEN set.", 403
+                f"{what} through a proxy is closed: the server has no token", "Start it with DELINEATE_TOKEN set.", 403
             )
         elif not is_loopback(_host_name(request.headers.get("host", ""))):
             raise AuthorizationError(
-                "administration is open under this machine's own name only",
+                f"{what} is open under this machine's own name only",
                 "Use http://127.0.0.1, or start the server with DELINEATE_TOKEN set.", 403,
             )  # fmt: skip
 

@@ -17,17 +17,17 @@ TAG: Final = "monai label"
 
 
 class Routes:
-    """Collects the routes, each behind the server's token where it has one; `add_to` puts them into the application.
+    """Collects the routes, for those with the token, or where there is none for this very machine; `add_to` puts them into the application.
 
     Unlike the other routes a path ends as it is written: one without its slash is redirected to it (307), and a ``HEAD``
     is a question of its own, not a ``GET`` without the body.
     """
 
     def __init__(self, guard: Guard) -> None:
-        async def require_token(request: Request) -> None:
-            guard.require_token(request)
+        async def require_annotator(request: Request) -> None:
+            guard.require_annotator(request)
 
-        self._router = APIRouter(route_class=APIRoute, dependencies=[Depends(require_token)], redirect_slashes=False)
+        self._router = APIRouter(route_class=APIRoute, dependencies=[Depends(require_annotator)], redirect_slashes=False)
         self._slashed: list[str] = []
 
     def add(self, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:

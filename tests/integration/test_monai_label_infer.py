@@ -276,6 +276,17 @@ def test_a_request_with_a_key_is_one_task_and_comes_back_after_hanging_up(slow: 
     assert [one.uid for one in slow.service.tasks.tasks()] == [task.uid]
 
 
+def test_who_waits_when_the_server_stops_is_told_to_come_again(slow: Any) -> None:
+    answers: list[httpx.Response] = []
+    with httpx.Client(base_url=slow.url, timeout=30, trust_env=False) as http:
+        waiting = threading.Thread(target=lambda: answers.append(http.post("/infer/slow", params={"image": "a"})))
+        waiting.start()
+        until(lambda: [task.state for task in slow.service.tasks.tasks()] == [TaskState.RUNNING])
+        slow.stop()
+        waiting.join(30)
+    assert (answers[0].status_code, "stopping" in answers[0].json()["detail"]) == (503, True)
+
+
 def test_an_image_that_is_removed_while_its_task_waits(slow: Any) -> None:
     answers: list[httpx.Response] = []
     first = threading.Thread(target=infer, args=(slow, "slow"), kwargs={"image": "a"})

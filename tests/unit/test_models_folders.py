@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 import delineate.models
+from delineate.errors import SettingsError
 from delineate.model import Model
 
 if sys.version_info >= (3, 11):
@@ -34,3 +36,14 @@ def test_declared_and_returned_structures_agree(folder: Path) -> None:
         assert (model.orientation, model.labels, bool(model.config)) == ("as-sent", {"region": 1}, True)
     else:
         assert (model.orientation, model.structures) == ("LPS", delineator.structures)
+
+
+@pytest.mark.parametrize(("key", "value"), [("kind", "magic"), ("dimension", 4), ("dimension", "3")])
+def test_what_a_model_cannot_be(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=r"kind|dimension"):
+        Model.from_dict({"name": "m", "runner": "python", key: value})
+
+
+def test_a_record_over_http_keeps_what_a_model_is() -> None:
+    model = Model(name="m", runner="python", kind="detection", dimension=2, config={"level": 1.5}, prompts=("roi",))
+    assert Model.from_dict(json.loads(json.dumps(model.to_dict()))) == model

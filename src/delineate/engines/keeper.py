@@ -98,9 +98,9 @@ class Keeper:
         return image in self._warm
 
     def ring(self, after: float = 0.0) -> None:
-        """There may be a task: an idle worker looks, after `after` seconds. Any thread; never blocks."""
+        """There may be a task: a free worker looks, after `after` seconds. Any thread; never blocks."""
         worker = self._worker
-        if worker is not None and self.status.state == "idle":
+        if worker is not None and self.is_free:
             worker.tell("look", after=after)
 
     def stop(self, grace: float) -> None:

@@ -26,7 +26,8 @@ from delineate.worker.lock import WorkerLock, dead_workers, is_held
 _log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # s between two looks for dead workers of other engines and for leases over time
-HEAD_START = 0.02  # s for the worker that has an image decoded, before another one takes its task
+HEAD_START = 0.1  # s for the worker that has an image decoded, before another one takes its task
+SHORT_START = 0.015  # s where that one is busy, as far as is known: it may be free by now
 MOST_IMAGES_MB = 1536
 MEMORY_SHARE = 0.8  # of the machine, over all workers, where no limit is set
 
@@ -108,14 +109,12 @@ class LocalEngine:
     def ring(self, image: str = "") -> None:
         """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit.
 
-        `image`: the `Reference.key` of the task. A free worker that has this image decoded looks first, the others a little later.
+        `image`: the `Reference.key` of the task. A worker that has this image decoded looks first, the others a little later.
         """
-        near = [keeper for keeper in self._keepers if image and keeper.is_free and keeper.has_warm(image)]
-        for keeper in near:
-            keeper.ring()
-        for keeper in self._keepers:
-            if keeper not in near:
-                keeper.ring(HEAD_START if near else 0.0)
+        near = [keeper for keeper in self._keepers if image and keeper.has_warm(image)]
+        start = 0.0 if not near else HEAD_START if any(keeper.is_free for keeper in near) else SHORT_START
+        for keeper in (*near, *(keeper for keeper in self._keepers if keeper not in near)):
+            keeper.ring(0.0 if keeper in near else start)
 
     def stop(self, grace: float = 10.0) -> None:
         """Let the workers finish their tasks within `grace` seconds; what is not finished then goes back uncounted."""

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 EAGER_LOOK, IDLE_LOOK = 0.008, 0.08  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
 EAGER = 5.0  # s after a task
 EAGER_CLAIM, IDLE_CLAIM = 0.2, 1.0  # s after which to try a claim though nothing changed: a task put off becomes due by itself
-RING_WAIT = 0.003  # s; who finds a task by looking lets the server say whose it should be
+RING_WAIT = 0.01  # s; who finds a task by looking lets the server say whose it should be
 TROUBLE_WAIT = 1.0  # s after the store failed
 
 

@@ -49,7 +49,7 @@ class Threshold(Toy):
     def segment(self, job: Job) -> Segmentation:
         """Compare."""
         image = job.images[0]
-        labels = (image.values() >= self.number("level", 100.0)).astype(np.uint8)
+        labels = (image.values() >= self.number("level", 100.0)).view(np.uint8)
         return Segmentation.from_labels(labels, image.geometry, {1: "Bright"})
 
 

@@ -1,0 +1,80 @@
+"""Who is rung first, and what a worker makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from delineate.engines.local import HEAD_START, SHORT_START, LocalEngine
+from delineate.store.database import Database
+from delineate.worker.attempt import Workplace
+from delineate.worker.channel import Channel
+from delineate.worker.loop import Loop
+
+
+class FakeKeeper:
+    def __init__(self, name: str, rung: list[tuple[str, float]], *, free: bool = True, images: tuple[str, ...] = ()) -> None:
+        self._name, self._rung, self.is_free, self._images = name, rung, free, images
+
+    def has_warm(self, image: str) -> bool:
+        return image in self._images
+
+    def ring(self, after: float = 0.0) -> None:
+        self._rung.append((self._name, after))
+
+
+def rung(tmp_path: Path, image: str, **options: Any) -> list[tuple[str, float]]:
+    Database(f"sqlite:///{tmp_path / 'delineate.db'}", sync=False).migrate()
+    engine = LocalEngine(tmp_path, workers=0, sync=False)
+    order: list[tuple[str, float]] = []
+    engine._keepers = cast("Any", [FakeKeeper("a", order), FakeKeeper("b", order, images=("x",), **options)])
+    engine.ring(image)
+    engine._database.close()
+    return order
+
+
+def test_the_worker_that_has_the_image_goes_first(tmp_path: Path) -> None:
+    assert rung(tmp_path, "x") == [("b", 0.0), ("a", HEAD_START)]
+
+
+@pytest.mark.parametrize("image", ["", "y"])
+def test_no_worker_goes_first_where_none_has_it(tmp_path: Path, image: str) -> None:
+    assert rung(tmp_path, image) == [("a", 0.0), ("b", 0.0)]
+
+
+def test_nobody_waits_long_for_a_busy_one(tmp_path: Path) -> None:
+    assert rung(tmp_path, "x", free=False) == [("b", 0.0), ("a", SHORT_START)]
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> tuple[Loop, Channel]:
+    channel = Channel(-1, os.open(tmp_path / "events", os.O_CREAT | os.O_WRONLY))
+    database = SimpleNamespace(changes=lambda: 1)
+    place = SimpleNamespace(channel=channel)
+    return Loop(cast("Workplace", place), cast("Database", database), 30.0), channel
+
+
+@pytest.mark.parametrize(("after", "least", "most"), [(0.0, 0.0, 0.15), (0.2, 0.19, 2.0)])
+def test_a_worker_that_is_asked_to_wait_does(waiting: tuple[Loop, Channel], after: float, least: float, most: float) -> None:
+    loop, channel = waiting
+    channel._obey({"command": "look", "task": "", "after": after})
+    began = time.monotonic()
+    loop._rest(1)
+    assert least <= time.monotonic() - began < most
+
+
+def test_what_it_says_of_its_images(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    channel = Channel(-1, os.open(events, os.O_CREAT | os.O_WRONLY))
+    channel.warm(["a", "b"])
+    channel.settling()
+    assert [json.loads(line) for line in events.read_text().splitlines()] == [
+        {"event": "warm", "images": ["a", "b"]},
+        {"event": "settling"},
+    ]

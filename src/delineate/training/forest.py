@@ -1,0 +1,182 @@
+"""Boosted trees, one group for each structure: is this voxel of it or not?
+
+Each structure has its own, because labels rarely name the same structures in all images: an image that does not
+list a structure says nothing about it. The trees are LightGBM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from delineate.errors import InputError, MissingPartError, TaskCancelledError
+from delineate.training.features import NAMES, NARROW
+from delineate.training.sampling import Samples
+from delineate.training.working import Array
+
+ROUNDS: Final = 100
+SEVERAL: Final = 3
+"""Images from which on features of the wide surroundings are used."""
+
+MOST_ROWS: Final = 400_000
+"""Voxels one structure is learned from; with many images fewer of each."""
+
+_SETTINGS: Final = {
+    "objective": "binary",
+    "num_leaves": 31,
+    "learning_rate": 0.1,
+    "min_data_in_leaf": 20,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+    "seed": 1,
+}
+
+
+class Stop(Protocol):
+    """Anything with `is_set`, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+
+class Never:
+    """Nobody asks to stop."""
+
+    def is_set(self) -> bool:
+        """Never."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """What was learned of one structure.
+
+    trees : in LightGBM's text; parts : connected ones, at most; volume : ml; dice : on voxels held back, None where there were none.
+    """
+
+    name: str
+    trees: str
+    parts: int
+    volume: float
+    dice: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forest:
+    """Trees of all structures; `spacing` (mm) and `scale` of the working grid they hold for, and the number of `images` they grew on."""
+
+    structures: tuple[Grown, ...]
+    spacing: float
+    scale: str
+    images: int
+    _boosters: list[Any] = field(default_factory=list, compare=False, repr=False)
+
+    def probabilities(self, rows: Array, threads: int = 0) -> Array:
+        """Of voxels' features, shape (voxels, features): the probability of each structure, shape (structures, voxels)."""
+        lightgbm = _lightgbm()
+        while len(self._boosters) < len(self.structures):
+            self._boosters.append(lightgbm.Booster(model_str=self.structures[len(self._boosters)].trees))
+        result = np.empty((len(self.structures), rows.shape[0]), dtype=np.float32)
+        for one, booster in zip(result, self._boosters, strict=True):
+            one[:] = booster.predict(rows, num_threads=threads)
+        return result
+
+
+def grow(
+    cases: Sequence[Samples],
+    *,
+    spacing: float,
+    scale: str,
+    report: Callable[[float, str], None] = lambda fraction, message: None,
+    stop: Stop | None = None,
+    threads: int = 1,
+) -> Forest:
+    """Grow the trees of every structure that any case names.
+
+    One thread by default: it takes seconds, and more of them wait for each other where inference has the cores.
+    With five cases or more every fifth is kept to judge by, with fewer a fifth of each one's slices.
+
+    Raises
+    ------
+    InputError
+        No case, or a structure without any labelled voxel.
+    TaskCancelledError
+        It was stopped.
+    MissingPartError
+        LightGBM is not installed.
+    """
+    names = list(dict.fromkeys(name for case in cases for name in case.names))
+    if not names:
+        raise InputError("there is nothing to learn from", "Label an image first.")
+    grown = []
+    for number, name in enumerate(names):
+
+        def told(fraction: float, number: int = number, name: str = name) -> None:
+            report((number + fraction) / len(names), f"learning {name}")
+
+        grown.append(_grow_one(name, [case for case in cases if name in case.names], told, stop or Never(), threads))
+    return Forest(structures=tuple(grown), spacing=spacing, scale=scale, images=len(cases))
+
+
+def _grow_one(name: str, cases: Sequence[Samples], told: Callable[[float], None], stop: Stop, threads: int) -> Grown:
+    lightgbm = _lightgbm()
+    judged = [case for number, case in enumerate(cases) if number % 5 == 4]
+    taught = [case for number, case in enumerate(cases) if number % 5 != 4]
+    use = [np.ones_like(case.held) if judged else ~case.held for case in taught]
+    rows, truth = _gathered(name, taught, use)
+    if not truth.any():
+        raise InputError(f"no voxel of {name} is labelled", "Label it in an image, or leave it out.")
+    settings = {**_SETTINGS, "num_threads": threads}
+    if len(cases) < SEVERAL:  # penalised away rather than left out, so that rows are the same for every forest
+        settings["feature_contri"] = [1.0 if feature in NARROW else 0.0 for feature in NAMES]
+    booster = lightgbm.Booster(
+        settings, lightgbm.Dataset(rows, label=truth, params=settings, feature_name=[f"f{i}" for i in range(len(NAMES))])
+    )
+    for number in range(ROUNDS):
+        if stop.is_set():
+            raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
+        booster.update()
+        told((number + 1) / ROUNDS)
+    parts = max(int(case.parts[case.names.index(name)]) for case in cases)
+    volumes = [float(case.volumes[case.names.index(name)]) for case in cases]
+    return Grown(
+        name=name,
+        trees=booster.model_to_string(importance_type="gain"),
+        parts=max(1, parts),
+        volume=float(np.median(volumes)),
+        dice=_dice(name, judged or cases, booster),
+    )
+
+
+def _gathered(name: str, cases: Sequence[Samples], use: Sequence[np.ndarray]) -> tuple[Array, np.ndarray]:
+    share = max(1, -(-sum(int(u.sum()) for u in use) // MOST_ROWS))
+    rows = np.concatenate([case.rows[u][::share] for case, u in zip(cases, use, strict=True)])
+    truth = np.concatenate([case.truth[u][::share] == case.names.index(name) + 1 for case, u in zip(cases, use, strict=True)])
+    return rows, truth.astype(np.float32)
+
+
+def _dice(name: str, cases: Sequence[Samples], booster: Any) -> float | None:
+    """Agreement on voxels held back, each counted for as many as it stands for; None where none were."""
+    both = either = 0.0
+    for case in cases:
+        if not case.held.any():
+            continue
+        found = booster.predict(case.rows[case.held]) > 0.5
+        truth = case.truth[case.held] == case.names.index(name) + 1
+        weight = case.weight[case.held]
+        both += float(weight[found & truth].sum())
+        either += float(weight[found].sum() + weight[truth].sum())
+    return 2 * both / either if either else None
+
+
+def _lightgbm() -> ModuleType:
+    try:
+        import lightgbm
+    except (ImportError, OSError) as error:  # OSError: the system has no OpenMP runtime (libgomp)
+        raise MissingPartError("LightGBM, with the OpenMP runtime it needs,", "train") from error
+    return lightgbm

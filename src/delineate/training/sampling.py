@@ -1,0 +1,213 @@
+"""Which voxels of a labelled image teach the forest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from delineate.errors import GeometryError, InputError
+from delineate.geometry import Geometry
+from delineate.orientation import reorientation
+from delineate.segmentation import Segmentation
+from delineate.training.features import Features
+from delineate.training.working import Array, nearest, working
+from delineate.volume import Volume
+
+_POSITIVES, _NEGATIVES, _NEAR, _HELD = 8_000, 16_000, 6_000, 4_000
+_LOOKS = ("value", "mean@2", "depth")
+_BINS = 8
+_STRETCHES, _HELD_STRETCHES = 10, (3, 8)
+_REACH = 2  # working voxels around a structure that count as near
+_PART = 0.05  # of the largest component: smaller ones are specks of the annotator
+
+Mask = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An image with its labels.
+
+    labels : on the image's grid; a structure that is listed and has no voxel is known to be absent, one that is not listed is unknown.
+    annotated : which voxels somebody has looked at, bool, of a shape that broadcasts to the image's (z, y, x); None: see
+        `annotated_planes`.
+    """
+
+    image: Volume
+    labels: Segmentation
+    annotated: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        difference = self.labels.geometry.difference(self.image.geometry)
+        if difference:
+            raise GeometryError(f"the labels are on another grid than their image: {difference}")
+        if not self.labels.structures:
+            raise InputError("the labels hold no structure", "Label one structure at least.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """What is kept of a case.
+
+    rows : float32, shape (n, features); truth : 1 + index of the structure in `names`, 0 for none, shape (n,).
+    held : voxels that are not to be learned from, drawn evenly; weight : how many voxels each of these stands for.
+    parts, volumes : connected parts and millilitres of each structure, as far as it was labelled.
+    """
+
+    names: tuple[str, ...]
+    rows: Array
+    truth: npt.NDArray[np.uint8]
+    held: Mask
+    weight: Array
+    parts: npt.NDArray[np.int64]
+    volumes: npt.NDArray[np.float64]
+
+
+def annotated_planes(labelled: Mask) -> Mask:
+    """Which axial planes are taken as looked at where nobody says.
+
+    labelled : where any structure is, shape (z, y, x), first axis from feet to head. Labels without gaps: the whole image,
+    so that what is beyond them is background. With gaps: the planes that hold a label, and no other.
+    """
+    planes: Mask = np.asarray(labelled.any(axis=(1, 2)))
+    there = np.flatnonzero(planes)
+    without_gaps = there.size == 0 or there[-1] - there[0] + 1 == there.size
+    return np.ones_like(planes) if without_gaps else planes
+
+
+def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[str], None] = lambda text: None) -> Samples:
+    """Choose voxels of a case and compute their features.
+
+    Parameters
+    ----------
+    spacing, scale : of the working grid, see `delineate.training.working`.
+
+    Raises
+    ------
+    InputError
+        Nothing is annotated.
+    ModelError
+        Kind ``input``: an image that the features cannot be computed of.
+    """
+    image = working(case.image, spacing, scale, log)
+    truth, annotated = _on_working_grid(case, image.geometry)
+    if not annotated.any():
+        raise InputError("no voxel of the image is annotated", "Label a slice at least, or say which slices are annotated.")
+    rng = np.random.default_rng(seed)
+    names = tuple(case.labels.names)
+    held_planes = _held(np.asarray(annotated.any(axis=(1, 2))))
+    features = Features(image)
+    looks = features.only(_LOOKS)
+    learn = _learned(truth, annotated & ~held_planes[:, None, None], looks, len(names), rng)
+    judge, weight = _judged(truth, annotated & held_planes[:, None, None], len(names), rng)
+    chosen = np.concatenate([learn, judge])
+    return Samples(
+        names=names,
+        rows=features.rows(chosen),
+        truth=truth.ravel()[chosen],
+        held=np.arange(chosen.size) >= learn.size,
+        weight=np.concatenate([np.ones(learn.size, np.float32), weight]),
+        parts=np.array([_parts(truth == label, annotated) for label in range(1, len(names) + 1)]),
+        volumes=np.array([case.labels.volume_ml(name) for name in names]),
+    )
+
+
+def _on_working_grid(case: Case, grid: Geometry) -> tuple[npt.NDArray[np.uint8], Mask]:
+    """Structures and what is annotated at the nearest voxel of each working voxel. Where structures overlap the smallest one counts."""
+    axes = reorientation(case.image.geometry, "LPS")
+    turned = axes.grid(case.image.geometry)
+    places = np.ix_(*nearest(turned, grid))
+    truth = np.zeros(grid.shape, dtype=np.uint8)
+    sizes = {s.name: int(np.count_nonzero(case.labels.mask(s.name))) for s in case.labels}
+    order = {s.name: label for label, s in enumerate(case.labels, start=1)}
+    for name in sorted(sizes, key=lambda n: -sizes[n]):
+        structure = case.labels[name]
+        truth[axes.apply(case.labels.layers[structure.layer])[places] == structure.label] = order[name]
+    if case.annotated is not None:
+        try:
+            mask = np.broadcast_to(np.asarray(case.annotated, dtype=bool), case.image.geometry.shape)
+        except ValueError:
+            raise GeometryError(
+                f"annotated voxels of shape {np.shape(case.annotated)} do not fit an image of shape {case.image.geometry.shape}"
+            ) from None
+        return truth, axes.apply(mask)[places]
+    labelled = np.logical_or.reduce([axes.apply(layer) > 0 for layer in case.labels.layers])
+    planes = annotated_planes(labelled)[nearest(turned, grid)[0]]
+    return truth, np.broadcast_to(planes[:, None, None], grid.shape)
+
+
+def _held(planes: Mask) -> Mask:
+    """A fifth of the annotated planes, in two stretches; none where there are too few."""
+    there = np.flatnonzero(planes)
+    held = np.zeros_like(planes)
+    if there.size >= _STRETCHES:
+        stretch = np.arange(there.size) * _STRETCHES // there.size
+        held[there[np.isin(stretch, _HELD_STRETCHES)]] = True
+    return held
+
+
+def _learned(truth: npt.NDArray[np.uint8], allowed: Mask, looks: Array, count: int, rng: np.random.Generator) -> Index:
+    """Voxels of each structure, voxels near any, and background; each even over what it looks like.
+
+    A windpipe is a thousandth of the background, and the part of it that looks like a lung: drawn evenly over voxels, it would be missed.
+    """
+    chosen = [even(np.flatnonzero(allowed & (truth == label)), looks, _POSITIVES, rng) for label in range(1, count + 1)]
+    background = allowed & (truth == 0)
+    near = np.flatnonzero(ndimage.binary_dilation(truth > 0, iterations=_REACH) & background)
+    chosen += [rng.permutation(near)[:_NEAR], even(np.flatnonzero(background), looks, _NEGATIVES, rng)]
+    return np.unique(np.concatenate(chosen))
+
+
+def even(index: Index, looks: Array, count: int, rng: np.random.Generator) -> Index:
+    """At most `count` of the voxels, as many of each look: rows of `looks`, shape (voxels, features), in bins of their range."""
+    if index.size <= count:
+        return index
+    key = np.zeros(index.size, dtype=np.int64)
+    for values in looks[index].T:
+        low, high = np.percentile(values, (0.5, 99.5))
+        key = key * _BINS + np.digitize(values, np.linspace(low, high, _BINS + 1)[1:-1])
+    order = rng.permutation(index.size)
+    _, kind, sizes = np.unique(key[order], return_inverse=True, return_counts=True)
+    rank = np.empty(order.size, dtype=np.int64)
+    by_kind = np.argsort(kind, kind="stable")
+    rank[by_kind] = np.arange(order.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    most = _level(sizes, count)
+    return index[order[rank < most]]
+
+
+def _level(sizes: Index, count: int) -> int:
+    """The most of each kind so that about `count` are taken in all."""
+    left, kinds = count, sizes.size
+    for size in np.sort(sizes):
+        if size * kinds > left:
+            break
+        left, kinds = left - int(size), kinds - 1
+    return max(1, left // max(1, kinds)) if kinds else int(sizes.max())
+
+
+def _judged(truth: npt.NDArray[np.uint8], allowed: Mask, count: int, rng: np.random.Generator) -> tuple[Index, Array]:
+    """Voxels drawn evenly from what is held back, each kind by itself, and how many voxels each stands for."""
+    chosen: list[Index] = [np.zeros(0, np.int64)]
+    weights: list[Array] = [np.zeros(0, np.float32)]
+    for label in range(count + 1):
+        there = np.flatnonzero(allowed & (truth == label))
+        some = rng.permutation(there)[: _HELD * (1 if label else 3)]
+        chosen.append(some)
+        weights.append(np.full(some.size, there.size / max(1, some.size), np.float32))
+    return np.concatenate(chosen), np.concatenate(weights)
+
+
+def _parts(mask: Mask, annotated: Mask) -> int:
+    """Connected parts of a structure, those of specks left out; planes that nobody looked at are taken for the nearest one annotated."""
+    planes = np.flatnonzero(annotated.any(axis=(1, 2)))
+    every = np.arange(mask.shape[0])
+    near = planes[np.abs(every[:, None] - planes[None, :]).argmin(axis=1)]
+    labels, count = ndimage.label(mask[near])
+    if count == 0:
+        return 0
+    sizes = np.bincount(labels.ravel())[1:]
+    return int(np.count_nonzero(sizes >= _PART * sizes.max()))

@@ -1,0 +1,98 @@
+"""From labelled images to a model's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from delineate.errors import InputError, ModelError, TaskCancelledError
+from delineate.training.files import FOREST, Reservoir, write_forest
+from delineate.training.forest import Forest, Never, Stop, grow
+from delineate.training.sampling import Case, Samples, draw
+from delineate.training.working import HU, scale_of, spacing_for
+
+RUNNER_CLASS: Final = "delineate.training.runner:VoxelForest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A labelled image that can be fetched.
+
+    image : what it is called, whatever its labels; version : of its labels; load : reads both, called only where samples are missing.
+    """
+
+    image: str
+    version: str
+    load: Callable[[], Case]
+
+
+def train(
+    examples: Sequence[Example],
+    reservoir: Reservoir,
+    *,
+    spacing: float | None = None,
+    scale: str | None = None,
+    report: Callable[[float, str], None] = lambda fraction, message: None,
+    log: Callable[[str], None] = lambda text: None,
+    stop: Stop | None = None,
+    threads: int = 1,
+) -> Forest:
+    """Learn from labelled images; what the reservoir holds is not computed again.
+
+    Parameters
+    ----------
+    examples : in the order in which they came.
+    spacing, scale : of the working grid; where they are None the first example decides.
+    report : (fraction, message); log : what has to be said of an image that could not be used.
+    stop : asked between images and between trees.
+
+    Raises
+    ------
+    InputError
+        No image could be used.
+    TaskCancelledError
+        It was stopped; what was computed is kept.
+    """
+    cases: list[Samples] = []
+    for number, example in enumerate(examples):
+        if (stop or Never()).is_set():
+            raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
+        report(0.7 * number / len(examples), f"looking at image {number + 1} of {len(examples)}")
+        if spacing is None or scale is None:
+            image = example.load().image
+            spacing, scale = spacing or spacing_for(image), scale or scale_of(image)
+        version = f"{example.version} {spacing:g} {scale}"
+        samples = reservoir.get(example.image, version)
+        if samples is None:
+            try:
+                samples = draw(example.load(), spacing, scale, seed=number, log=log)
+            except (InputError, ModelError) as error:
+                log(f"image {number + 1} was left out: {error.sentence()}")
+                continue
+            reservoir.put(example.image, version, samples)
+        cases.append(samples)
+    return grow(
+        cases,
+        spacing=spacing or 0.0,
+        scale=scale or HU,
+        report=lambda fraction, message: report(0.7 + 0.3 * fraction, message),
+        stop=stop,
+        threads=threads,
+    )
+
+
+def write_model(folder: Path, forest: Forest, *, name: str, version: str = "1", description: str = "") -> None:
+    """Write a model's folder: the forest, then ``model.toml``, by which a server notices it."""
+    write_forest(folder / FOREST, forest)
+    text = [f"name = {json.dumps(name)}", 'runner = "python"', f"version = {json.dumps(version)}"]
+    text += [f"description = {json.dumps(description)}", "time_limit = 900", "", "[[inputs]]"]
+    text += ['modality = "CT"', 'units = "HU"'] if forest.scale == HU else ['units = "real"']
+    for label, grown in enumerate(forest.structures, start=1):
+        text += ["", "[[structures]]", f"name = {json.dumps(grown.name)}", f"label = {label}"]
+    text += ["", "[parameters]", f'class = "{RUNNER_CLASS}"', ""]
+    temporary = folder / ".model.toml.part"
+    temporary.write_text("\n".join(text), encoding="utf-8")
+    temporary.replace(folder / "model.toml")

@@ -1,0 +1,196 @@
+"""Training: what is learned, what is kept on disk, what is refused."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightgbm", exc_type=ImportError)
+
+from delineate import runners
+from delineate.errors import GeometryError, InputError, ModelError, TaskCancelledError
+from delineate.segmentation import Segmentation
+from delineate.store.folders import ModelFolders
+from delineate.testing.models.jobs import make_job
+from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct
+from delineate.training import applying
+from delineate.training.features import NAMES, Features
+from delineate.training.files import FOREST, Reservoir, checked, read_forest, write_forest
+from delineate.training.forest import Forest, grow
+from delineate.training.sampling import Case, annotated_planes, draw
+from delineate.training.trainer import Example, train, write_model
+from delineate.training.working import HU, RELATIVE, scale_of, working
+
+SPACING = 5.0
+
+
+def chest(seed: int = 0, orientation: str = "LPS") -> Phantom:
+    return chest_ct((80, 70, 50), (5.0, 5.2, 6.5), orientation, seed=seed)
+
+
+def lungs(phantom: Phantom) -> Segmentation:
+    return Segmentation.from_masks({n: phantom.segmentation.mask(n) for n in ("Lung_L", "Lung_R")}, phantom.volume.geometry)
+
+
+def case(phantom: Phantom) -> Case:
+    """Labels in every other slice."""
+    labels = lungs(phantom)
+    looked = (np.arange(labels.geometry.shape[0]) % 2 == 0)[:, None, None]
+    return Case(phantom.volume, replace(labels, layers=tuple(layer * looked for layer in labels.layers)), looked)
+
+
+@pytest.fixture(scope="module")
+def forest() -> Forest:
+    return grow([draw(case(chest()), SPACING, HU)], spacing=SPACING, scale=HU)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SLA"])
+def test_lungs_of_another_phantom_from_half_the_slices(forest: Forest, orientation: str) -> None:
+    other = chest(3, orientation)
+    found = applying.segment(forest, other.volume)
+    assert found.geometry == other.volume.geometry
+    assert min(dice(found.mask(name), other.segmentation.mask(name)) for name in found.names) > 0.9
+
+
+def test_features_do_not_depend_on_the_order_of_the_axes() -> None:
+    first, second = (np.concatenate([b.rows for b in Features(working(chest(1, o).volume, SPACING, HU)).blocks()]) for o in ("LPS", "ASR"))
+    np.testing.assert_allclose(first, second, atol=0.5)
+
+
+def test_features_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features(working(chest().volume, SPACING, HU))
+    whole = np.concatenate([block.rows for block in features.blocks()])
+    monkeypatch.setattr("delineate.training.features._BLOCK_VOXELS", 5000)
+    np.testing.assert_allclose(np.concatenate([block.rows for block in features.blocks()]), whole, atol=0.05)
+    assert whole.shape[1] == len(NAMES) and np.isfinite(whole).all()
+
+
+def test_mr_is_learned_whatever_its_units() -> None:
+    first, second = abdomen_mr((70, 55, 25), (5.2, 5.4, 8.0)), abdomen_mr((70, 55, 25), (5.2, 5.4, 8.0), seed=4)
+    assert scale_of(first.volume) == RELATIVE and scale_of(chest().volume) == HU
+    grown = grow([draw(Case(*first), SPACING, RELATIVE)], spacing=SPACING, scale=RELATIVE)
+    louder = replace(second.volume, voxels=(second.volume.voxels * 3).astype(np.uint16))
+    assert dice(applying.segment(grown, louder).mask("Body"), second.segmentation.mask("Body")) > 0.95
+
+
+def test_slices_without_labels_between_labelled_ones_are_unknown() -> None:
+    labelled = np.zeros((6, 2, 2), bool)
+    labelled[[1, 3]] = True
+    assert annotated_planes(labelled).tolist() == [False, True, False, True, False, False]
+    labelled[2] = True
+    assert annotated_planes(labelled).all()
+
+
+def test_a_structure_that_an_image_does_not_list_is_unknown_there() -> None:
+    both, one = chest(), chest(1)
+    only_left = Case(one.volume, Segmentation.from_masks({"Lung_L": one.segmentation.mask("Lung_L")}, one.volume.geometry))
+    grown = grow([draw(case(both), SPACING, HU), draw(only_left, SPACING, HU)], spacing=SPACING, scale=HU)
+    found = applying.segment(grown, chest(2).volume)
+    assert dice(found.mask("Lung_R"), chest(2).segmentation.mask("Lung_R")) > 0.9
+
+
+def test_agreement_is_judged_on_slices_held_back(forest: Forest) -> None:
+    assert [grown.name for grown in forest.structures] == ["Lung_L", "Lung_R"]
+    assert all(grown.dice is not None and 0.9 < grown.dice <= 1 for grown in forest.structures)
+
+
+def test_what_it_has_not_seen_is_less_certain(forest: Forest) -> None:
+    known, strange = chest(5).volume, chest(5).volume
+    noise = np.random.default_rng(0).normal(0, 250, strange.voxels.shape)
+    strange = replace(strange, voxels=(strange.voxels + noise).astype(np.int16))
+    certain, uncertain = applying.uncertainty(forest, known), applying.uncertainty(forest, strange)
+    assert 0 <= certain < uncertain <= 1
+
+
+def test_labels_on_another_grid_or_none_are_refused() -> None:
+    phantom = chest()
+    with pytest.raises(GeometryError):
+        Case(phantom.volume, lungs(chest_of_another_size()))
+    with pytest.raises(InputError):
+        draw(Case(phantom.volume, lungs(phantom), np.zeros((1, 1, 1))), SPACING, HU)
+
+
+def chest_of_another_size() -> Phantom:
+    return chest_ct((40, 40, 20), (9.0, 9.0, 15.0))
+
+
+def test_a_forest_is_a_model_folder(forest: Forest, tmp_path: Path) -> None:
+    write_model(tmp_path / "models" / "mine", forest, name="mine", version="7")
+    model = ModelFolders([(tmp_path / "models", "folder")]).models()["mine"]
+    assert model.model.labels == {"Lung_L": 1, "Lung_R": 2} and model.model.version == "7"
+    (tmp_path / "job").mkdir()
+    phantom = chest(4)
+    result = runners.create(model.model, model.folder).segment(make_job(tmp_path / "job", [phantom.volume]))
+    assert isinstance(result, Segmentation)
+    assert dice(result.mask("Lung_R"), phantom.segmentation.mask("Lung_R")) > 0.9
+
+
+def test_a_forest_comes_back_from_disk(forest: Forest, tmp_path: Path) -> None:
+    write_forest(tmp_path / FOREST, forest)
+    assert read_forest(tmp_path / FOREST) == forest
+    assert [path.name for path in tmp_path.iterdir()] == [FOREST]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04pickle"])
+def test_a_file_that_is_no_forest_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FOREST).write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        read_forest(tmp_path / FOREST)
+    assert caught.value.kind == "start"
+
+
+def test_a_pickle_in_a_forest_is_not_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / FOREST, facts=np.array([{"format": 1}], dtype=object))
+    with pytest.raises(ModelError):
+        read_forest(tmp_path / FOREST)
+
+
+@pytest.mark.parametrize("key", ["left_child", "right_child", "split_feature", "threshold", "leaf_value", "num_leaves", "num_cat"])
+@pytest.mark.parametrize("value", ["0", "99999", "-99999", "0 0", "x"])
+def test_trees_that_lead_astray_are_refused(forest: Forest, key: str, value: str) -> None:
+    lines = forest.structures[0].trees.split("\n")
+    place = next(i for i, line in enumerate(lines) if line.startswith(key + "="))
+    if lines[place] == f"{key}={value}":
+        return
+    lines[place] = f"{key}={value}"
+    with pytest.raises(ValueError):
+        checked("\n".join(lines))
+
+
+def test_what_was_seen_is_not_looked_at_again(tmp_path: Path) -> None:
+    loads: list[str] = []
+
+    def example(seed: int, version: str = "1") -> Example:
+        def load() -> Case:
+            loads.append(f"{seed}.{version}")
+            return case(chest(seed))
+
+        return Example(image=f"patient-{seed}", version=version, load=load)
+
+    reservoir, said = Reservoir(tmp_path), []
+    stop = threading.Event()
+    with pytest.raises(TaskCancelledError):  # as a kill would: what is on disk is what is known
+        train([example(0), example(1)], reservoir, spacing=SPACING, scale=HU, stop=stop, report=lambda f, m: stop.set() if f else None)
+    train([example(0), example(1)], reservoir, spacing=SPACING, scale=HU, report=lambda f, m: said.append(f))
+    train([example(0), example(1, "2")], reservoir, spacing=SPACING, scale=HU)
+    assert loads == ["0.1", "1.1", "1.2"]
+    assert said == sorted(said) and said[-1] == pytest.approx(1)
+    assert not any("patient" in path.name for path in tmp_path.iterdir())
+
+
+def test_an_image_that_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:
+    lines: list[str] = []
+    good = Example(image="a", version="1", load=lambda: case(chest()))
+    flat = chest(1)
+    empty = replace(flat.volume, voxels=np.zeros_like(flat.volume.voxels))
+    bad = Example(image="b", version="1", load=lambda: Case(empty, lungs(flat)))
+    grown = train([good, bad], Reservoir(tmp_path), spacing=SPACING, scale=HU, log=lines.append)
+    assert grown.images == 1 and lines[-1].startswith("image 2 was left out")

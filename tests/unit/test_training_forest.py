@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,13 @@ from delineate.training.trainer import Example, train, write_model
 from delineate.training.working import HU, RELATIVE, scale_of, working
 
 SPACING = 5.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("delineate.training.forest.ROUNDS", 25)
+        yield
 
 
 def chest(seed: int = 0, orientation: str = "LPS") -> Phantom:

@@ -12,7 +12,7 @@ from delineate.errors import InputError, ModelError, TaskCancelledError
 from delineate.training.files import FOREST, Reservoir, write_forest
 from delineate.training.forest import Forest, Never, Stop, grow
 from delineate.training.sampling import Case, Samples, draw
-from delineate.training.working import HU, scale_of, spacing_for
+from delineate.training.working import COARSEST, HU, scale_of, spacing_for
 
 RUNNER_CLASS: Final = "delineate.training.runner:VoxelForest"
 
@@ -56,32 +56,33 @@ def train(
     TaskCancelledError
         It was stopped; what was computed is kept.
     """
+    if examples and (spacing is None or scale is None):
+        image = examples[0].load().image
+        spacing, scale = spacing or spacing_for(image), scale or scale_of(image)
+    spacing, scale = spacing or COARSEST, scale or HU
     cases: list[Samples] = []
     for number, example in enumerate(examples):
         if (stop or Never()).is_set():
             raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
         report(0.7 * number / len(examples), f"looking at image {number + 1} of {len(examples)}")
-        if spacing is None or scale is None:
-            image = example.load().image
-            spacing, scale = spacing or spacing_for(image), scale or scale_of(image)
-        version = f"{example.version} {spacing:g} {scale}"
-        samples = reservoir.get(example.image, version)
-        if samples is None:
-            try:
-                samples = draw(example.load(), spacing, scale, seed=number, log=log)
-            except (InputError, ModelError) as error:
-                log(f"image {number + 1} was left out: {error.sentence()}")
-                continue
-            reservoir.put(example.image, version, samples)
-        cases.append(samples)
-    return grow(
-        cases,
-        spacing=spacing or 0.0,
-        scale=scale or HU,
-        report=lambda fraction, message: report(0.7 + 0.3 * fraction, message),
-        stop=stop,
-        threads=threads,
-    )
+        try:
+            cases.append(_samples(example, reservoir, spacing, scale, number, log))
+        except (InputError, ModelError) as error:
+            log(f"image {number + 1} was left out: {error.sentence()}")
+
+    def told(fraction: float, message: str) -> None:
+        report(0.7 + 0.3 * fraction, message)
+
+    return grow(cases, spacing=spacing, scale=scale, report=told, stop=stop, threads=threads)
+
+
+def _samples(example: Example, reservoir: Reservoir, spacing: float, scale: str, seed: int, log: Callable[[str], None]) -> Samples:
+    version = f"{example.version} {spacing:g} {scale}"
+    samples = reservoir.get(example.image, version)
+    if samples is None:
+        samples = draw(example.load(), spacing, scale, seed=seed, log=log)
+        reservoir.put(example.image, version, samples)
+    return samples
 
 
 def write_model(folder: Path, forest: Forest, *, name: str, version: str = "1", description: str = "") -> None:

@@ -1,0 +1,76 @@
+"""Training on real images, where these are present: lungs from half the slices of one patient, found in another."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+pytest.importorskip("lightgbm", exc_type=ImportError)
+
+from delineate.files import read_volume
+from delineate.pictures import preview
+from delineate.segmentation import Segmentation
+from delineate.training import applying
+from delineate.training.files import Reservoir
+from delineate.training.sampling import Case
+from delineate.training.trainer import Example, train
+
+DATA = Path(os.environ.get("DELINEATE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+TRUNK, CHEST = DATA / "S01_ct_body_nifti_seg41", DATA / "S04_ct_chest64_dicom_nrrd_lungs"
+LEFT_LOBES, RIGHT_LOBES = (10, 11), (12, 13, 14)
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.skipif(not (TRUNK.exists() and CHEST.exists()), reason="the real images are not here"),
+]
+
+
+def trunk() -> Case:
+    image, labels = read_volume(TRUNK / "example_ct_sm.nii.gz"), read_volume(TRUNK / "example_seg.nii.gz").voxels
+    masks = {"Lung_L": np.isin(labels, LEFT_LOBES), "Lung_R": np.isin(labels, RIGHT_LOBES)}
+    return Case(image, Segmentation.from_masks(masks, image.geometry))
+
+
+def chest() -> Case:
+    image, lungs = read_volume(CHEST / "ct-64.nrrd"), read_volume(CHEST / "wholeLung-64.nrrd").voxels > 0
+    parts, count = ndimage.label(lungs)
+    assert count == 2 and image.geometry.axis_codes == "LPS"
+    right, left = sorted((parts == label for label in (1, 2)), key=lambda part: np.argwhere(part)[:, 2].mean())
+    return Case(image, Segmentation.from_masks({"Lung_L": left, "Lung_R": right}, image.geometry))
+
+
+def half(case: Case, first: int) -> Case:
+    """Every other slice, looked at from end to end: those without lungs say that there are none."""
+    looked = (np.arange(case.image.geometry.shape[0]) % 2 == first)[:, None, None]
+    labels = replace(case.labels, layers=tuple(layer * looked for layer in case.labels.layers))
+    return replace(case, labels=labels, annotated=looked)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_lungs_of_another_patient_from_half_the_slices(tmp_path: Path, first: int) -> None:
+    taught, other = half(chest(), first), trunk()
+    began = time.monotonic()
+    forest = train([Example(image="chest", version="1", load=lambda: taught)], Reservoir(tmp_path))
+    found = applying.segment(forest, other.image)
+    assert time.monotonic() - began < 60
+    for name in ("Lung_L", "Lung_R"):
+        assert dice(found.mask(name), other.labels.mask(name)) >= 0.9
+    assert preview(other.image, found).startswith(b"\x89PNG")
+
+
+def test_an_image_teaches_its_other_half(tmp_path: Path) -> None:
+    case = trunk()
+    forest = train([Example(image="trunk", version="1", load=lambda: half(case, 0))], Reservoir(tmp_path))
+    found = applying.segment(forest, case.image)
+    for name in ("Lung_L", "Lung_R"):
+        assert dice(found.mask(name)[1::2], case.labels.mask(name)[1::2]) >= 0.9

@@ -16,6 +16,7 @@ import shutil
 import socket
 import ssl
 import time
+import traceback
 from typing import Any, BinaryIO, Callable, Dict, Iterator, Optional, Tuple, TypeVar
 from urllib.parse import quote, unquote
 
@@ -210,6 +211,7 @@ class _Call:
             line.connect()
         except BaseException as error:
             line.close()
+            traceback.clear_frames(error.__traceback__)  # a proxy's refusal is held there, and with it the socket
             if isinstance(error, (OSError, http.client.HTTPException)):
                 raise self._not_connected(error) from None
             raise
@@ -218,20 +220,15 @@ class _Call:
     def perform(self, line: http.client.HTTPConnection) -> Response:
         """Send the request, receive the answer; the connection is closed if it cannot be used again."""
         line.response_class = functools.partial(_Answer, call=self)  # type: ignore[assignment]
-        self.reusable, answer = line, None
+        self.reusable, answer = None, None
         try:
             answer = self._asked(line)
             self.headers = {name.lower(): value for name, value in answer.getheaders()}
             result = Response(answer.status, self.headers, self._received(answer))
-            if answer.will_close:
-                self.reusable = None
+            self.reusable = None if answer.will_close else line
             return result
         except (OSError, http.client.HTTPException) as error:
-            self.reusable = None
             raise self._failure(error) from None
-        except BaseException:
-            self.reusable = None
-            raise
         finally:
             if answer is not None:  # http.client leaves it open where the server said that it will close
                 answer.close()
@@ -255,9 +252,10 @@ class _Call:
             line.endheaders()
             self._pour(line)
         except ConnectionError:  # a server may refuse before it has read all, and close
-            self.reusable = None
             with contextlib.suppress(OSError, http.client.HTTPException):
-                return line.getresponse()
+                answer = line.getresponse()
+                answer.will_close = True  # of the request there is more to come
+                return answer
             raise
         return line.getresponse()
 
@@ -280,7 +278,7 @@ class _Call:
         """The body: into the sink where there is one, else in memory."""
         is_success, content, done, room = 200 <= answer.status < 300, bytearray(), 0, 0
         if self._request.peek and is_success:
-            self.reusable = None
+            answer.will_close = True  # its body is left there
             return b""
         if (self.headers or {}).get("content-encoding", "identity") != "identity":
             raise AnswerError(

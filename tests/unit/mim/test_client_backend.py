@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -745,6 +746,8 @@ def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConnectionFailedError, match=r"the proxy 127\.0\.0\.1 on the way to https://server\.example refuses") as raised:
             got(backend("https://server.example"), UID)
         assert "NO_PROXY" in raised.value.advice
+        held = [frame.f_locals for frame, _ in traceback.walk_tb(raised.value.__context__.__traceback__)]  # type: ignore[union-attr]
+        assert not any("response" in values for values in held), "the proxy's answer keeps the socket open"
 
 
 @pytest.mark.parametrize("url", ["http://proxy:port", "http://[proxy", "socks5://proxy:1080", "http://", "http://secret@:3128"])

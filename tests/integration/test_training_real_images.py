@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-pytest.importorskip("lightgbm", exc_type=ImportError)
+try:
+    import lightgbm  # noqa: F401
+except (ImportError, OSError):  # the latter without the system's libgomp
+    pytest.skip("LightGBM cannot be loaded: it needs the system's libgomp1", allow_module_level=True)
 
 from delineate.files import read_volume
 from delineate.pictures import preview

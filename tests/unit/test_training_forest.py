@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("lightgbm", exc_type=ImportError)
+try:
+    import lightgbm  # noqa: F401
+except (ImportError, OSError):  # the latter without the system's libgomp
+    pytest.skip("LightGBM cannot be loaded: it needs the system's libgomp1", allow_module_level=True)
 
 from delineate import runners
 from delineate.errors import GeometryError, InputError, ModelError, TaskCancelledError

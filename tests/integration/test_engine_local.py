@@ -365,7 +365,7 @@ def test_what_a_model_started_dies_with_its_worker(site: Site, engine: LocalEngi
     child = _wait_for(lambda: next((child for child in worker.children() if child.name() == "sleep"), None))
     site.tasks.cancel(uid)
     site.ended(uid)
-    _wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE or None)
+    assert _wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE or None)
 
 
 def _wait_for(look: Callable[[], Found | None]) -> Found:

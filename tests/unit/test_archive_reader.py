@@ -536,7 +536,8 @@ def test_broken_pax_records(tmp_path: Path, record: bytes) -> None:
     header.size = len(record)
     path = tmp_path / "a.tar"
     path.write_bytes(header.tobuf() + record.ljust(512, b"\0") + make_tar(tmp_path / "b.tar", FILES).read_bytes())
-    refused(path, tmp_path / "out")
+    assert refused(path, tmp_path / "out").message
+    assert not list((tmp_path / "out").glob("**/*"))
 
 
 def test_pax_names_and_sizes_hold(tmp_path: Path) -> None:

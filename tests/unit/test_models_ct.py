@@ -302,6 +302,8 @@ class TestInput:
 
     def test_input_is_left_alone(self) -> None:
         phantom = chest_ct((50, 42, 40), (8.0, 8.4, 8.2))
+        before = phantom.volume.voxels.copy()
         phantom.volume.voxels.setflags(write=False)
         for model in (BodyCT, LungsCT, BonesCT):
             segment(model, phantom.volume)
+            assert np.array_equal(phantom.volume.voxels, before)

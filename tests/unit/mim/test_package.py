@@ -456,7 +456,7 @@ CASES: list[tuple[str, str, Callable[[dict[str, bytes]], object]]] = [
     ("functions of Python 3.7", "math.prod", lambda f: f.update({"src/ext.py": b"import math\nmath.prod([1])\n"})),
     ("imports", "httpx is not on the workstation", lambda f: f.update({"src/ext.py": b"import httpx\n"})),
     ("imports", "delineate.errors is not", lambda f: f.update({"src/ext.py": b"from delineate.errors import X\n"})),
-    ("secrets", "private key", lambda f: f.update({"src/ca.pem": b"-----BEGIN EC PRIVATE KEY-----\n"})),
+    ("secrets", "private key", lambda f: f.update({"src/ca.pem": b"-----BEGIN EC " + b"PRIVATE KEY-----\n"})),
     ("secrets", "holds a token", lambda f: f.update({"src/delineate.ini": b"[server]\ntoken = abc\n"})),
     ("secrets", "holds a user name", lambda f: f.update({"src/delineate.ini": b"[server]\nurl = https://me:pw@a.b\n"})),
     ("secrets", "carries more than a place", lambda f: f.update({"src/delineate.ini": b"[server]\nurl = https://a.b#token=x\n"})),

@@ -1,7 +1,7 @@
 """An upload of 500 MB over loopback into a file with its digest, beside what could be had without any of it.
 
 Each receiver is an application on the same uvicorn (httptools, uvloop) in a process of its own; each sender runs in
-this process. Rounds alternate between receivers, so that a slow moment of the disk meets all of them.
+this process. Each round takes all receivers in an order of its own, so that a slow moment meets all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import argparse
 import http.client
 import multiprocessing
 import os
+import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -62,6 +64,9 @@ def _serve(folder: Path, ready: Connection) -> None:
     from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Route
 
+    from delineate.server.upload import SWITCH_SECONDS
+
+    sys.setswitchinterval(SWITCH_SECONDS)
     tempfile.tempdir = str(folder)
     receivers = _receivers(folder)
 
@@ -110,10 +115,10 @@ NAMES = {
 
 def _measure(base: str, archive: Path, rounds: int) -> dict[tuple[str, str], float]:
     seconds: dict[tuple[str, str], list[float]] = {}
+    draw = random.Random(0)
     for round_ in range(rounds + 1):
         for sender, send in SENDERS.items():
-            turn = round_ % len(NAMES)  # whoever comes after a heavy one is a little slower: everybody does so in turn
-            for path in [*NAMES][turn:] + [*NAMES][:turn]:
+            for path in draw.sample([*NAMES], len(NAMES)):  # whoever comes after a heavy one is a little slower
                 kind, body = multipart([Part("zip_file", FileBody(str(archive)), "task.zip", "application/zip")])
                 if path.startswith("/raw"):
                     kind, body = "application/zip", FileBody(str(archive))
@@ -130,7 +135,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path, help="folder on the file system to measure (default: the temporary folder)")
     parser.add_argument("--mb", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args(arguments)
     if os.getloadavg()[0] > 0.5:
         print(f"the machine is busy (load {os.getloadavg()[0]:.1f}): ours uses both cores, raw bodies one, so the ratio comes out too low")
@@ -158,6 +163,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     main(sys.argv[1:])

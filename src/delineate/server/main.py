@@ -25,6 +25,7 @@ from delineate.server.data_lock import locked
 from delineate.server.monai_label.annotation import image_folders
 from delineate.server.service import archive_limits
 from delineate.server.settings import Settings
+from delineate.server.upload import SWITCH_SECONDS
 from delineate.store.database import Database
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def serve(settings: Settings) -> None:
     warn_if_open(settings)
     # uvicorn raises the signal that stopped it once more when it is done: it must not end the process before the workers are stopped.
     signal.signal(signal.SIGTERM, _leave)
+    sys.setswitchinterval(SWITCH_SECONDS)
     with locked(settings.data), contextlib.closing(_listen(settings.host, settings.port)) as listener:
         Database(settings.database_url, sync=settings.sync).migrate()
         engine = _engine(settings)

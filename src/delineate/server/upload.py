@@ -13,14 +13,18 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Generic, Protocol, TypeVar
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from delineate.errors import ArchiveError, ArchiveLimitError, InputError
+from delineate.server.multipart import Multipart
 
-BUFFER: Final = 2 << 20
+BUFFER: Final = 1 << 20
 """Bytes handed to the writing thread at once: large, so that the interpreter lock changes hands rarely."""
+
+SWITCH_SECONDS: Final = 0.0005
+"""The interpreter's switch interval for a process that receives: with the usual 5 ms a thread that comes back from
+hashing or writing waits most of its time for its turn, and the event loop for a thread that computes in Python."""
 
 _PIECE: Final = 1 << 18  # a buffer always has room for one more piece of what came
 
@@ -28,7 +32,7 @@ FIELD_BYTES: Final = 1 << 18
 """Limit for all plain fields of a form together; prompts are the largest."""
 
 PARTS: Final = 256
-"""Limit for the parts of a form: even an empty one costs time to parse, and its name memory."""
+"""Limit for the parts of a form."""
 
 RAW_TYPES: Final = frozenset(
     {
@@ -86,81 +90,29 @@ class _Buffer:
         return full
 
 
-class _Form:
-    """Callbacks of the multipart parser: the archive's bytes to one place, small fields to another."""
+class _Archive:
+    """The one file of a form, into the buffer that is filled."""
 
-    def __init__(self, files: frozenset[str], data: _Buffer) -> None:
+    def __init__(self, fields: frozenset[str], data: _Buffer) -> None:
         self.data = data
-        self.fields: dict[str, str] = {}
-        self.file_field = ""
-        self.ended = False
-        self._files = files
-        self._header = bytearray()
-        self._value = bytearray()
-        self._disposition = b""
-        self._field: str | None = None
-        self._plain = bytearray()
-        self._plain_total = 0
-        self._parts = 0
+        self.field = ""
+        self._fields = fields
 
-    def parser(self, boundary: bytes) -> MultipartParser:
-        return MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._part_begin,
-                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
-                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._part_data,
-                "on_part_end": self._part_end,
-                "on_end": self._end,
-            },
-        )
-
-    def _part_begin(self) -> None:
-        self._parts += 1
-        if self._parts > PARTS:
-            raise ArchiveLimitError(f"the form has more than {PARTS} parts")
-        self._disposition = b""
-        self._field = None
-
-    def _header_end(self) -> None:
-        if bytes(self._header).lower() == b"content-disposition":
-            self._disposition = bytes(self._value)
-        self._header.clear()
-        self._value.clear()
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        if name in self._files:
-            if self.file_field:
+    def begin(self, field: str, filename: str | None) -> bool:
+        if field in self._fields:
+            if self.field:
                 raise InputError("the form has more than one file", "Send one archive.")
-            self.file_field = name
-        elif b"filename" in options:
-            raise InputError(
-                f"the file is in the form field {name[:64]!r}", f"Send it in {' or '.join(sorted(self._files, reverse=True))}."
-            )
-        else:
-            self._field = name
-            self._plain.clear()
+            self.field = field
+            return True
+        if filename is not None:
+            raise InputError(f"the file is in the form field {field[:64]!r}", f"Send it in {_listed(self._fields)}.")
+        return False
 
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._field is None:
-            self.data.add(memoryview(data)[start:end])
-            return
-        self._plain_total += end - start
-        if self._plain_total > FIELD_BYTES:
-            raise ArchiveLimitError(f"the fields of the form exceed {FIELD_BYTES // 1024} KiB")
-        self._plain += data[start:end]
+    def add(self, data: memoryview) -> None:
+        self.data.add(data)
 
-    def _part_end(self) -> None:
-        if self._field is not None:
-            self.fields[self._field] = self._plain.decode("utf-8", "replace")
-
-    def _end(self) -> None:
-        self.ended = True
+    def end(self) -> None:
+        """There is no second one to be told from it."""
 
 
 def _pieces(chunk: bytes) -> Iterator[bytes]:
@@ -233,27 +185,22 @@ class Upload(Generic[W]):
             raise self._no_file()
 
     async def _read_form(self, request: Request, boundary: bytes) -> None:
-        if not boundary:
-            raise InputError("the multipart body has no boundary", "Let the HTTP library set the content type.")
-        form = _Form(self._files, self._buffer)
+        archive = _Archive(self._files, self._buffer)
+        form = Multipart(boundary, archive, field_bytes=FIELD_BYTES, parts=PARTS)
         received = 0
-        try:
-            parser = form.parser(boundary)
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > self._limit:
-                    raise self._too_large()
-                for piece in _pieces(chunk):
-                    parser.write(piece)
-                    if self._buffer.filled >= BUFFER:
-                        form.data = await self._hand_over()
-        except FormParserError as error:
-            raise InputError(f"the multipart body is broken: {error}", "Encode it after RFC 7578.") from None
-        if received and not form.ended:
-            raise InputError("the upload was cut off: the last boundary of the form is missing", "Send it again.")
-        if not form.file_field:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > self._limit:
+                raise self._too_large()
+            for piece in _pieces(chunk):
+                form.write(piece)
+                if self._buffer.filled >= BUFFER:
+                    archive.data = await self._hand_over()
+        if received:
+            form.finish()
+        if not archive.field:
             raise self._no_file()
-        self.fields, self.file_field = form.fields, form.file_field
+        self.fields, self.file_field = form.fields, archive.field
         self._require_bytes()
 
     async def _read_raw(self, request: Request) -> None:

@@ -9,15 +9,16 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from delineate.errors import ArchiveLimitError, InputError
+from delineate.server.multipart import Multipart
 from delineate.server.upload import BUFFER
 
 FIELD_BYTES: Final = 4 << 20
@@ -26,7 +27,6 @@ FIELD_BYTES: Final = 4 << 20
 PARTS: Final = 20_000
 """Limit for the parts of a form: a series is sent as one file for each slice."""
 
-_NAME_BYTES: Final = 4096  # of the headers of one part
 _FORM: Final = b"multipart/form-data"
 _ENCODED: Final = b"application/x-www-form-urlencoded"
 _JSON: Final = b"application/json"
@@ -50,94 +50,38 @@ class Taker(Protocol):
         """Whatever was not put to use is to be removed; called in the end, always."""
 
 
-class _Parts:
-    """Callbacks of the multipart parser: fields are kept, what happens to files becomes steps."""
+class _Steps:
+    """What is to be done with the files of a form, in the order in which they come."""
 
     def __init__(self, taker: Taker) -> None:
-        self.fields: dict[str, str] = {}
-        self.steps: list[Callable[[], None]] = []
         self.waiting = 0  # bytes in the steps
-        self.ended = False
         self._taker = taker
-        self._header, self._value = bytearray(), bytearray()
-        self._disposition = b""
-        self._field: str | None = None
-        self._is_file = False
-        self._plain = bytearray()
-        self._plain_total = 0
-        self._parts = 0
-
-    def parser(self, boundary: bytes) -> MultipartParser:
-        return MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._part_begin,
-                "on_header_field": lambda data, start, end: self._head(self._header, data[start:end]),
-                "on_header_value": lambda data, start, end: self._head(self._value, data[start:end]),
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._part_data,
-                "on_part_end": self._part_end,
-                "on_end": self._end,
-            },
-        )
+        self._steps: list[Callable[[], None]] = []
+        self._is_named = False
 
     def take(self) -> list[Callable[[], None]]:
-        steps, self.steps, self.waiting = self.steps, [], 0
+        steps, self._steps, self.waiting = self._steps, [], 0
         return steps
 
-    def _part_begin(self) -> None:
-        self._parts += 1
-        if self._parts > PARTS:
-            raise ArchiveLimitError(f"the form has more than {PARTS} parts")
-        self._disposition = b""
+    def begin(self, field: str, filename: str | None) -> bool:
+        if filename is None:
+            return False
+        self._is_named = bool(filename)
+        if self._is_named:  # a form in a browser sends a file that was not chosen under an empty name
+            self._steps.append(partial(self._taker.begin, field, filename))
+        return True
 
-    def _head(self, into: bytearray, data: bytes) -> None:
-        into += data
-        if len(into) > _NAME_BYTES:
-            raise InputError("a part of the form has headers without end", "Encode it after RFC 7578.")
-
-    def _header_end(self) -> None:
-        if bytes(self._header).lower() == b"content-disposition":
-            self._disposition = bytes(self._value)
-        self._header.clear()
-        self._value.clear()
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        self._field = options.get(b"name", b"").decode("utf-8", "replace")
-        self._is_file = b"filename" in options
-        self._plain.clear()
-        filename = options.get(b"filename", b"").decode("utf-8", "replace")
-        # A form in a browser sends a file that was not chosen under an empty name.
-        if self._is_file and not filename:
-            self._field = None
-        elif self._is_file:
-            field = self._field
-            self.steps.append(lambda: self._taker.begin(field, filename))
-
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file:
-            if self._field is None:
-                raise InputError("a file of the form has no name", "Send its name with its extension.")
-            view = memoryview(data)[start:end]
-            self.steps.append(lambda: self._taker.write(view))
-            self.waiting += end - start
+    def add(self, data: memoryview) -> None:
+        if not data:
             return
-        self._plain_total += end - start
-        if self._plain_total > FIELD_BYTES:
-            raise ArchiveLimitError(f"the fields of the form exceed {FIELD_BYTES >> 20} MiB")
-        self._plain += data[start:end]
+        if not self._is_named:
+            raise InputError("a file of the form has no name", "Send its name with its extension.")
+        self._steps.append(partial(self._taker.write, data))
+        self.waiting += len(data)
 
-    def _part_end(self) -> None:
-        if self._is_file:
-            if self._field is not None:
-                self.steps.append(self._taker.end)
-        elif self._field is not None:
-            self.fields[self._field] = self._plain.decode("utf-8", "replace")
-
-    def _end(self) -> None:
-        self.ended = True
+    def end(self) -> None:
+        if self._is_named:
+            self._steps.append(self._taker.end)
 
 
 class Form:
@@ -151,7 +95,7 @@ class Form:
         self._taker = taker
         self._threads = threads
         self._limit = limit
-        self._parts = _Parts(taker)
+        self._steps = _Steps(taker)
         self._working: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Form:
@@ -188,38 +132,32 @@ class Form:
             raise InputError("the request's body is no form", "Send multipart/form-data.")
 
     async def _read_parts(self, request: Request, boundary: bytes) -> None:
-        if not boundary:
-            raise InputError("the multipart body has no boundary", "Let the HTTP library set the content type.")
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
             raise self._too_large()
-        parts, received = self._parts, 0
-        try:
-            parser = parts.parser(boundary)
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > self._limit:
-                    raise self._too_large()
-                parser.write(chunk)
-                if parts.waiting >= BUFFER:
-                    await self._hand_over()
-        except FormParserError as error:
-            raise InputError(f"the multipart body is broken: {error}", "Encode it after RFC 7578.") from None
-        if received and not parts.ended:
-            raise InputError("the form was cut off: its last boundary is missing", "Send it again.")
-        self.fields = parts.fields
+        form, received = Multipart(boundary, self._steps, field_bytes=FIELD_BYTES, parts=PARTS), 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > self._limit:
+                raise self._too_large()
+            form.write(chunk)
+            if self._steps.waiting >= BUFFER:
+                await self._hand_over()
+        if received:
+            form.finish()
+        self.fields = form.fields
 
     async def _hand_over(self) -> None:
         """Give what waits to the thread once it is done with what it had: a slow disk slows the sender down."""
         if self._working is not None:
             await self._working
-        self._working = asyncio.get_running_loop().run_in_executor(self._threads, _run, self._parts.take())
+        self._working = asyncio.get_running_loop().run_in_executor(self._threads, _run, self._steps.take())
 
     async def finish(self, then: Callable[[], Result]) -> Result:
         """Do what is left, then call `then`, in one change of thread."""
         if self._working is not None:
             await self._working
-        steps = self._parts.take()
+        steps = self._steps.take()
 
         def complete() -> Result:
             _run(steps)

@@ -10,6 +10,8 @@ import numpy as np
 from delineate.errors import GeometryError
 from delineate.geometry import AXIS_LETTERS, Geometry
 
+_SAME = 0.05  # of a voxel: headers round to single precision and to few decimals; a shift is half a voxel or more
+
 
 @dataclass(frozen=True)
 class AxisMap:
@@ -65,6 +67,17 @@ def reorientation(geometry: Geometry, codes: str) -> AxisMap:
     order = tuple(have.index(row) for row, _ in wanted)
     flips = tuple((geometry.matrix[row, have.index(row)] >= 0) != positive for row, positive in wanted)
     return AxisMap(order, flips)
+
+
+def is_same_place(one: Geometry, other: Geometry) -> bool:
+    """Whether two grids have their voxels at the same places, whatever the order of their axes."""
+    axes = reorientation(other, one.axis_codes)
+    turned = other if axes.is_identity else axes.grid(other)
+    if one.size != turned.size:
+        return False
+    last = np.array(one.size) - 1.0
+    corners = np.array([[x, y, z] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])])
+    return bool(np.abs(one.to_world(corners) - turned.to_world(corners)).max() <= _SAME * min(one.spacing))
 
 
 def _patient_axis(letter: str) -> Tuple[int, bool]:

@@ -16,7 +16,7 @@ import numpy as np
 from delineate import nifti
 from delineate.errors import ImageError
 from delineate.geometry import Geometry
-from delineate.orientation import reorientation
+from delineate.orientation import is_same_place as is_same_place
 
 _HEADER: Final = 1 << 20  # bytes; the longest headers of segmentations are a tenth of it
 _TO_LPS: Final = {
@@ -24,7 +24,6 @@ _TO_LPS: Final = {
     "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip
-_SAME: Final = 0.05  # of a voxel: headers round to single precision and to few decimals; a shift is half a voxel or more
 
 
 def grid_of(path: Path, extension: str) -> Geometry | None:
@@ -44,17 +43,6 @@ def grid_of(path: Path, extension: str) -> Geometry | None:
     if extension == ".mha":
         return _of_metaimage(path)
     return None
-
-
-def is_same_place(one: Geometry, other: Geometry) -> bool:
-    """Whether two grids have their voxels at the same places, whatever the order of their axes."""
-    axes = reorientation(other, one.axis_codes)
-    turned = other if axes.is_identity else axes.grid(other)
-    if one.size != turned.size:
-        return False
-    last = np.array(one.size) - 1.0
-    corners = np.array([[x, y, z] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])])
-    return bool(np.abs(one.to_world(corners) - turned.to_world(corners)).max() <= _SAME * min(one.spacing))
 
 
 def _of_nrrd(path: Path) -> Geometry:

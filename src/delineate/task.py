@@ -27,6 +27,12 @@ BATCH, NORMAL, INTERACTIVE = 0, 10, 20
 """Priorities: higher goes first."""
 PRIORITIES = {"batch": BATCH, "normal": NORMAL, "interactive": INTERACTIVE}
 
+FRONT, BACKGROUND = "front", "background"
+"""Lanes: what somebody waits for, and what must never keep anybody waiting. A worker takes tasks of one lane alone."""
+
+WORK = "work"
+"""The protocol of tasks that the server gives itself: `Task.model` names what is to be done, see `delineate.runners.work`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
@@ -59,7 +65,7 @@ class Task:
 
     uid : unguessable; knowing it is the right to fetch and delete.
     id : small integer, for administration.
-    owner : who posted it, for fairness; protocol : by which door it came.
+    owner : who posted it, for fairness; protocol : by which door it came; lane : which workers take it.
     created, started, finished : Unix seconds, None where it has not happened.
     attempt : tries begun; lost : how many of them ended without the model's fault.
     lease_holder, lease_expires : the worker whose task it is, and until when.
@@ -77,6 +83,7 @@ class Task:
     owner: str
     protocol: str
     priority: int = NORMAL
+    lane: str = FRONT
     created: float = 0.0
     started: float | None = None
     finished: float | None = None

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from delineate import nifti
+from delineate.engines import local
 from delineate.engines.local import LocalEngine
 from delineate.geometry import Geometry
 from delineate.protocols.archive import FileRequestWriter
@@ -26,7 +27,7 @@ from delineate.protocols.reference import MONAI_LABEL, Reference
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
-from delineate.task import Task, TaskState
+from delineate.task import BACKGROUND, Task, TaskState
 from delineate.testing import models
 from delineate.volume import Volume
 from delineate.worker.referred import place_of
@@ -381,6 +382,7 @@ def _wait_for(look: Callable[[], Found | None]) -> Found:
 RUN_ENGINE = """
 import sys, time
 from pathlib import Path
+from delineate.engines import local
 from delineate.engines.local import LocalEngine
 engine = LocalEngine(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]], 1, sync=False)
 engine.start()
@@ -538,3 +540,45 @@ def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site) -> None:
         assert not site.tasks.get(busy).state.is_final
     finally:
         engine.stop()
+
+
+def _behind(site: Site, model: str) -> str:
+    path = site.data / f"request-{time.monotonic_ns()}.zip"
+    with FileRequestWriter(path) as writer:
+        writer.add_image(Volume(np.zeros(GRID.shape, np.int16), GRID))
+    return site.tasks.submit(model=model, archive=site.blobs.adopt(path), owner="me", protocol="v1", lane=BACKGROUND).uid
+
+
+def test_what_is_in_the_background_keeps_nobody_waiting(site: Site, engine: LocalEngine) -> None:
+    assert engine.status()["background"]["pid"] == 0
+    long = [_behind(site, "sleeper-60"), _behind(site, "sleeper-60")]
+    engine.ring_background()
+    running = site.running(long[0])
+    process = _worker(site, running)
+    assert process.nice() == 19
+    assert engine.status()["background"]["pid"] == process.pid
+    assert engine.status()["alive"] == len(engine.status()["workers"]) == 2
+    # All front workers are free while it runs, and it runs alone.
+    firsts = [site.submit("noop") for _ in range(4)]
+    engine.ring()
+    assert {site.ended(uid).state for uid in firsts} == {TaskState.FINISHED}
+    assert site.tasks.get(long[1]).state is TaskState.PENDING
+    # Killed, its task goes back and is taken up by the next one.
+    process.kill()
+    site.until(long[0], lambda task: task.state is TaskState.RUNNING and task.lost == 1)
+    for uid in long:
+        site.tasks.cancel(uid)
+    assert {site.ended(uid).state for uid in long} == {TaskState.CANCELLED}
+
+
+def test_the_worker_of_the_background_ends_when_there_is_nothing_to_do(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "BACKGROUND_IDLE", 0.3)
+    engine = site.engine(workers=0)
+    engine.start()
+    try:
+        for _ in range(2):
+            assert site.ended(_behind(site, "noop")).state is TaskState.FINISHED  # found without a ring, too
+            assert _wait_for(lambda: engine.status()["background"]["pid"] == 0 or None)
+        assert engine.status()["background"]["last_end"] == ""
+    finally:
+        engine.stop(0)

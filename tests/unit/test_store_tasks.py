@@ -16,7 +16,7 @@ from delineate.store.database import Database
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
-from delineate.task import BATCH, INTERACTIVE, NORMAL, Failure, Task, TaskState
+from delineate.task import BACKGROUND, BATCH, FRONT, INTERACTIVE, NORMAL, WORK, Failure, Task, TaskState
 
 CRASH = Failure(kind="crash", message="It crashed.", advice="Try less.")
 LOST = Failure(kind="lost", message="The worker was killed.")
@@ -540,3 +540,62 @@ def test_claim_stays_flat_with_many_rows(store: TaskStore) -> None:
     few = fastest()
     fill(20_000)
     assert fastest() < 2 * few + 0.001
+
+
+def test_a_worker_takes_tasks_of_its_lane_alone(store: TaskStore) -> None:
+    behind = submit(store, lane=BACKGROUND, priority=INTERACTIVE)
+    assert not store.is_due(FRONT) and store.is_due(BACKGROUND)
+    assert store.claim("w") is None
+    front = submit(store, priority=BATCH)
+    assert claim(store).uid == front.uid
+    taken = claim(store, "b", lane=BACKGROUND)
+    assert (taken.uid, taken.lane, front.lane) == (behind.uid, BACKGROUND, FRONT)
+    assert not store.is_due(BACKGROUND)
+
+
+def test_a_task_given_back_stays_in_its_lane(store: TaskStore, clock: Clock) -> None:
+    submit(store, lane=BACKGROUND)
+    claim(store, "b", lane=BACKGROUND)
+    store.release("b", LOST)
+    clock.now += 60
+    assert store.claim("w") is None
+    assert claim(store, "b", lane=BACKGROUND).attempt == 2
+
+
+def test_what_is_to_happen_with_the_end_of_a_task_happens_once_or_not_at_all(store: TaskStore) -> None:
+    seen: list[str] = []
+
+    def also(connection: Any) -> None:
+        seen.append("done")
+
+    for is_cancelled in (False, True):
+        task = submit(store)
+        claim(store)
+        if is_cancelled:
+            store.cancel(task.uid)
+        store.finish(task.uid, "w", result=blob(store, b"result"), beside={"model": blob(store, b"weights")}, also=also)
+        found = store.get(task.uid)
+        assert (found.blob("model") is None, found.blob("result") is None) == (is_cancelled, is_cancelled)
+    assert seen == ["done"]
+    assert files(store) == ["input", "result", "weights"]
+
+
+def test_a_task_does_not_end_where_what_belongs_to_it_fails(store: TaskStore) -> None:
+    task = submit(store)
+    claim(store)
+
+    def fails(connection: Any) -> None:
+        raise InputError("no", "none")
+
+    with pytest.raises(InputError):
+        store.finish(task.uid, "w", result=blob(store, b"result"), also=fails)
+    assert store.get(task.uid).state is TaskState.RUNNING
+    assert files(store) == ["input"]
+
+
+def test_work_is_found_by_its_name(store: TaskStore) -> None:
+    submit(store, model="train")
+    first, second = (submit(store, model="train", protocol=WORK).uid for _ in range(2))
+    other = submit(store, model="score", protocol=WORK).uid
+    assert [task.uid for task in store.work("train", limit=5)] == [second, first]
+    assert [task.uid for task in store.work()] == [other]

@@ -21,13 +21,14 @@ from delineate.errors import LeaseLostError, StoreError, UnknownTaskError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
-from delineate.task import Failure
+from delineate.task import FRONT, Failure
 from delineate.worker.desk import LOG_NAME
 from delineate.worker.lock import SUFFIX
 from delineate.worker.retries import retry_after
 from delineate.worker.tasklog import read_log
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # s before a worker that died at its start is started again
+REST = 1.0  # s between two looks for a task of the background, where nobody rings
 _FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
 
 
@@ -49,7 +50,8 @@ class Keeper:
 
     Parameters
     ----------
-    index : of the worker, from 1; prefix : of its names; memory_bytes : limit of a task that declares none.
+    index : of the worker, from 1; prefix : of its names; memory_bytes : limit of a task that declares none; lane : whose tasks
+    its worker takes. One of the background is started when there is a task for it, and ends by itself.
 
     `name` is that of the worker process this keeper is answerable for, "" while there is none.
     """
@@ -65,6 +67,7 @@ class Keeper:
         blobs: BlobStore,
         *,
         memory_bytes: int,
+        lane: str = FRONT,
     ) -> None:
         self.status = WorkerStatus(index=index, device=device)
         self.name = ""
@@ -74,8 +77,10 @@ class Keeper:
         self._tasks = tasks
         self._blobs = blobs
         self._memory_bytes = memory_bytes
+        self._lane = lane
         self._logger = logging.getLogger(f"delineate.worker.{index}")
         self._wake_reader, self._wake_writer = os.pipe()
+        self._rung = threading.Event()
         self._stop_at: float | None = None
         self._watch: TaskWatch | None = None
         self._worker: WorkerProcess | None = None
@@ -100,12 +105,15 @@ class Keeper:
     def ring(self, after: float = 0.0) -> None:
         """There may be a task: a free worker looks, after `after` seconds. Any thread; never blocks."""
         worker = self._worker
+        if worker is None:
+            self._rung.set()
         if worker is not None and self.is_free:
             worker.tell("look", after=after)
 
     def stop(self, grace: float) -> None:
         """Tell the worker to finish its task within `grace` seconds; returns at once, see `join`."""
         self._stop_at = time.monotonic() + grace
+        self._rung.set()
         os.write(self._wake_writer, b"x")
 
     def join(self) -> None:
@@ -119,6 +127,8 @@ class Keeper:
         while self._stop_at is None:
             self._was_ready = False
             try:
+                if self._lane != FRONT and not self._is_wanted():
+                    continue
                 self._live()
             except Exception as error:  # whatever it was, the next worker may fare better
                 self.status.last_end = f"could not be kept: {type(error).__name__}: {error}"
@@ -130,6 +140,15 @@ class Keeper:
                 self.status.state = "waiting"
                 select.select([self._wake_reader], [], [], backoff)
         self.status.state = "stopped"
+
+    def _is_wanted(self) -> bool:
+        """Whether there is a task for a worker that does not run all the time; after some rest where there is none."""
+        if self._tasks.is_due(self._lane):
+            return True
+        self.status.state = "stopped"
+        self._rung.wait(REST)
+        self._rung.clear()
+        return False
 
     def _live(self) -> None:
         """One worker from its start to its end."""
@@ -203,7 +222,8 @@ class Keeper:
         reason = verdict.why if verdict is not None else _ending(code)
         watch = self._watch
         stopping = self._stop_at is not None
-        if not (stopping and code == 0):
+        is_in_order = code == 0 and (stopping or (self._lane != FRONT and watch is None))
+        if not is_in_order:
             self.status.last_end = reason
             self._logger.warning("the worker ended: %s", reason)
         if watch is not None:

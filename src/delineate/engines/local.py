@@ -9,7 +9,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from delineate.errors import StoreError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
+from delineate.task import BACKGROUND
 from delineate.worker.lock import WorkerLock, dead_workers, is_held
 
 _log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # s between two looks for dead workers of other engines and for leases over time
 HEAD_START = 0.1  # s for the worker that has an image decoded, before another one takes its task
+BACKGROUND_IDLE = 30.0  # s without a task after which the worker of the background ends
+BACKGROUND_NICE = 19
 SHORT_START = 0.015  # s where that one is busy, as far as is known: it may be free by now
 MOST_IMAGES_MB = 1536
 MEMORY_SHARE = 0.8  # of the machine, over all workers, where no limit is set
@@ -98,13 +101,25 @@ class LocalEngine:
             )
             for index in range(workers)
         ]  # fmt: skip
+        behind = replace(options, lane=BACKGROUND, idle=BACKGROUND_IDLE, nice=BACKGROUND_NICE, threads=max(1, _cores() // 2), images_mb=0)
+        self._background = Keeper(
+            workers + 1, self._prefix, "", behind, self._database, self._tasks, blobs, memory_bytes=memory_mb << 20, lane=BACKGROUND
+        )
 
     def start(self) -> None:
         """Give back what dead workers held and start our own, all in the background."""
         self._lock.acquire()
         self._housekeeper.start()
-        for keeper in self._keepers:
+        for keeper in self._all:
             keeper.start()
+
+    @property
+    def _all(self) -> list[Keeper]:
+        return [*self._keepers, self._background]
+
+    def ring_background(self) -> None:
+        """There may be a new task in the background: its worker is started, or looks at once."""
+        self._background.ring()
 
     def ring(self, image: str = "") -> None:
         """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit.
@@ -118,9 +133,9 @@ class LocalEngine:
 
     def stop(self, grace: float = 10.0) -> None:
         """Let the workers finish their tasks within `grace` seconds; what is not finished then goes back uncounted."""
-        for keeper in self._keepers:
+        for keeper in self._all:
             keeper.stop(grace)
-        for keeper in self._keepers:
+        for keeper in self._all:
             keeper.join()
         self._stopping.set()
         self._housekeeper.join()
@@ -128,10 +143,12 @@ class LocalEngine:
         self._database.close()
 
     def status(self) -> dict[str, Any]:
-        """``workers``: how each is (`WorkerStatus`); ``alive``: how many processes run; ``ready``: how many can take tasks."""
+        """``workers``: how each is (`WorkerStatus`); ``alive``: how many processes run; ``ready``: how many can take tasks;
+        ``background``: how the one of the background is, stopped while it is not needed."""
         workers = [asdict(keeper.status) for keeper in self._keepers]
         return {
             "workers": workers,
+            "background": asdict(self._background.status),
             "alive": sum(worker["pid"] > 0 for worker in workers),
             "ready": sum(worker["state"] in ("idle", "busy") for worker in workers),
         }
@@ -165,7 +182,7 @@ class LocalEngine:
         """Whether somebody alive will settle this worker's tasks: our keeper, or the worker's own engine."""
         prefix = name.partition("-")[0]
         if prefix == self._prefix:
-            return name.endswith("-engine") or any(keeper.name == name for keeper in self._keepers)
+            return name.endswith("-engine") or any(keeper.name == name for keeper in self._all)
         return not name.endswith("-engine") and is_held(self._data / "run", f"{prefix}-engine")
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from delineate.task import FRONT
 from delineate.worker.strays import unguarded
 
 _THREAD_VARIABLES = (
@@ -34,7 +35,8 @@ class WorkerOptions:
     data : the server's data folder; model_folders : beside the built-in ones; database : URL, empty for the usual one;
     threads : per worker, for the numeric libraries; warm_mb : see `delineate.worker.warm`; limits : of archives;
     runner_parameters : by runner, under those of the models; log_level : of the worker's own log; sync : wait for the disk;
-    lease : seconds; roots : folders whose images tasks by reference may name; images_mb : MiB of decoded images that stay.
+    lease : seconds; roots : folders whose images tasks by reference may name; images_mb : MiB of decoded images that stay;
+    lane : whose tasks it takes; idle : seconds without a task after which it ends, 0 for never; nice : how far it stands back.
     """
 
     data: Path
@@ -49,6 +51,9 @@ class WorkerOptions:
     lease: float = 30.0
     roots: Sequence[Path] = ()
     images_mb: int = 1536
+    lane: str = FRONT
+    idle: float = 0.0
+    nice: int = 5
 
     def command(self, name: str, device: str) -> list[str]:
         """The worker's command line."""
@@ -57,6 +62,8 @@ class WorkerOptions:
         return [
             sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models, *roots, "--images-mb", str(self.images_mb),
             "--name", name, "--device", device, "--lease", str(self.lease),
+            "--lane", self.lane, "--nice", str(self.nice), "--threads", str(self.threads),
+            *(["--idle", str(self.idle)] if self.idle else []),
             "--parent", str(os.getpid()), "--database", self.database, "--warm-mb", str(self.warm_mb), "--log-level", self.log_level,
             "--limits", json.dumps(dict(self.limits)), "--runner-parameters", json.dumps(dict(self.runner_parameters)),
             *([] if self.sync else ["--no-sync"]),

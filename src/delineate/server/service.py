@@ -24,7 +24,7 @@ from delineate.store.models import ModelStore
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
-from delineate.task import NORMAL, PRIORITIES, Blob, Task, TaskState
+from delineate.task import BACKGROUND, BATCH, NORMAL, PRIORITIES, WORK, Blob, Task, TaskState
 
 _DAY: Final = 86400.0
 _FRESH: Final = 0.5  # s; a look at all model folders costs as much as a small task
@@ -37,6 +37,9 @@ class Engine(Protocol):
 
     def ring(self, image: str = "") -> None:
         """There may be a new task; `image` stands for the image of one that refers to it, which a worker may have warm."""
+
+    def ring_background(self) -> None:
+        """There may be a new task in the background."""
 
     def status(self) -> dict[str, Any]:
         """``workers``, ``alive``, ``ready``."""
@@ -90,6 +93,18 @@ class Service:
         """Tell the engine that there may be a new task, about this image where it refers to one."""
         if self.engine is not None:
             self.engine.ring(image)
+
+    def submit_work(self, name: str, given: Mapping[str, Any], *, owner: str, prompts: Mapping[str, Any] | None = None) -> Task:
+        """A piece of work for the background, see `delineate.runners.work`; `prompts` is what is shown of it. Raises `StoreError`."""
+        writer = self.blobs.incoming()
+        writer.name = f"{name}.json"
+        writer.write(json.dumps(dict(given)).encode("ascii"))
+        task = self.tasks.submit(
+            model=name, archive=writer, owner=owner, protocol=WORK, priority=BATCH, prompts=prompts, lane=BACKGROUND
+        )  # fmt: skip
+        if self.engine is not None:
+            self.engine.ring_background()
+        return task
 
     def require_model(self, name: str) -> Model:
         """The model of a name, as it was at most half a second ago. Raises `UnknownModelError`."""

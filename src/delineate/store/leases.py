@@ -6,7 +6,7 @@ transaction that it still is, so a worker that was taken for dead and is not can
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Final
@@ -30,7 +30,7 @@ from delineate.store.statements import (
     TASKS_OF_WORKER,
 )  # fmt: skip
 from delineate.store.writer import BlobWriter
-from delineate.task import Failure, Task
+from delineate.task import FRONT, Failure, Task
 
 LEASE: Final = 30.0
 """Seconds a worker may be silent."""
@@ -44,17 +44,17 @@ _NOBODY: Final[dict[str, Any]] = {"lease_holder": None, "lease_expires": None}
 class TaskLeases(TaskRecords):
     """The part of `TaskStore` that workers use."""
 
-    def claim(self, worker: str, lease: float = LEASE) -> Task | None:
-        """Take the next task: by priority, then fair between owners, then by age; None when none is due.
+    def claim(self, worker: str, lease: float = LEASE, lane: str = FRONT) -> Task | None:
+        """Take the next task of a lane: by priority, then fair between owners, then by age; None when none is due.
 
         Fair: each task has a *turn*, the start tag of start-time fair queueing (Goyal, Vin and Cheng, IEEE/ACM
         Transactions on Networking 5, 1997) with tasks of equal cost.
         """
         with self.database.read() as connection:  # idle workers ask often: they do not take the writers' lock
-            if self._next(connection) is None:
+            if self._next(connection, lane) is None:
                 return None
         with self.database.write(light=True) as connection:
-            row = self._next(connection)
+            row = self._next(connection, lane)
             if row is None:
                 return None
             now = self._clock()
@@ -65,8 +65,13 @@ class TaskLeases(TaskRecords):
             self._event(connection, row.id, "claimed", worker)
             return self._load(connection, row.id)
 
-    def _next(self, connection: Connection) -> Row[Any] | None:
-        return connection.execute(NEXT, {"now": self._clock()}).first()
+    def is_due(self, lane: str) -> bool:
+        """Whether a claim would find a task."""
+        with self.database.read() as connection:
+            return self._next(connection, lane) is not None
+
+    def _next(self, connection: Connection, lane: str) -> Row[Any] | None:
+        return connection.execute(NEXT, {"now": self._clock(), "in_lane": lane}).first()
 
     def heartbeat(
         self, uid: str, worker: str, lease: float = LEASE, fraction: float = 0.0, message: str = "", *, attempt: int | None = None
@@ -94,10 +99,14 @@ class TaskLeases(TaskRecords):
         provenance: Mapping[str, Any] | None = None,
         grids: Sequence[Mapping[str, Any]] | None = None,
         attempt: int | None = None,
+        beside: Mapping[str, BlobWriter] | None = None,
+        also: Callable[[Connection], None] | None = None,
     ) -> Task:
         """The task is done: place result and log, and say so, in one transaction.
 
         A task that somebody cancelled meanwhile ends as cancelled, without its result. The writers are used up either way.
+        `beside`: further files by role. `also` is done in the same transaction, so that it happens once and together with the
+        end of the task, or not at all.
 
         Raises
         ------
@@ -106,7 +115,7 @@ class TaskLeases(TaskRecords):
         """
         values: dict[str, Any] = {"state": FINISHED, "failure": None, "fraction": 1.0, "message": ""}
         values |= _optional(provenance, grids)
-        return self._settle(uid, worker, attempt, values, {"result": result, "log": log}, "")
+        return self._settle(uid, worker, attempt, values, {"result": result, "log": log, **(beside or {})}, "", also=also)
 
     def fail(
         self,
@@ -144,6 +153,7 @@ class TaskLeases(TaskRecords):
         why: str,
         failure: Failure | None = None,
         retry_after: float | None = None,
+        also: Callable[[Connection], None] | None = None,
     ) -> Task:
         writers = {role: writer for role, writer in files.items() if writer is not None}
         with ExitStack() as stack:
@@ -159,12 +169,14 @@ class TaskLeases(TaskRecords):
                         values |= self._another_try(row, failure, counted=True, delay=retry_after)
                     if row.cancel_requested:
                         values |= {"state": CANCELLED, "failure": None}
-                    named = {role: writer for role, writer in writers.items() if role != "result" or not row.cancel_requested}
+                    named = {role: writer for role, writer in writers.items() if role == "log" or not row.cancel_requested}
                     self._leave(connection, row, values, worker, why)
                     stale = self._digests(connection, row.id, *named) if named else []  # logs of earlier tries
                     stale += [writer.digest for role, writer in writers.items() if role not in named]
                     for role, writer in named.items():
                         self._place(connection, row.id, role, writer)
+                    if also is not None and not row.cancel_requested:
+                        also(connection)
                     task = self._load(connection, row.id)
             except BaseException as error:
                 self._abandon(writers.values(), error)

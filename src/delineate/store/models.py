@@ -23,6 +23,7 @@ from delineate.store.faults import storage_error
 from delineate.store.folders import ModelFolders, Problem
 from delineate.store.records import remove_unnamed
 from delineate.store.tables import MODELS
+from delineate.store.versions import ModelVersions, split
 from delineate.store.writer import BlobWriter
 from delineate.task import Blob
 
@@ -50,9 +51,10 @@ class ModelStore:
         self._blobs = blobs
         self._clock = clock
         self._unpacked = unpacked or blobs.folder.parent / "models"
+        self.versions = ModelVersions(database, clock)
 
     def get(self, name: str, *, digest: bool = False) -> Model:
-        """The model of a name.
+        """The model of a name, in its current version; of a published one ``NAME@VERSION`` is that version.
 
         `digest` makes sure that `Model.digest` is there, which reads all files of a folder the first time; without it the
         digest is empty until somebody asked.
@@ -139,7 +141,9 @@ class ModelStore:
         return self.get(model.name)
 
     def remove(self, name: str) -> None:
-        """Remove a registered model; its unpacked files go at the next `sweep`, because a worker may be using them.
+        """Remove a registered model, or a published one with all its versions.
+
+        Unpacked files go at the next `sweep`, because a worker may be using them.
 
         Raises
         ------
@@ -151,9 +155,9 @@ class ModelStore:
         with self._database.write() as connection:
             row = connection.execute(sa.select(MODELS).where(MODELS.c.name == name)).first()
             connection.execute(sa.delete(MODELS).where(MODELS.c.name == name))
+            digests = self.versions.remove(connection, name)
         if row is not None:
-            if row.archive:
-                remove_unnamed(self._database, self._blobs, [row.archive])
+            remove_unnamed(self._database, self._blobs, [*digests, *([row.archive] if row.archive else [])])
             return
         found = self._folders.get(name)
         if found is not None:
@@ -210,7 +214,7 @@ class ModelStore:
         """Remove unpacked files of models that are gone, and what interrupted unpacking left; call it before workers start."""
         if not self._unpacked.is_dir():
             return 0
-        wanted = {row.archive for row in self._rows()}
+        wanted = {row.archive for row in self._rows()} | self.versions.archives()
         stale = [path for path in self._unpacked.iterdir() if path.name not in wanted]
         for path in stale:
             try:
@@ -219,7 +223,16 @@ class ModelStore:
                 raise StoreError(f"{path} cannot be removed: {error.strerror}", "Remove it by hand.") from error
         return len(stale)
 
+    def prune(self, name: str, keep: int) -> None:
+        """Remove all but the newest `keep` versions of a published model and the current one; unpacked files go at the next `sweep`."""
+        digests = self.versions.prune(name, keep)
+        if digests:
+            remove_unnamed(self._database, self._blobs, digests)
+
     def _row(self, name: str) -> Row[Any] | None:
+        base, version = split(name)
+        if version is not None:
+            return self.versions.row(base, version)
         with self._database.read() as connection:
             return connection.execute(sa.select(MODELS).where(MODELS.c.name == name)).first()
 

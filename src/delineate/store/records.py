@@ -14,9 +14,9 @@ from delineate.errors import StoreBusyError, StoreError, UnknownTaskError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.statements import BLOBS_OF_TASK, DELETE_BLOB, INSERT_BLOB, INSERT_EVENT, PENDING, TASK_BY_ID, TASK_BY_UID
-from delineate.store.tables import BLOBS, EVENTS, MODELS, TASKS
+from delineate.store.tables import BLOBS, EVENTS, MODEL_VERSIONS, MODELS, TASKS
 from delineate.store.writer import BlobWriter
-from delineate.task import Blob, Failure, Task, TaskEvent, TaskState
+from delineate.task import WORK, Blob, Failure, Task, TaskEvent, TaskState
 
 UID: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -25,7 +25,7 @@ _CHUNK: Final = 500  # values in one IN list: below every database's limit
 _UNKNOWN: Final = "no such task, or it was deleted"
 _ROW_FIELDS: Final = (
     "uid", "id", "model", "owner", "protocol", "created", "started", "finished", "attempt", "lost", "not_before",
-    "lease_holder", "lease_expires", "cancel_requested", "fraction", "message", "prompts", "provenance",
+    "lease_holder", "lease_expires", "cancel_requested", "fraction", "message", "prompts", "provenance", "lane",
 )  # fmt: skip
 
 
@@ -78,6 +78,14 @@ class TaskRecords:
             query = query.where(TASKS.c.model == model)
         if before is not None:
             query = query.where(TASKS.c.id < before)
+        with self.database.read() as connection:
+            return self._tasks_of(connection, connection.execute(query).all())
+
+    def work(self, name: str = "", *, limit: int = 1) -> list[Task]:
+        """Tasks that the server gave itself to do work of a name, newest first; all of them without one."""
+        query = sa.select(TASKS).where(TASKS.c.protocol == WORK).order_by(TASKS.c.id.desc()).limit(limit)
+        if name:
+            query = query.where(TASKS.c.model == name)
         with self.database.read() as connection:
             return self._tasks_of(connection, connection.execute(query).all())
 
@@ -205,7 +213,8 @@ def sweep(database: Database, blobs: BlobStore, *, older_than: float = 0.0) -> i
 def _named(connection: Connection, digests: Sequence[str]) -> set[str]:
     by_task = sa.select(BLOBS.c.digest).where(BLOBS.c.digest.in_(digests))
     by_model = sa.select(MODELS.c.archive).where(MODELS.c.archive.in_(digests))
-    return set(connection.execute(sa.union_all(by_task, by_model)).scalars())
+    by_version = sa.select(MODEL_VERSIONS.c.archive).where(MODEL_VERSIONS.c.archive.in_(digests))
+    return set(connection.execute(sa.union_all(by_task, by_model, by_version)).scalars())
 
 
 def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
-HEAD: Final = "0002"
+HEAD: Final = "0005"
 """Newest migration."""
 
 METADATA: Final = MetaData(
@@ -45,9 +60,11 @@ TASKS: Final = Table(
     Column("grids", JSON, nullable=False),
     Column("failure", JSON(none_as_null=True)),
     Column("provenance", JSON, nullable=False),
+    Column("lane", String(16), nullable=False, server_default="front"),
     UniqueConstraint("uid"),
     UniqueConstraint("owner", "key"),
-    Index(None, "state", "rank", "turn", "id"),  # claim
+    Index(None, "state", "lane", "rank", "turn", "id"),  # claim
+    Index(None, "protocol", "model", "id"),  # what the server gave itself, newest first
     Index(None, "state", "id"),  # lists, newest first
     Index(None, "owner", "rank", "turn"),  # an owner's last turn
     Index(None, "finished"),  # retention
@@ -95,6 +112,21 @@ MODELS: Final = Table(
     Column("created", Float, nullable=False),
     Index(None, "archive"),
 )
+
+MODEL_VERSIONS: Final = Table(
+    "model_versions",
+    METADATA,
+    Column("model", String(128), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("record", JSON, nullable=False),
+    Column("archive", String(64), nullable=False),  # digest of the blob
+    Column("size", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("info", JSON, nullable=False),  # what is known of how it was made
+    Index(None, "archive"),
+)
+"""Versions of models that are published; the current one is the row in `MODELS`, too."""
 
 DATASTORES: Final = Table(
     "datastores",
@@ -194,6 +226,23 @@ ANNOTATION_EVENTS: Final = Table(
     sqlite_autoincrement=True,
 )
 
+IMAGE_FINDINGS: Final = Table(
+    "image_findings",
+    METADATA,
+    Column("id", Integer, primary_key=True),  # grows: a reader asks for what came after
+    Column("image", Integer, ForeignKey("images.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("source", String(128), nullable=False),  # the model that found it, or how it was computed
+    Column("version", Integer, nullable=False),  # of the source
+    Column("image_version", Integer, nullable=False),
+    Column("value", Float),  # neither value nor vector: it cannot be found
+    Column("vector", LargeBinary),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("image", "kind", "source"),
+    Index(None, "kind", "id"),
+    sqlite_autoincrement=True,
+)
+
 SESSIONS: Final = Table(
     "sessions",
     METADATA,
@@ -205,6 +254,29 @@ SESSIONS: Final = Table(
     Column("created", Float, nullable=False),
     Column("accessed", Float, nullable=False),
     Column("expiry", Float, nullable=False),  # seconds after the last access
+)
+
+USERS: Final = Table(
+    "users",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("password", String(255), nullable=False),  # argon2's text: salt, parameters and hash
+    Column("role", String(16), nullable=False),
+    Column("full_name", String(255), nullable=False),
+    Column("email", String(255), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+)
+
+ACCESS_TOKENS: Final = Table(
+    "access_tokens",
+    METADATA,
+    Column("digest", String(64), primary_key=True),  # SHA-256: who reads the database has no token
+    Column("user", String(64), ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Index(None, "user"),
+    Index(None, "expires"),
 )
 
 VERSION: Final = Table(

@@ -28,7 +28,7 @@ from delineate.store.statements import (
 )  # fmt: skip
 from delineate.store.tables import BLOBS, TASKS
 from delineate.store.writer import BlobWriter
-from delineate.task import NORMAL, Failure, Task, TaskState
+from delineate.task import FRONT, NORMAL, Failure, Task, TaskState
 
 _BATCH: Final = 100  # tasks purged in one transaction, so that nobody waits long
 _FINAL: Final = (FINISHED, FAILED, CANCELLED)
@@ -64,6 +64,7 @@ class TaskStore(TaskLeases):
         prompts: Mapping[str, Any] | None = None,
         key: str | None = None,
         beside: Mapping[str, BlobWriter] | None = None,
+        lane: str = FRONT,
     ) -> Task:
         """A new task: its row and its input are there, and safe, when this returns. The writers are used up.
 
@@ -83,7 +84,7 @@ class TaskStore(TaskLeases):
                 raise InputError("the idempotency key must have 1 to 255 characters", "Use a random uuid.")
             for writer in writers.values():
                 writer.seal()
-            values = {"model": model, "owner": owner, "protocol": protocol, "key": key, "prompts": dict(prompts or {})}
+            values = {"model": model, "owner": owner, "protocol": protocol, "key": key, "lane": lane, "prompts": dict(prompts or {})}
             try:
                 for writer in writers.values():
                     self.blobs.place(writer)

@@ -12,6 +12,7 @@ import ctypes
 import faulthandler
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.models import ModelStore
 from delineate.store.tasks import TaskStore
+from delineate.task import BACKGROUND, FRONT
 from delineate.worker import resident
 from delineate.worker.attempt import Workplace
 from delineate.worker.channel import Channel, end_process_group
@@ -37,14 +39,14 @@ from delineate.worker.warm import WarmRunners
 
 _PR_SET_PDEATHSIG = 1
 _KILLED_FIRST = 500  # of 1000: before the server, when the machine runs out of memory
-_NICE = 5  # the server answers while all cores compute
+_AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker until it is told to stop; the exit code is 0 then."""
     options = _parser().parse_args(arguments)
     _die_with(options.parent)
-    _stand_back()
+    _stand_back(options.nice, is_behind=options.lane == BACKGROUND)
     events = os.dup(1)
     os.dup2(2, 1)
     channel = Channel(0, events)
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     desk = Desk(options.data / "work" / options.name)
     database = Database(options.database or f"sqlite:///{options.data / 'delineate.db'}", sync=not options.no_sync)
     try:
-        Loop(_workplace(options, database, channel, desk), database, options.lease).run()
+        Loop(_workplace(options, database, channel, desk), database, options.lease, lane=options.lane, idle=options.idle).run()
     finally:
         database.close()
         desk.remove()
@@ -81,6 +83,8 @@ def _workplace(options: argparse.Namespace, database: Database, channel: Channel
         limits=Limits(**json.loads(options.limits)),
         defaults=json.loads(options.runner_parameters),
         device=options.device,
+        data=options.data,
+        threads=options.threads,
     )
 
 
@@ -96,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm-mb", type=int, default=2048, help="resident MiB above which idle models are unloaded")
     parser.add_argument("--images-mb", type=int, default=1536, help="MiB of decoded images that stay in memory")
     parser.add_argument("--root", type=Path, action="append", default=[], help="a folder whose images tasks may name; may be repeated")
+    parser.add_argument("--lane", choices=(FRONT, BACKGROUND), default=FRONT, help="whose tasks it takes")
+    parser.add_argument("--idle", type=float, default=math.inf, help="seconds without a task after which it ends")
+    parser.add_argument("--nice", type=int, default=5, help="how far it stands back from the server")
+    parser.add_argument("--threads", type=int, default=1, help="how many a numeric library may start")
     parser.add_argument("--limits", default="{}", help="limits of archives, JSON")
     parser.add_argument("--runner-parameters", default="{}", help="parameters by runner under those of the models, JSON")
     parser.add_argument("--no-sync", action="store_true", help="do not wait for the disk; for tests")
@@ -113,10 +121,15 @@ def _die_with(parent: int) -> None:
         end_process_group()
 
 
-def _stand_back() -> None:
-    """Leave processor and memory to the server when there is too little for both."""
+def _stand_back(nice: int, *, is_behind: bool) -> None:
+    """Leave processor and memory to the server when there is too little for both; `is_behind`: to other workers as well."""
     with contextlib.suppress(OSError):
-        os.nice(_NICE)
+        os.nice(nice)
+    if is_behind:
+        # Linux weighs sessions against each other where it groups by them, and a worker is a session of its own: there
+        # the number of the process alone says nothing.
+        with contextlib.suppress(OSError):
+            _AUTOGROUP.write_text(str(nice), encoding="ascii")
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_KILLED_FIRST), encoding="ascii")
 

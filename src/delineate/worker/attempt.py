@@ -55,7 +55,8 @@ class Workplace:
     """What a worker works with.
 
     desk : its folders; images : decoded ones that stay; roots : folders of which tasks by reference may name files; defaults :
-    parameters by runner that the administrator sets, under those of the model; device : for provenance.
+    parameters by runner that the administrator sets, under those of the model; device : for provenance; data : the server's
+    folder; threads : that a numeric library may start.
     """
 
     name: str
@@ -70,6 +71,8 @@ class Workplace:
     limits: Limits = field(default_factory=Limits)
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = ""
+    data: Path = Path()
+    threads: int = 1
 
     @property
     def files(self) -> Files:

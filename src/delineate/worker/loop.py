@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from delineate.errors import StorageFullError, StoreError
 from delineate.store.database import Database
-from delineate.task import Task
+from delineate.task import FRONT, WORK, Task
 from delineate.worker import space
 from delineate.worker.attempt import Attempt, Workplace
+from delineate.worker.errand import Errand
 
 _log = logging.getLogger(__name__)
 
@@ -21,11 +23,16 @@ TROUBLE_WAIT = 1.0  # s after the store failed
 
 
 class Loop:
-    """One worker's life: tasks one after the other until it is told to stop. `lease` in seconds; the engine renews it."""
+    """One worker's life: tasks of one lane, one after the other, until it is told to stop or found none for `idle` seconds.
 
-    def __init__(self, place: Workplace, database: Database, lease: float) -> None:
+    `lease` in seconds; the engine renews it.
+    """
+
+    def __init__(self, place: Workplace, database: Database, lease: float, *, lane: str = FRONT, idle: float = math.inf) -> None:
         self._place = place
         self._lease = lease
+        self._lane = lane
+        self._idle = idle
         self._database = database
         self._worked = time.monotonic()
 
@@ -36,7 +43,7 @@ class Loop:
         """
         channel = self._place.channel
         channel.ready()
-        while not channel.stopping.is_set():
+        while not channel.stopping.is_set() and time.monotonic() - self._worked < self._idle:
             try:
                 task = self._next_task()
             except StoreError as error:
@@ -52,13 +59,13 @@ class Loop:
         if space.is_short(self._place.desk.folder):
             raise StorageFullError(f"less than {space.FLOOR >> 20} MiB are free on the disk of {self._place.desk.folder}")
         seen = self._database.changes()
-        task = self._place.tasks.claim(self._place.name, self._lease)
+        task = self._place.tasks.claim(self._place.name, self._lease, self._lane)
         if task is None:
             self._rest(seen)
         return task
 
     def _work(self, task: Task) -> None:
-        Attempt(self._place, task).run()
+        (Errand if task.protocol == WORK else Attempt)(self._place, task).run()
         self._worked = time.monotonic()
 
     def _rest(self, seen: int) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Connection
 
 from delineate.model import Model
 from delineate.store.models import ModelStore
@@ -31,3 +34,7 @@ class ModelShelf:
             self._found.pop(name, None)
             self._found[name] = (self._clock(), self._models.get(name, digest=True), self._models.folder(name))
         return self._found[name][1:]
+
+    def publish(self, connection: Connection, **values: Any) -> None:
+        """A new version of a model, within a transaction: see `ModelVersions.publish`."""
+        self._models.versions.publish(connection, **values)

@@ -11,12 +11,12 @@ import click
 
 from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION, TOKEN_OPTION, read_token
 from delineate.cli.printable import printable
-from delineate.testing.conformance import run
+from delineate.testing.conformance import SUITES, run
 
 
 @click.command()
 @click.argument("url")
-@click.option("--dialect", type=click.Choice(["seed", "v1", "v2"]), required=True)
+@click.option("--dialect", type=click.Choice(list(SUITES)), required=True)
 @click.option("--model", default="noop", show_default=True, help="A model on that server that takes one image and ends soon.")
 @TOKEN_FILE_OPTION
 @TOKEN_OPTION
@@ -25,11 +25,14 @@ from delineate.testing.conformance import run
 def conformance(
     url: str, dialect: str, model: str, token_file: Path | None, token: str | None, ca_file: Path | None, as_json: bool
 ) -> None:
-    """Check the server at URL, of whatever make; exit code 4 when a check fails. It posts small tasks."""
+    """Check the server at URL, of whatever make; exit code 4 when a check fails.
+
+    It posts small tasks; of the MONAI Label API it adds images to the datastore and removes them.
+    """
     checks = run(url, dialect, model, read_token(token_file) if token_file else token, ca_file)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(check) for check in checks]))
     else:
         for check in checks:
-            click.echo(f"{'pass' if check.passed else 'FAIL'}  {check.name}{'' if check.passed else ': ' + printable(check.detail)}")
+            click.echo(f"{'pass' if check.passed else 'FAIL'}  {check.name}{': ' + printable(check.detail) if check.detail else ''}")
     sys.exit(0 if all(check.passed for check in checks) else 4)

@@ -14,12 +14,12 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
-from monailabel.transform.writer import PolygonWriter
+from monailabel.transform.writer import PolygonWriter, write_itk
 
 
-def empty_file() -> str:
+def empty_file(suffix: str = ".nii.gz") -> str:
     """A place for a result, which the server deletes when it was sent."""
-    handle, path = tempfile.mkstemp(suffix=".nii.gz")
+    handle, path = tempfile.mkstemp(suffix=suffix)
     os.close(handle)
     return path
 
@@ -40,8 +40,12 @@ class Threshold(InferTask):
             return path, {"label_names": {"bone": 1}, "from": "label"}
         image = nibabel.load(request["image"])
         mask = (np.asarray(image.dataobj) > float(request.get("threshold", 300.0))).astype(np.uint8)
-        path = empty_file()
-        nibabel.save(nibabel.Nifti1Image(mask, image.affine), path)
+        suffix = request.get("result_extension") or ".nii.gz"
+        path = empty_file(suffix)
+        if suffix == ".nii.gz":
+            nibabel.save(nibabel.Nifti1Image(mask, image.affine), path)
+        else:
+            write_itk(mask, path, image.affine, np.uint8, request.get("result_compress", True))
         return path, {"label_names": {"bone": 1}, "latencies": {"total": 0.0}}
 
 

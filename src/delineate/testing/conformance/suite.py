@@ -1,17 +1,15 @@
-"""What every suite has in common: the checks that all dialects share, and how a suite is run without pytest."""
+"""The checks that all dialects of the inference-server protocol share."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import httpx
 
+from delineate.testing.conformance.checks import Checks
 from delineate.testing.conformance.plain import (
     NOBODY,
-    NotConformingError,
     Server,
     expect,
     expect_label_maps,
@@ -23,19 +21,9 @@ from delineate.testing.conformance.plain import (
 UID = re.compile(r"[A-Za-z0-9_-]{22,}")  # 128 bits at least
 
 
-@dataclass(frozen=True)
-class Check:
-    """What came of one check; `detail` says what was wrong."""
+class Suite(Checks):
+    """Checks of one dialect of the inference-server protocol."""
 
-    name: str
-    passed: bool
-    detail: str = ""
-
-
-class Suite:
-    """Checks of one dialect: methods ``test_*`` that take the server. Subclass it in a pytest module with a fixture ``server``."""
-
-    dialect: ClassVar[str]
     parameter: ClassVar[str] = "model_human_readable_id"
     field: ClassVar[str] = "zip_file"
     unknown_task: ClassVar[frozenset[int]]
@@ -107,28 +95,6 @@ class Suite:
     def settle(self, server: Server, uid: str) -> httpx.Response:
         """The answer when there is nothing more to wait for."""
         raise NotImplementedError
-
-    def names(self) -> list[str]:
-        """Names of the checks, in words."""
-        return [name.removeprefix("test_").replace("_", " ") for name in sorted(dir(self)) if name.startswith("test_")]
-
-    def run(self, server: Server) -> list[Check]:
-        """All checks of the suite, in the order of their names."""
-        return [self.check(name, server) for name in self.names()]
-
-    def check(self, name: str, server: Server) -> Check:
-        """One check, by its name in words; whatever goes wrong is its detail."""
-        label = f"{self.dialect}: {name}"
-        method: Callable[[Server], None] = getattr(self, "test_" + name.replace(" ", "_"))
-        try:
-            method(server)
-        except NotConformingError as error:
-            return Check(label, False, str(error))
-        except httpx.HTTPError as error:
-            return Check(label, False, f"the server could not be spoken to: {type(error).__name__}: {error}")
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            return Check(label, False, f"an answer could not be read: {type(error).__name__}: {error}")
-        return Check(label, True)
 
 
 class ZipSuite(Suite):

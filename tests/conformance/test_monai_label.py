@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,49 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 class TestOurs(StrictMonaiLabelSuite):
     """All of it, and nothing left out."""
+
+
+class Liar(BaseHTTPRequestHandler):
+    """Has one answer to everything."""
+
+    status, kind, body = 200, "application/json", b"{}"
+
+    def answer(self) -> None:
+        if self.command in ("POST", "PUT"):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Type", self.kind)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815 - names of the standard library
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+LIES = [(200, "application/json", b"{}"), (200, "application/json", b"[]"), (500, "text/plain", b"Internal Server Error")]
+
+
+def test_each_check_can_fail() -> None:
+    passed = set(StrictMonaiLabelSuite().names())
+    for status, kind, body in LIES:
+        handler = type("Handler", (Liar,), {"status": status, "kind": kind, "body": body})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            checks = StrictMonaiLabelSuite().run(Server(f"http://127.0.0.1:{server.server_port}", "threshold", patience=5))
+            server.shutdown()
+            thread.join()
+        passed &= {check.name.partition(": ")[2] for check in checks if check.passed}
+    assert passed == set()
+
+
+def test_a_server_that_is_not_there_fails() -> None:
+    found = StrictMonaiLabelSuite().check("session", Server("http://127.0.0.1:9", "threshold", patience=1))
+    assert (found.passed, "could not be spoken to" in found.detail) == (False, True)
 
 
 def test_nothing_is_left_behind(server: Server) -> None:

@@ -10,13 +10,17 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from delineate import __version__
 from delineate.errors import DelineateError
 from delineate.protocols.inference_server import KEY_HEADER, TOKEN_HEADER
 from delineate.server import openapi, problems
+from delineate.server.accounts.chosen import accounts_of
+from delineate.server.accounts.gate import Gate
+from delineate.server.accounts.identity import Accounts
+from delineate.server.accounts.static import StaticTokens
 from delineate.server.administration import AdministrationRoutes
 from delineate.server.feed import Feed
 from delineate.server.files import Files
@@ -67,9 +71,12 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     threads = ThreadPoolExecutor(THREADS, "delineate")
     guard, files = Guard(settings), Files(service, threads)
     listening = Listening(service, watcher, longest=settings.max_wait, heartbeat=settings.heartbeat)
-    labels = LabelApi(service, guard, listening, files, threads)
+    accounts = accounts_of(settings, service.database, threads)
+    labels = LabelApi(service, guard, accounts, listening, files, threads)
+    gate = Gate(guard, StaticTokens(settings), accounts, lambda uid: service.tasks.get(uid).owner, threads)
     app = FastAPI(
-        title="Delineate", version=__version__, description=DESCRIPTION, lifespan=_lifespan(service, watcher, threads, labels),
+        title="Delineate", version=__version__, description=DESCRIPTION, dependencies=[Depends(gate)],
+        lifespan=_lifespan(service, watcher, threads, labels, accounts),
         docs_url=None, redoc_url=None, redirect_slashes=False, openapi_tags=openapi.TAGS, license_info={"name": "Apache-2.0"},
     )  # fmt: skip
     app.router.route_class = openapi.TwofoldRoute
@@ -91,7 +98,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
 
 
 def _lifespan(
-    service: Service, watcher: Watcher, threads: ThreadPoolExecutor, labels: LabelApi
+    service: Service, watcher: Watcher, threads: ThreadPoolExecutor, labels: LabelApi, accounts: Accounts | None
 ) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,6 +110,8 @@ def _lifespan(
             watcher.close()
             retention.cancel()
             await labels.end()
+            if accounts is not None:
+                await accounts.close()
             threads.shutdown(wait=True)
             labels.close()
             service.close()

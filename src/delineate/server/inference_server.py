@@ -68,7 +68,6 @@ class TaskRoutes:
         Answers the uid as a JSON string, or the object of v2 where the request speaks v2. With `Idempotency-Key` a repeated
         post answers the same uid.
         """
-        self._guard.require_token(request)
         name = _one_name(model_human_readable_id, human_readable_id)
         rank = priority_of(priority)
         self._service.require_model(name)

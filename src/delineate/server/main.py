@@ -139,9 +139,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def warn_if_open(settings: Settings) -> None:
-    """Say so in the log where a server on the network wants no token."""
-    if not settings.is_loopback and not settings.named_tokens:
+    """Say so in the log where a server on the network knows nobody, or where passwords may be overheard."""
+    if settings.is_loopback:
+        return
+    if not settings.has_accounts:
         _log.warning("everybody who reaches %s, port %d, can post tasks: set a token (docs/server.md)", settings.host, settings.port)
+    elif settings.accounts != "off" and settings.tls_certificate is None:
+        _log.warning("passwords and tokens come to %s, port %d, without TLS (docs/accounts.md)", settings.host, settings.port)
 
 
 def _require_certificate(settings: Settings) -> None:

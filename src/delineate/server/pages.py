@@ -75,8 +75,8 @@ class Pages:
     async def landing(self, request: Request) -> Response:
         """A page for a browser."""
         root = escape(str(request.scope.get("root_path", "")), quote=True)
-        if self._guard.has_tokens:
-            models = "<p>Listed with the server's token only.</p>"
+        if self._guard.has_accounts:
+            models = "<p>Listed for those whom the server knows only.</p>"
         else:
             known = await self._files.run(self._service.models.models)
             rows = "".join(f"<tr><td><code>{escape(model.name)}</code></td><td>{escape(model.description)}</td></tr>" for model in known)

@@ -16,6 +16,7 @@ from delineate.errors import AuthorizationError, BlobError, DelineateError, Stor
 from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as protocol
 from delineate.protocols.inference_server import Dialect
+from delineate.server.accounts.identity import InvalidTokenError, TooManyTriesError
 from delineate.server.monai_label import faults as label_faults
 from delineate.server.monai_label.faults import is_label_path
 
@@ -79,8 +80,11 @@ def answer(request: Request, error: DelineateError) -> JSONResponse:
     headers = {}
     if (seconds := replies.retry_after(status)) is not None:
         headers["Retry-After"] = str(seconds)
+    if isinstance(error, TooManyTriesError):
+        headers["Retry-After"] = str(error.seconds)
     if isinstance(error, AuthorizationError) and status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="delineate"'
+        why = f', error="invalid_token", error_description="{error.message}"' if isinstance(error, InvalidTokenError) else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="delineate"{why}'
     return _json(request, status, body, error.sentence(), headers)
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from delineate.errors import SettingsError
+from delineate.protocols.monai_label import ROLES
 
 PREFIX: Final = "DELINEATE_"
 
@@ -42,6 +44,17 @@ class Settings:
     tls_key: Path | None = None
     token: str = field(default="", repr=False)
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    token_roles: Mapping[str, str] = field(default_factory=dict)
+    accounts: str = "off"
+    login_expiry: float = 43_200.0
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: str = field(default="", repr=False)
+    oidc_audience: str = ""
+    oidc_name_claim: str = "preferred_username"
+    oidc_roles_claim: str = ""
+    oidc_roles: Mapping[str, str] = field(default_factory=dict)
+    oidc_ca: Path | None = None
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     workers: int = 1
@@ -63,7 +76,7 @@ class Settings:
         _check(0 <= self.port <= 65535, "port", "must be from 0 to 65535 (0 takes any free port)")
         for name in ("workers", "worker_memory_mb", "min_free_mb", "grace", "max_wait", "retention_days", "session_expiry"):
             _check(getattr(self, name) >= 0, name, "must not be negative")
-        for name in ("max_upload_mb", "max_entries", "max_unpacked_mb", "heartbeat", "sample_lease"):
+        for name in ("max_upload_mb", "max_entries", "max_unpacked_mb", "heartbeat", "sample_lease", "login_expiry"):
             _check(getattr(self, name) > 0, name, "must be above zero")
         _check(self.log_level in ("debug", "info", "warning", "error"), "log_level", "must be debug, info, warning or error")
         _check((self.tls_certificate is None) == (self.tls_key is None), "tls_certificate", "and tls_key go together")
@@ -80,11 +93,30 @@ class Settings:
         for secret in (self.token, *self.tokens.values()):
             _check(secret.isascii() and secret.strip() == secret, "token", "must be ASCII without blanks around it")
         _check(all(self.tokens.values()), "tokens", "must not be empty")
+        self._check_accounts()
+
+    def _check_accounts(self) -> None:
+        _check(self.accounts in ("off", "local", "oidc"), "accounts", "must be off, local or oidc")
+        for name in ("token_roles", "oidc_roles"):
+            _check(set(getattr(self, name).values()) <= set(ROLES), name, f"give roles out of {', '.join(ROLES)}")
+        _check(set(self.token_roles) <= set(self.named_tokens), "token_roles", "names a token that is not set")
+        if self.accounts == "oidc":
+            _check(bool(self.oidc_client_id), "oidc_client_id", "is wanted with accounts = oidc")
+            _check(
+                is_safe_address(self.oidc_issuer),
+                "oidc_issuer",
+                "is the provider's https address, as it stands in its tokens (http on loopback only)",
+            )
 
     @property
     def named_tokens(self) -> dict[str, str]:
         """Every token that opens the server, by the name its tasks are owned by."""
         return {**({"token": self.token} if self.token else {}), **self.tokens}
+
+    @property
+    def has_accounts(self) -> bool:
+        """Whether requests say who asks, by accounts or by tokens."""
+        return self.accounts != "off" or bool(self.named_tokens)
 
     @property
     def is_loopback(self) -> bool:
@@ -135,6 +167,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def is_safe_address(address: str) -> bool:
+    """Whether what is fetched there is what its owner says: keys that verify tokens come from it."""
+    parts = urlsplit(address)
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")))
 
 
 def _check(holds: bool, name: str, text: str) -> None:
@@ -218,7 +256,7 @@ def _convert(name: str, value: Any) -> Any:
     try:
         return _BY_TYPE[kind](value)
     except (ValueError, TypeError, KeyError, AttributeError):
-        shown = "" if name.startswith("token") else f", not {value!r}"  # a secret goes nowhere
+        shown = "" if name.startswith(("token", "oidc_client_secret")) else f", not {value!r}"  # a secret goes nowhere
         raise SettingsError(f"the setting {name} must be of the kind {kind}{shown}", "See docs/server.md.") from None
 
 

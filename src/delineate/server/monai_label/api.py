@@ -6,6 +6,8 @@ from concurrent.futures import Executor
 
 from fastapi import FastAPI
 
+from delineate.server.accounts.identity import Accounts
+from delineate.server.accounts.routes import AccountRoutes
 from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.absent import AbsentRoutes
@@ -36,13 +38,16 @@ class LabelApi:
         The folder of images cannot be used.
     """
 
-    def __init__(self, service: Service, guard: Guard, listening: Listening, files: Files, threads: Executor) -> None:
+    def __init__(
+        self, service: Service, guard: Guard, accounts: Accounts | None, listening: Listening, files: Files, threads: Executor
+    ) -> None:  # fmt: skip
         self.annotation = Annotation(service.settings, service.database)
         self._log = RecentLog()
         annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
         asking, keeping = Asking(service, annotation), Keeping(service, annotation)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
         self._groups = (
+            AccountRoutes(accounts, guard),
             InfoRoutes(service, annotation, guard, files, self._log),
             SampleRoutes(annotation, guard, files),
             DatastoreRoutes(annotation, guard, files, downloads),
@@ -52,11 +57,10 @@ class LabelApi:
             AbsentRoutes(service, files),  # before the route that holds a model's name
             InferRoutes(service, asking, keeping, guard, listening, files, threads),
         )
-        self._guard = guard
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        routes = Routes(self._guard)
+        routes = Routes()
         for group in self._groups:
             group.add_to(routes)
         routes.add_to(app)

@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from delineate.server import openapi
-from delineate.server.security import Guard
 
 TAG: Final = "monai label"
 
 
 class Routes:
-    """Collects the routes, for those with the token, or where there is none for this very machine; `add_to` puts them into the application.
+    """Collects the routes; `add_to` puts them into the application.
 
     Unlike the other routes a path ends as it is written: one without its slash is redirected to it (307), and a ``HEAD``
     is a question of its own, not a ``GET`` without the body.
     """
 
-    def __init__(self, guard: Guard) -> None:
-        async def require_annotator(request: Request) -> None:
-            guard.require_annotator(request)
-
-        self._router = APIRouter(route_class=APIRoute, dependencies=[Depends(require_annotator)], redirect_slashes=False)
+    def __init__(self) -> None:
+        self._router = APIRouter(route_class=APIRoute, redirect_slashes=False)
         self._slashed: list[str] = []
 
     def add(self, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:

@@ -111,4 +111,4 @@ class SavingRoutes:
         return json_object(form.fields.get(name, ""), name)
 
     def _with_user(self, request: Request, info: dict[str, Any]) -> dict[str, Any]:
-        return {**info, "user": self._guard.owner(request)} if self._guard.has_tokens else info
+        return {**info, "user": self._guard.owner(request)} if self._guard.has_accounts else info

@@ -37,7 +37,7 @@ _FORM: Final = {
 
 
 class SessionRoutes:
-    """Sessions belong to whom the token names; without tokens the id alone is the right to use one."""
+    """Sessions belong to whom the token names; where nobody says who they are the id alone is the right to use one."""
 
     def __init__(
         self, annotation: Annotation, guard: Guard, files: Files, downloads: Downloads, threads: Executor, limit: int
@@ -92,8 +92,8 @@ class SessionRoutes:
 
 
 def owner_of(guard: Guard, request: Request) -> str:
-    """Whose a session is: the token's, nobody's where there are no tokens: addresses change."""
-    return guard.owner(request) if guard.has_tokens else ""
+    """Whose a session is: the token's, nobody's where there are neither accounts nor tokens: addresses change."""
+    return guard.owner(request) if guard.has_accounts else ""
 
 
 def _message(session: Session) -> wire.Session:

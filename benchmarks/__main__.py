@@ -10,7 +10,7 @@ import sys
 
 import benchmarks
 
-ORDER = ["codec", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim", "models", "training"]
+ORDER = ["codec", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim", "models", "training", "monai_label"]
 
 
 def main(names: list[str]) -> int:

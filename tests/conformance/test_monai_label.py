@@ -55,7 +55,7 @@ class Liar(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(self.body)
 
-    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815 - names of the standard library
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

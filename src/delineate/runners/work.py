@@ -27,12 +27,19 @@ ANSWER: Final = "answer.json"
 
 WORKS: Final[Mapping[str, str]] = {
     "train": "delineate.training.work:Train",
+    "weights": "delineate.training.work:Weights",
+    "score": "delineate.scoring.work:Score",
+    "describe": "delineate.scoring.looks:Describe",
+    "doubt": "delineate.scoring.doubt:Doubt",
 }
 """Classes by the work's name. They are imported by the worker that needs one, so that no layer imports a higher one."""
 
 
 class Reader(Protocol):
     """Reads what the server has, if it is what it was when the task was submitted; else `ModelError` of kind ``input``."""
+
+    def path(self, place: Place) -> Path:
+        """The file or folder itself; of a blob under a name that holds no suffix."""
 
     def image(self, place: Place) -> Volume:
         """An image: a file of any format that is read, or a folder of the files of one series."""

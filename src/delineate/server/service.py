@@ -24,7 +24,7 @@ from delineate.store.models import ModelStore
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
-from delineate.task import BACKGROUND, BATCH, NORMAL, PRIORITIES, WORK, Blob, Task, TaskState
+from delineate.task import BACKGROUND, BATCH, FRONT, INTERACTIVE, NORMAL, PRIORITIES, WORK, Blob, Task, TaskState
 
 _DAY: Final = 86400.0
 _FRESH: Final = 0.5  # s; a look at all model folders costs as much as a small task
@@ -94,15 +94,30 @@ class Service:
         if self.engine is not None:
             self.engine.ring(image)
 
-    def submit_work(self, name: str, given: Mapping[str, Any], *, owner: str, prompts: Mapping[str, Any] | None = None) -> Task:
-        """A piece of work for the background, see `delineate.runners.work`; `prompts` is what is shown of it. Raises `StoreError`."""
-        writer = self.blobs.incoming()
-        writer.name = f"{name}.json"
+    def submit_work(
+        self,
+        name: str,
+        given: Mapping[str, Any],
+        *,
+        owner: str,
+        prompts: Mapping[str, Any] | None = None,
+        beside: Mapping[str, BlobWriter] | None = None,
+        is_waited_for: bool = False,
+    ) -> Task:
+        """A piece of work, see `delineate.runners.work`. Raises `StoreError`.
+
+        given : its input; prompts : what is shown of it; beside : files that `given` names, by role; is_waited_for : it is short
+        and somebody waits: in the front lane.
+        """
+        writer = self.blobs.incoming(f"{name}.json")
         writer.write(json.dumps(dict(given)).encode("ascii"))
+        lane, priority = (FRONT, INTERACTIVE) if is_waited_for else (BACKGROUND, BATCH)
         task = self.tasks.submit(
-            model=name, archive=writer, owner=owner, protocol=WORK, priority=BATCH, prompts=prompts, lane=BACKGROUND
+            model=name, archive=writer, owner=owner, protocol=WORK, priority=priority, prompts=prompts, beside=beside, lane=lane
         )  # fmt: skip
-        if self.engine is not None:
+        if is_waited_for:
+            self.ring()
+        elif self.engine is not None:
             self.engine.ring_background()
         return task
 

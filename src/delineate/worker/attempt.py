@@ -138,7 +138,11 @@ class Attempt:
                 self._fail(Failure(kind=kind, message=f"the worker failed: {type(error).__name__}: {error}", advice="See the task's log."))
         except Cancelled:
             self._clear_interrupted()
-            self._place.tasks.cancelled(self._task.uid, self._place.name)
+            self._place.tasks.cancelled(self._task.uid, self._place.name, log=self._last_words())
+
+    def _last_words(self) -> BlobWriter | None:
+        """The log of a task that was cancelled: whoever cancels an infer is not there to read it."""
+        return None
 
     def _clear_interrupted(self) -> None:
         """A model that was interrupted anywhere is not used again, and what it started goes with it."""

@@ -59,6 +59,9 @@ class Errand(Attempt):
         place.channel.raise_if_cancelled()
         self._keep(done)
 
+    def _last_words(self) -> BlobWriter | None:
+        return self._log_blob(read_log(self._log.path))
+
     def _keep(self, done: Done) -> None:
         log = read_log(self._log.path)
         model, also = (None, None) if done.model is None else self._published(done.model)

@@ -28,6 +28,10 @@ class WorkReader:
         self._models = models
         self._scratch = scratch
 
+    def path(self, place: Place) -> Path:
+        """The file or folder itself. Raises `ModelError` of kind ``input``."""
+        return self._files.find(place)
+
     def image(self, place: Place) -> Volume:
         """An image. Raises `ModelError` of kind ``input``."""
         return self._read(place, lambda path: read_series(path) if path.is_dir() else files.read_volume(path))

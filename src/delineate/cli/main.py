@@ -52,6 +52,7 @@ COMMANDS = {
     "tasks": ("delineate.cli.tasks", "tasks", "List the tasks of a server."),
     "models": ("delineate.cli.models", "models", "List the models of a server, or what a folder of models holds."),
     "label": ("delineate.cli.label", "label", "Annotate with a MONAI Label server."),
+    "user": ("delineate.cli.user", "user", "Local accounts of a server: add, list, change, remove."),
     "preview": ("delineate.cli.preview", "preview", "Draw structures on an image, as a picture."),
     "mim": ("delineate.cli.mim", "mim", "Build, check or try the extension for the MIM workstation."),
     "doctor": ("delineate.cli.doctor", "doctor", "Check the installation and a server."),

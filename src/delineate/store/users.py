@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -67,12 +68,14 @@ class UserStore:
         self._database = database
         self._clock = clock
 
+    @property
+    def file(self) -> Path:
+        """Where they are kept."""
+        return self._database.path
+
     def add(self, name: str, password: str, role: str, full_name: str = "", email: str = "") -> User:
-        """A new account. Raises `InputError` for a name that is taken, also in other letters' case, or is none."""
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"{name[:64]!r} is no name of a user", "Take letters, digits and . _ @ + -, at most 64, a letter or digit first."
-            )
+        """A new account. Raises `InputError` as `require_free`, and for texts that cannot be kept."""
+        _require_name(name)
         for text in (full_name, email):
             if len(text) > 255 or not text.isprintable():
                 raise InputError(
@@ -81,11 +84,22 @@ class UserStore:
         now = self._clock()
         user = User(name, password, role, full_name, email, now, now)
         with self._database.write() as connection:
-            taken = connection.execute(sa.select(USERS.c.name).where(sa.func.lower(USERS.c.name) == name.lower())).scalar()
-            if taken is not None:
-                raise InputError(f"there is a user {taken!r} already", "Take another name, or change that account.")
+            _require_free(connection, name)
             connection.execute(sa.insert(USERS).values(**vars(user)))
         return user
+
+    def require_free(self, name: str) -> None:
+        """Raises `InputError` for a name that is taken, also in letters of another case, or cannot be one."""
+        _require_name(name)
+        with self._database.read() as connection:
+            _require_free(connection, name)
+
+    def require(self, name: str) -> User:
+        """The account of a name. Raises `UnknownUserError`."""
+        found = self.find(name)
+        if found is None:
+            raise UnknownUserError(f"there is no user {name[:64]!r}")
+        return found
 
     def find(self, name: str) -> User | None:
         """The account of a name, as it is written."""
@@ -152,6 +166,19 @@ class UserStore:
     def _change(self, connection: Connection, name: str, **values: Any) -> None:
         statement = sa.update(USERS).where(USERS.c.name == name).values(**values, changed=self._clock())
         _one(connection.execute(statement).rowcount, name)
+
+
+def _require_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name[:64]!r} is no name of a user", "Take at most 64 of a to z, digits and . _ @ + -, a letter or digit first."
+        )
+
+
+def _require_free(connection: Connection, name: str) -> None:
+    taken = connection.execute(sa.select(USERS.c.name).where(sa.func.lower(USERS.c.name) == name.lower())).scalar()
+    if taken is not None:
+        raise InputError(f"there is a user {taken!r} already", "Take another name, or change that account.")
 
 
 def _one(count: int, name: str) -> None:

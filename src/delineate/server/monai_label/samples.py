@@ -34,10 +34,17 @@ class SampleRoutes:
         """
         body = json_object(await small_body(request), "the request")
         wanted = wire.SampleRequest.from_json(body, strict=True)
-        holder = wanted.client_id or self._guard.owner(request)
+        holder = self._holder(request, wanted.client_id)
         tag = wanted.label_tag or FINAL_TAG
         sample = await self._files.run(lambda: self._annotation.datastore.next_sample(strategy, holder, tag=tag))
         return JSONResponse({} if sample is None else _message(sample).to_json())
+
+    def _holder(self, request: Request, client_id: str | None) -> str:
+        owner = self._guard.owner(request)
+        if not self._guard.has_accounts:
+            return client_id or owner
+        # Both: a client may say anything of itself, and one account may sit at two machines.
+        return f"{owner}/{client_id}" if client_id and client_id != owner else owner
 
 
 def _message(sample: Sample) -> wire.Sample:

@@ -17,7 +17,7 @@ from delineate import nifti
 from delineate.datastore.faults import UnknownStrategyError
 from delineate.datastore.local import LocalDatastore
 from delineate.datastore.records import ImageRecord
-from delineate.datastore.strategies import STRATEGIES, Choice, First, Random
+from delineate.datastore.strategies import STRATEGIES, Choice, First, Random, Situation
 from delineate.geometry import Geometry
 from delineate.store.database import Database
 
@@ -62,6 +62,10 @@ def ask(store: LocalDatastore, holder: str, strategy: str = "first", **options: 
 
 def image(id: str, info: dict[str, Any]) -> ImageRecord:
     return ImageRecord(id=id, extension=".nii", path=Path(id), is_series=False, size=0, mtime=0.0, version=1, added=0.0, who="", info=info)
+
+
+def draw(chooser: Random, candidates: Sequence[ImageRecord], now: float) -> Choice:
+    return chooser.choose(Situation(candidates=candidates, name="random", now=now))
 
 
 def test_each_annotator_has_an_own_image_until_nothing_is_left(store: LocalDatastore) -> None:
@@ -132,13 +136,14 @@ def test_an_unknown_strategy_names_those_there_are(store: LocalDatastore) -> Non
 
 def test_a_strategy_of_ones_own(store: LocalDatastore) -> None:
     class Last:
-        def choose(self, candidates: Sequence[ImageRecord], name: str, now: float) -> Choice:
-            return Choice(max(candidates, key=lambda image: image.id), 0.5)
+        def choose(self, situation: Situation) -> Choice:
+            return Choice(max(situation.candidates, key=lambda image: image.id), 0.5, {"why": "it is the last"})
 
     store.strategies = {**STRATEGIES, "last": Last()}
     sample = store.next_sample("last", "ann")
     assert sample is not None
     assert (sample.image.id, sample.weight, sample.lease.strategy) == ("c", 0.5, "last")
+    assert sample.image.info["strategy"]["last"]["why"] == "it is the last"
 
 
 def test_annotators_at_once_never_get_the_same(store: LocalDatastore) -> None:
@@ -163,7 +168,7 @@ def test_annotators_at_once_never_get_the_same(store: LocalDatastore) -> None:
 
 
 def test_first_is_the_first_in_the_order_of_ids() -> None:
-    assert First().choose([image("b", {}), image("B", {}), image("a1", {}), image("a", {})], "first", 1e9).image.id == "B"
+    assert First().choose(Situation(candidates=[image(id, {}) for id in ("b", "B", "a1", "a")])).image.id == "B"
 
 
 def test_random_prefers_what_was_handed_out_long_ago() -> None:
@@ -174,16 +179,16 @@ def test_random_prefers_what_was_handed_out_long_ago() -> None:
         image("other", {"strategy": {"first": {"ts": now}}}),
     ]
     chooser = Random(random.Random(1))
-    counts = Counter(chooser.choose(candidates[:2], "random", now).image.id for _ in range(2000))
+    counts = Counter(draw(chooser, candidates[:2], now).image.id for _ in range(2000))
     assert 5 < counts["new"] < 50
-    choice = chooser.choose(candidates[2:], "random", now)
+    choice = draw(chooser, candidates[2:], now)
     assert choice.weight == now, "never handed out by this strategy: seconds since 1970"
-    assert chooser.choose(candidates[:1], "random", now).weight == 10
+    assert draw(chooser, candidates[:1], now).weight == 10
 
 
 @pytest.mark.parametrize("ts", [1_800_000_000, 1e300, -1e300, "text", None, True, [1], float("nan"), float("inf"), 10**400])
 def test_random_never_fails(ts: object) -> None:
     candidates = [image(str(number), {"strategy": {"random": {"ts": ts}}}) for number in range(3)]
     chooser = Random(random.Random(1))
-    found = {chooser.choose(candidates, "random", 1_800_000_000.0).image.id for _ in range(100)}
+    found = {draw(chooser, candidates, 1_800_000_000.0).image.id for _ in range(100)}
     assert found == {"0", "1", "2"}, "all weights are equal"

@@ -17,12 +17,14 @@ from sqlalchemy.engine import Row
 
 from delineate.datastore import manifest
 from delineate.datastore.dataset import zipped
+from delineate.datastore.findings import Findings
 from delineate.datastore.found_images import told_info
 from delineate.datastore.layout import Files, Layout, Stamp
 from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
 from delineate.datastore.sampling import Sampling
 from delineate.datastore.scanning import Look, Scanner
-from delineate.datastore.strategies import STRATEGIES, Strategy
+from delineate.datastore.strategies import Strategy
+from delineate.datastore.strategies_learning import all_strategies
 from delineate.datastore.watch import Watch
 from delineate.errors import StoreError
 from delineate.store.database import Database
@@ -48,7 +50,7 @@ class LocalDatastore(Sampling):
     interval : seconds between two looks at the folder, in a thread of its own; 0 looks at the start only
     settle : seconds for which a file must not have changed before it is taken over, because somebody may be writing it
     lease_seconds : for which an image is an annotator's
-    strategies : by name
+    strategies : by name; by default all that there are
     series_grid : reads the grid of a DICOM series, so that labels of it are compared with it
     sync : whether what was answered survives a power cut; False is for tests
 
@@ -68,7 +70,7 @@ class LocalDatastore(Sampling):
         interval: float = 1.0,
         settle: float = _SETTLE,
         lease_seconds: float = LEASE,
-        strategies: Mapping[str, Strategy] = STRATEGIES,
+        strategies: Mapping[str, Strategy] | None = None,
         series_grid: SeriesGrid | None = None,
         clock: Callable[[], float] = time.time,
         sync: bool = True,
@@ -78,7 +80,8 @@ class LocalDatastore(Sampling):
         files = Files(Layout(folder, row.images_dir, row.labels_dir), sync=sync)
         header = {name: getattr(row, name) for name in ("name", "description", "images_dir", "labels_dir")}
         super().__init__(database, files, row.id, header, clock=clock, series_grid=series_grid)
-        self.strategies = strategies
+        self.findings = Findings(database, row.id, clock)
+        self.strategies = all_strategies(self.findings) if strategies is None else strategies
         self.lease_seconds = lease_seconds
         self._settle = settle
         self._scanner = Scanner(files.layout)

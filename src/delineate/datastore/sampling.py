@@ -11,7 +11,7 @@ from delineate.datastore.reading import checked_who
 from delineate.datastore.records import Lease, Sample
 from delineate.datastore.snapshot import image_record
 from delineate.datastore.statements import DELETE_LEASE, INSERT_LEASE, LEASES
-from delineate.datastore.strategies import Strategy
+from delineate.datastore.strategies import Situation, Strategy
 
 
 class Sampling(FoundLabels):
@@ -46,14 +46,16 @@ class Sampling(FoundLabels):
                 candidates = [image for image in candidates if image.id not in others]
             if not candidates:
                 return None
-            choice = chooser.choose(candidates, strategy, now)
+            labelled = [id for id, entry in state.entries.items() if tag in entry.labels]
+            situation = Situation(candidates=candidates, labelled=labelled, leased=others, tag=tag, name=strategy, now=now)
+            choice = chooser.choose(situation)
             row = self._image_row(connection, choice.image.id)
             lease = Lease(image=row.name, holder=holder, strategy=strategy, tag=tag, expires=now + self.lease_seconds)
             connection.execute(DELETE_LEASE, {"which": row.id})
             values = {"image": row.id, "holder": holder, "strategy": strategy, "tag": tag, "expires": lease.expires}
             connection.execute(INSERT_LEASE, values)
             before = row.info.get("strategy")
-            history = {**(before if isinstance(before, dict) else {}), strategy: {"ts": int(now), "client_id": holder}}
+            history = {**(before if isinstance(before, dict) else {}), strategy: {"ts": int(now), "client_id": holder, **choice.note}}
             self._changed(connection, row.id, {"info": {**row.info, "strategy": history}})
             image = image_record(self.layout, self._image_row(connection, row.name))
         return Sample(image=image, lease=lease, weight=choice.weight)

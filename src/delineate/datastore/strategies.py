@@ -1,37 +1,62 @@
-"""Which image to label next. A strategy sees the images that nobody labelled and nobody else has, and names one."""
+"""Which image to label next. A strategy sees the images that nobody labelled and nobody else has, and names one.
+
+Those here need nothing but the images; those that need what was found out about them are in `strategies_learning`.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from delineate.datastore.names import FINAL
 from delineate.datastore.records import ImageRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What a strategy is asked.
+
+    Parameters
+    ----------
+    candidates : not empty; without a label of `tag`, nobody else's.
+    labelled, leased : ids of the images with a label of `tag`, and of those that others have now.
+    name : the strategy's own, under which images keep its history.
+    now : Unix seconds.
+    """
+
+    candidates: Sequence[ImageRecord]
+    labelled: Collection[str] = ()
+    leased: Collection[str] = ()
+    tag: str = FINAL
+    name: str = ""
+    now: float = 0.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One image, and the weight with which it was chosen where there are weights."""
+    """One image, the weight with which it was chosen where there are weights, and what else is to be said of the choice, for JSON."""
 
     image: ImageRecord
     weight: float | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Strategy(Protocol):
     """A way to choose; shared by threads, and called while others wait: what takes long is computed beforehand."""
 
-    def choose(self, candidates: Sequence[ImageRecord], name: str, now: float) -> Choice:
-        """One of `candidates`, which are not empty. `name` is the strategy's own, under which images keep its history."""
+    def choose(self, situation: Situation) -> Choice:
+        """One of the candidates."""
 
 
 class First:
     """The first image in the order of ids."""
 
-    def choose(self, candidates: Sequence[ImageRecord], name: str, now: float) -> Choice:
-        """One of `candidates`."""
-        return Choice(min(candidates, key=lambda image: image.id))
+    def choose(self, situation: Situation) -> Choice:
+        """One of the candidates."""
+        return Choice(min(situation.candidates, key=lambda image: image.id))
 
 
 class Random:
@@ -40,9 +65,10 @@ class Random:
     def __init__(self, generator: random.Random | None = None) -> None:
         self._generator = generator or random.SystemRandom()
 
-    def choose(self, candidates: Sequence[ImageRecord], name: str, now: float) -> Choice:
-        """One of `candidates`."""
-        weights = [_seconds_since(image.info["strategy"], name, now) if "strategy" in image.info else now for image in candidates]
+    def choose(self, situation: Situation) -> Choice:
+        """One of the candidates."""
+        candidates, now = situation.candidates, situation.now
+        weights = [_seconds_since(image.info["strategy"], situation.name, now) if "strategy" in image.info else now for image in candidates]
         if not any(weights):
             weights = [1.0] * len(candidates)
         (index,) = self._generator.choices(range(len(candidates)), weights)

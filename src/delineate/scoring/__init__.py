@@ -1,1 +1,1 @@
-"""How much two segmentations of one image agree: overlap, and distances between surfaces in millimetres."""
+"""What is computed of images and labels in the background: how much labels agree, how doubtful and how unlike images are."""

@@ -30,6 +30,8 @@ _FRESH: Final = 0.5  # s; looking at all folders of models takes longer than any
 _STRATEGIES: Final = {
     "first": "The first image without a label, in the order of ids, that nobody else has",
     "random": "Any image without a label that nobody else has, the likelier the longer ago it was handed out",
+    "uncertainty": "The image that the trained model doubts most, as far as it has looked at them in the background",
+    "diversity": "The image that is least like those that are labelled or being labelled",
 }
 _PAGE: Final = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Log</title></head><body><pre>{}</pre></body></html>\n'
 

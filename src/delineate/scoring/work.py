@@ -1,0 +1,131 @@
+"""Labels of a datastore, scored in the background."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from delineate.errors import DelineateError, ModelError
+from delineate.protocols.reference import Place
+from delineate.runners.work import Done, WorkJob
+from delineate.scoring.comparison import TOLERANCE, compare
+from delineate.segmentation import Segmentation, Structure
+
+VERSION: Final = 1
+"""Of the numbers: what was computed by another one is computed again."""
+
+_KEPT_FOR: Final = 30 * 86400.0  # s
+
+Names = Mapping[int, str]
+
+
+class Score:
+    """The work ``score``.
+
+    Given ``{"method": "dice" | "sum", "tolerance": MM, "items": [{"image", "labels": [{"tag", "label": PLACE, "names"}, …]}, …]}``,
+    with two labels of each image for ``dice``, the person's first, and one for ``sum``; answers ``{"method", "scores": [{"image",
+    "tags", "score"}, …]}``, with ``failure`` instead of ``score`` where a label cannot be scored. What was computed before a stop, and
+    of labels that did not change, is not computed again.
+    """
+
+    time_limit = 86400.0
+    memory_mb = 0
+
+    def run(self, job: WorkJob) -> Done:
+        """Score all items."""
+        method, items = str(job.given["method"]), job.given["items"]
+        tolerance = float(job.given.get("tolerance", TOLERANCE))
+        scores = []
+        for number, item in enumerate(items):
+            job.report(number / max(1, len(items)), f"label {number + 1} of {len(items)}")
+            labels = item["labels"]
+            found = _kept(job.kept, [VERSION, method, tolerance, labels], lambda labels=labels: _scored(job, method, labels, tolerance))  # type: ignore[misc]
+            if "failure" in found:
+                job.log(f"label {number + 1} of {len(items)} was left out: {found['failure']}")
+            scores.append({"image": item["image"], "tags": [label["tag"] for label in labels], **found})
+        _forget_old(job.kept)
+        return Done(values={"method": method, "scores": scores})
+
+
+def totals(segmentation: Segmentation) -> dict[str, Any]:
+    """How much is labelled: ``sum`` voxels, on ``slices`` axial slices, ``voxels`` and ``volumes`` (ml) by structure."""
+    voxels = {name: int(np.count_nonzero(segmentation.mask(name))) for name in segmentation.names}
+    unit = float(np.prod(segmentation.geometry.spacing)) / 1000
+    axis = 2 - segmentation.geometry.nearest_axes.index(2)  # of the arrays, along which slices follow each other
+    labelled = np.zeros(segmentation.geometry.shape[axis], dtype=bool)
+    for layer in segmentation.layers:
+        labelled |= layer.any(axis=tuple(a for a in range(3) if a != axis))
+    volumes = {name: round(count * unit, 4) for name, count in voxels.items()}
+    return {"sum": sum(voxels.values()), "slices": int(labelled.sum()), "voxels": voxels, "volumes": volumes}
+
+
+def agreement(drawn: Segmentation, predicted: Segmentation, tolerance: float) -> dict[str, Any]:
+    """``dice``, the mean over all structures, None without any; ``structures`` as `StructureScore.to_json`."""
+    scores = compare(drawn, predicted, tolerance=tolerance)
+    mean = round(float(np.mean([score.dice for score in scores])), 4) if scores else None
+    return {"dice": mean, "structures": [score.to_json() for score in scores]}
+
+
+def named(segmentation: Segmentation, names: Names, others: Names) -> Segmentation:
+    """With names for the labels of the first layer that have none: its own, also of labels without a voxel, else another label map's."""
+    known = {structure.label for structure in segmentation if structure.layer == 0 and not _is_nameless(structure)}
+    given = {label: name for label, name in names.items() if label not in known}
+    kept = [s for s in segmentation if s.layer != 0 or s.label not in given]
+    given |= {s.label: others[s.label] for s in kept if s.layer == 0 and _is_nameless(s) and s.label in others}
+    kept = [s for s in kept if s.layer != 0 or s.label not in given]
+    taken = {structure.name for structure in kept}
+    for label, name in sorted(given.items()):
+        kept.append(Structure(f"label_{label}" if name in taken else name, label))
+        taken.add(kept[-1].name)
+    return replace(segmentation, structures=tuple(sorted(kept, key=lambda s: (s.layer, s.label))))
+
+
+def _is_nameless(structure: Structure) -> bool:
+    return structure.name == f"label_{structure.label}"
+
+
+def _scored(job: WorkJob, method: str, labels: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
+    names = [{int(number): str(name) for number, name in label["names"].items()} for label in labels]
+    try:
+        read = [
+            named(job.read.segmentation(Place.from_json(label["label"])), own, other)
+            for label, own, other in zip(labels, names, reversed(names), strict=True)
+        ]
+        return {"score": agreement(read[0], read[1], tolerance) if method == "dice" else totals(read[0])}
+    except ModelError as error:
+        if error.kind != "input":
+            raise
+        return {"failure": error.sentence()}
+    except DelineateError as error:
+        return {"failure": error.sentence()}
+
+
+def _kept(folder: Path, key: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was computed for a key; failures are tried again."""
+    path = folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+        path.touch()
+        return found
+    except (OSError, ValueError):
+        pass
+    found = compute()
+    if "score" in found:
+        other = path.with_suffix(".new")
+        other.write_text(json.dumps(found, allow_nan=False), encoding="ascii")
+        other.replace(path)
+    return found
+
+
+def _forget_old(folder: Path) -> None:
+    before = time.time() - _KEPT_FOR
+    for path in folder.glob("*.json"):
+        if path.stat().st_mtime < before:
+            path.unlink(missing_ok=True)

@@ -13,6 +13,9 @@ from delineate.segmentation import Structure
 AS_SENT = "as-sent"
 """Orientation of a model that takes the index space of whatever came."""
 
+SLIDES = "SM"
+"""Modality of slides."""
+
 KINDS = ("segmentation", "deepedit", "deepgrow", "scribbles", "classification", "detection", "others")
 """What a model is to a client that draws its controls by it."""
 
@@ -99,6 +102,11 @@ class Model:
             raise SettingsError(f"model {self.name} has dimension {self.dimension!r}", "Write dimension = 3, or 2.")
         if not self.inputs:
             raise SettingsError(f"model {self.name} declares no input", 'Describe each image it takes: [[inputs]] with modality = "CT".')
+
+    @property
+    def takes_slides(self) -> bool:
+        """Whether it works on slides, DICOM's modality SM, instead of volumes."""
+        return self.inputs[0].modality == SLIDES
 
     @property
     def labels(self) -> dict[str, int]:

@@ -17,6 +17,8 @@ import numpy as np
 from delineate.model import Model
 from delineate.prompt import Box, Click
 from delineate.segmentation import Segmentation
+from delineate.slides.outlines import Outlines
+from delineate.slides.part import SlidePart
 from delineate.volume import Volume
 
 
@@ -24,7 +26,7 @@ from delineate.volume import Volume
 class Job:
     """One task as a runner sees it.
 
-    images : the inputs in order, in the orientation, spacing and units the model declares; C-contiguous.
+    images : the inputs in order, in the orientation, spacing and units the model declares; C-contiguous. None for a model of slides.
     input_folder : the same as files: what was sent, byte for byte, for a model that takes it ``as-sent``, else
         ``tmp_0000.nii.gz`` … rewritten as declared. Read-only by convention.
     output_folder : empty; a runner that works on files writes its results here.
@@ -34,6 +36,7 @@ class Job:
     report(fraction, message) : progress for the person who waits; cheap, may be called often.
     log(text) : kept with the task, shown when it fails. Never write patient data to it.
     deadline : ``time.monotonic()`` by which the task must be done.
+    slide : what is asked of which slide, for a model whose input has the modality ``SM``.
     task : an opaque name to label containers and folders with (never the uid).
     """
 
@@ -48,17 +51,20 @@ class Job:
     clicks: tuple[Click, ...] = ()
     boxes: tuple[Box, ...] = ()
     label: np.ndarray | None = None
+    slide: SlidePart | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Findings:
     """What a model has to say in words and numbers: classes, boxes, measurements.
 
-    values : plain values for JSON by name, finite, at most 16 MiB; segmentation : what it delineated as well, None for nothing.
+    values : plain values for JSON by name, finite, at most 16 MiB; segmentation : what it delineated as well, None for nothing;
+    outlines : what it found on a slide.
     """
 
     values: Mapping[str, Any]
     segmentation: Segmentation | None = None
+    outlines: Outlines | None = None
 
 
 class Runner(Protocol):

@@ -1,0 +1,1 @@
+"""Nuclei on stained slides."""

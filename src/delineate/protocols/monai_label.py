@@ -235,7 +235,7 @@ class InferParams(Message):
 
 @dataclass(frozen=True)
 class WsiRequest(Message):
-    """Body of ``POST /infer/wsi/{model}``: which part of a slide. Sizes in pixels of `level`, areas too."""
+    """Body of ``POST /infer/wsi/{model}``: which part of a slide, in pixels of level 0."""
 
     level: int = whole(0)
     location: Sequence[int] = sequence(lambda: [0, 0])
@@ -305,6 +305,14 @@ class TaskView(Message):
     def has_ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.status in TASK_STATES[2:]
+
+
+@dataclass(frozen=True)
+class TrainParams(Message):
+    """Body of ``POST /train/{model}``. label_tag : whose labels are learned from; anew : forget what was computed before."""
+
+    label_tag: Optional[str] = text()
+    anew: Optional[bool] = flag()
 
 
 @dataclass(frozen=True)

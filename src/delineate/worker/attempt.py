@@ -18,7 +18,9 @@ from delineate.model import Model
 from delineate.prompt import Prompts, read_prompts
 from delineate.protocols.archive import Limits
 from delineate.protocols.reference import MONAI_LABEL
-from delineate.runners.base import Job
+from delineate.runners.base import Findings, Job
+from delineate.segmentation import Segmentation
+from delineate.slides.documents import About
 from delineate.store.blobs import BlobStore
 from delineate.store.faults import storage_error
 from delineate.store.tasks import TaskStore
@@ -36,6 +38,7 @@ from delineate.worker.publish import publish
 from delineate.worker.referred import Files, read_reference
 from delineate.worker.retries import retry_after
 from delineate.worker.shelf import ModelShelf
+from delineate.worker.slide import add_outlines, require_outlines, staged_slide
 from delineate.worker.stage import stage
 from delineate.worker.staged import ReferredImages, Staged, from_archive
 from delineate.worker.strays import kill_strays, own_strays
@@ -162,8 +165,12 @@ class Attempt:
         blob = task.blob("input")
         if blob is None:
             raise ModelError("the task has no input any more", "Submit it again.", "input")
+        path = place.blobs.verified(blob.digest)
+        if model.takes_slides:
+            self._do_slide(model, model_folder, path)
+            return
         with self._timed("pre"):
-            staged = self._stage(place.blobs.verified(blob.digest), model)
+            staged = self._stage(path, model)
         self._grids = [grid.to_dict() for grid in staged.grids]
         place.channel.raise_if_cancelled()
         request = self._request(staged, model)
@@ -171,6 +178,21 @@ class Attempt:
         with self._timed("infer"):
             answer = self._segment(model, model_folder, staged, request, expected)
         self._publish(model, staged, request, expected, answer)
+
+    def _do_slide(self, model: Model, folder: Path | None, path: Path) -> None:
+        place, params = self._place, {**model.config, **self._task.prompts}
+        place.images.make_room(_room(model, place))
+        reference = read_reference(path) if self._task.protocol == MONAI_LABEL else None
+        with staged_slide(reference, place.files, params) as staged:
+            self._latencies.update(pre=self._seconds(), post=0.0)
+            with self._timed("infer"), self._minding(model):
+                job = Job(images=(), slide=staged.part, **self._fields(model, params, place.desk.declared))
+                findings = require_outlines(self._run(model, folder, job))
+        about = About(model=model.name, description=model.description, latencies={**self._latencies, "total": self._seconds()})
+        add = partial(add_outlines, findings=findings, staged=staged, params=params, about=about, scratch=place.desk.temporary)
+        with self._timed("write"):
+            publish(place.desk.result, (), {}, read_log(self._log.path), model, add)
+        self._finish()
 
     def _stage(self, path: Path, model: Model) -> Staged:
         """The images of an archive, or of a reference, which is taken only from the server's own door for such tasks."""
@@ -205,28 +227,32 @@ class Attempt:
         self._model = replace(model, parameters={**defaults, **model.parameters}) if defaults else model
         return self._model, folder
 
-    def _segment(self, model: Model, folder: Path | None, staged: Staged, request: Request, expected: ExpectedGrid) -> Answer:
-        place, output = self._place, self._place.desk.output
-        fields: dict[str, Any] = {
-            "images": staged.images,
-            "input_folder": staged.folder or place.desk.declared,
-            "output_folder": output,
-            "prompts": request.params,
-            "report": place.channel.report,
+    def _fields(self, model: Model, params: Mapping[str, Any], input_folder: Path) -> dict[str, Any]:
+        """What a job has, whatever it works on."""
+        return {
+            "input_folder": input_folder,
+            "output_folder": self._place.desk.output,
+            "prompts": params,
+            "report": self._place.channel.report,
             "log": self._log.write,
             "deadline": self._began + model.time_limit,
-            "task": f"{place.name}-{self._task.id}",
-            "clicks": request.prompts.clicks,
-            "boxes": request.prompts.boxes,
-            "label": staged.label,
+            "task": f"{self._place.name}-{self._task.id}",
         }
-        job = Job(**fields) if staged.fill is None else LazyJob(fill=staged.fill, **fields)
+
+    def _run(self, model: Model, folder: Path | None, job: Job) -> Segmentation | Findings | None:
+        place = self._place
+        with self._log.captured(), place.channel.interruptible():
+            # A model with a limit of its own gets the room that others hold.
+            result = place.warm.get(model, folder, _room(model, place)).segment(job)
+        place.channel.raise_if_cancelled()
+        return result
+
+    @contextlib.contextmanager
+    def _minding(self, model: Model) -> Iterator[None]:
+        """What to do when the model, or what it gave, fails."""
+        place = self._place
         try:
-            with self._log.captured(), place.channel.interruptible():
-                # A model with a limit of its own gets the room that others hold.
-                result = place.warm.get(model, folder, _room(model, place)).segment(job)
-            place.channel.raise_if_cancelled()
-            answer = check(result, output, model, expected)
+            yield
         except ModelError as error:
             place.channel.raise_if_cancelled()  # a model that was told to stop may say so in its own way
             if error.kind in BROKEN_KINDS:
@@ -234,6 +260,19 @@ class Attempt:
             if space.ran_out(error, place.desk.folder):
                 raise StorageFullError("there was no space left on the worker's disk while the model ran") from error
             raise
+
+    def _segment(self, model: Model, folder: Path | None, staged: Staged, request: Request, expected: ExpectedGrid) -> Answer:
+        place = self._place
+        fields: dict[str, Any] = {
+            **self._fields(model, request.params, staged.folder or place.desk.declared),
+            "images": staged.images,
+            "clicks": request.prompts.clicks,
+            "boxes": request.prompts.boxes,
+            "label": staged.label,
+        }
+        job = Job(**fields) if staged.fill is None else LazyJob(fill=staged.fill, **fields)
+        with self._minding(model):
+            answer = check(self._run(model, folder, job), place.desk.output, model, expected)
         for note in answer.notes:
             self._log.write(note)
         if not answer.layers and self._task.protocol != MONAI_LABEL:
@@ -241,25 +280,28 @@ class Attempt:
         return answer
 
     def _publish(self, model: Model, staged: Staged, request: Request, expected: ExpectedGrid, answer: Answer) -> None:
-        image, path, scratch = staged.grids[0], self._place.desk.result, self._place.desk.temporary
+        image, scratch = staged.grids[0], self._place.desk.temporary
         # One layer after the other: all of them on the contour grid may be more than fits into memory.
         layers = (
             (layer.name, from_model(layer, image, staged.factor, expected, model)[0], staged.contours, layer.names)
             for layer in answer.layers
         )
-        log = read_log(self._log.path)
         says = None
         if request.wanted is not None or answer.findings is not None:
             says = partial(add_answer, findings=answer.findings or {}, wanted=request.wanted, scratch=scratch)
         with self._timed("write"):
-            publish(path, layers, answer.others, log, model, says, staged.place)
+            publish(self._place.desk.result, layers, answer.others, read_log(self._log.path), model, says, staged.place)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Settle a task whose result archive is written."""
         self._place.channel.raise_if_cancelled()
         self._place.channel.settling()
         self._tasks.finish(
             self._task.uid,
             self._place.name,
-            result=self._tasks.blobs.adopt(path),
-            log=self._log_blob(log),
+            result=self._tasks.blobs.adopt(self._place.desk.result),
+            log=self._log_blob(read_log(self._log.path)),
             provenance=self._provenance(),
             grids=self._grids,
         )
@@ -288,6 +330,9 @@ class Attempt:
         yield
         self._latencies[name] = round(time.monotonic() - began, 4)
 
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._began, 4)
+
     def _provenance(self) -> dict[str, Any]:
         model = self._model
         about = {} if model is None else {"model_version": model.version, "model_digest": model.digest, "runner": model.runner}
@@ -297,7 +342,7 @@ class Attempt:
             "worker": self._place.name,
             "device": self._place.device,
             "latencies": self._latencies,
-            "seconds": round(time.monotonic() - self._began, 4),
+            "seconds": self._seconds(),
             "peak_memory_mb": resident.peak() >> 20,
         }
 

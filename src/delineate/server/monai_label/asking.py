@@ -35,6 +35,7 @@ class Asked:
 
     image : id in the datastore, session : id of a session; one of them, or neither where a file comes along.
     owner : who asks; session_owner : whose sessions are in reach; key : by which a repeated request is known.
+    name : of the model as it was asked for, which may name a version.
     """
 
     model: Model
@@ -45,6 +46,7 @@ class Asked:
     session_owner: str
     key: str | None = None
     priority: int = INTERACTIVE
+    name: str = ""
 
     @property
     def save_tag(self) -> str:
@@ -85,7 +87,8 @@ class Asking:
         wire.InferParams.from_json(dict(asked.params), strict=True)
         source = self._source(asked, taker)
         suffix = names.split(source.place.name)[1].lower()
-        read_wanted(asked.params, suffix)
+        if not asked.model.takes_slides:
+            read_wanted(asked.params, suffix)
         if source.grid is not None:
             read_prompts(asked.params, source.grid, asked.model.labels)
         if asked.save_tag:
@@ -105,7 +108,7 @@ class Asking:
         document.write(reference.to_bytes())
         prompts = {name: value for name, value in asked.params.items() if name not in _OURS}
         task = self._service.waited_for.submit(
-            model=asked.model.name, archive=document, owner=asked.owner, protocol=MONAI_LABEL, priority=asked.priority,
+            model=asked.name or asked.model.name, archive=document, owner=asked.owner, protocol=MONAI_LABEL, priority=asked.priority,
             prompts=prompts, key=asked.key, beside=beside,
         )  # fmt: skip
         if task.state is TaskState.CANCELLED and asked.key:

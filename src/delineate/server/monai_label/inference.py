@@ -95,23 +95,24 @@ class InferRoutes:
         taker = BlobTaker(Named(self._service.waited_for.blobs.incoming), {wire.FILE_FIELD, wire.LABEL_FIELD})
         async with Form(taker, self._threads, self._service.settings.max_upload_mb << 20) as form:
             await form.read(request)
-            asked = self._asked(request, record, form.fields, image, session_id)
+            asked = self._asked(request, model, record, form.fields, image, session_id)
             task = await form.finish(lambda: self._asking.submit(asked, taker))
         ended = await self._listening.finished(request, task.uid)
         if ended is None:
-            return await self._left_alone(request, task)
+            return await self.left_alone(request, task)
         return await self._answer(ended, asked, output)
 
-    def _asked(self, request: Request, model: Model, fields: dict[str, str], image: str, session: str) -> Asked:
+    def _asked(self, request: Request, name: str, model: Model, fields: dict[str, str], image: str, session: str) -> Asked:
         params = json_object(fields.get(wire.PARAMS_FIELD, ""), wire.PARAMS_FIELD)
         # Some clients say in the parameters what others say in the address.
         image, session = (_text(params, name) or given for name, given in (("image", image), ("session_id", session)))
         return Asked(
             model=model, image=image, session=session, params=params, owner=self._guard.owner(request),
-            session_owner=owner_of(self._guard, request), key=request.headers.get(KEY_HEADER),
+            session_owner=owner_of(self._guard, request), key=request.headers.get(KEY_HEADER), name=name,
         )  # fmt: skip
 
-    async def _left_alone(self, request: Request, task: Task) -> Response:
+    async def left_alone(self, request: Request, task: Task) -> Response:
+        """Nobody waits any more: cancel the task where its client went away. Raises `UnavailableError` where the server stops."""
         if await request.is_disconnected():
             await self._files.run(lambda: self._service.waited_for.cancel(task.uid, "the client went away"))
             return Response(status_code=400)

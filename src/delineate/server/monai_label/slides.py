@@ -1,0 +1,141 @@
+"""Infer on slides: an infer like any other, asked for in other words and answered with a document of outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from delineate.errors import InputError, ResultLostError
+from delineate.protocols import monai_label as wire
+from delineate.protocols.inference_server import KEY_HEADER
+from delineate.server.files import Files
+from delineate.server.listening import Listening
+from delineate.server.monai_label.asking import Asked, Asking
+from delineate.server.monai_label.forms import Form, json_object
+from delineate.server.monai_label.inference import AnsweredThen, InferRoutes
+from delineate.server.monai_label.keeping import Keeping
+from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.sessions import owner_of
+from delineate.server.monai_label.takers import BlobTaker, Named
+from delineate.server.results import BodyResponse
+from delineate.server.security import Guard
+from delineate.server.service import Service
+from delineate.slides.part import USUAL_SIZE, read_part
+from delineate.task import Task
+from delineate.worker.slide import DOCUMENT
+
+Output = Annotated[Literal["dsa", "asap", "json"] | None, Query(description="Form of the outlines; JSON where not given.")]
+Image = Annotated[str, Query(description="Id of an image in the datastore.")]
+Session = Annotated[str, Query(description="Id of a session, which goes before a file.")]
+
+_KINDS: Final = {"asap": "application/xml", "dsa": "application/json", "json": "application/json"}
+_PART: Final = {
+    "type": "object",
+    "properties": {
+        "level": {"type": "integer", "default": 0, "description": "The finest level that is read."},
+        "location": {"type": "array", "items": {"type": "integer"}, "default": [0, 0], "description": "x, y in pixels of level 0."},
+        "size": {
+            "type": "array", "items": {"type": "integer"}, "default": list(USUAL_SIZE),
+            "description": "Width, height in pixels of level 0; zeros reach to the edge.",
+        },
+        "tile_size": {"type": "array", "items": {"type": "integer"}, "default": [1024, 1024]},
+        "min_poly_area": {"type": "number", "default": 80, "description": "Pixels of level 0 below which an outline is left out."},
+        "params": {"type": "object", "description": "The model's parameters."},
+    },
+}  # fmt: skip
+_BODY: Final = {"requestBody": {"content": {"application/json": {"schema": _PART}}}}
+_FORM: Final = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "wsi": {"type": "string", "description": "JSON, as the body of /infer/wsi/{model}."},
+                        "file": {"type": "string", "format": "binary", "description": "A slide, where no id names one."},
+                    },
+                }
+            }
+        }
+    }
+}
+
+
+class SlideRoutes:
+    """Asks as `InferRoutes` does."""
+
+    def __init__(
+        self, service: Service, asking: Asking, keeping: Keeping, infers: InferRoutes, guard: Guard, listening: Listening,
+        files: Files, threads: Executor,
+    ) -> None:  # fmt: skip
+        self._service = service
+        self._asking = asking
+        self._keeping = keeping
+        self._infers = infers
+        self._guard = guard
+        self._listening = listening
+        self._files = files
+        self._threads = threads
+
+    def add_to(self, routes: Routes) -> None:
+        """Add the routes; before the one that holds a model's name."""
+        routes.add("/infer/wsi/{model}", "POST", self.infer, _BODY)
+        routes.add("/infer/wsi_v2/{model}", "POST", self.infer_file, _FORM)
+
+    async def infer(self, request: Request, model: str, image: Image = "", session_id: Session = "", output: Output = None) -> Response:
+        """Run a model on a part of a slide and answer the outlines of what it found, in pixels of the slide's finest level.
+
+        `dsa`: an annotation of the Digital Slide Archive; `asap`: XML for ASAP and QuPath. Who hangs up cancels.
+        """
+        return await self._run(request, model, image, session_id, output)
+
+    async def infer_file(
+        self, request: Request, model: str, image: Image = "", session_id: Session = "", output: Output = None
+    ) -> Response:  # fmt: skip
+        """The same with a form, which may bring the slide along."""
+        return await self._run(request, model, image, session_id, output)
+
+    async def _run(self, request: Request, model: str, image: str, session: str, output: str | None) -> Response:
+        record = await self._files.run(lambda: self._service.require_model(model))
+        if not record.takes_slides:
+            raise InputError("the model does not work on slides", "Ask at /infer/{model}; models of slides have pathology in /info/.")
+        taker = BlobTaker(Named(self._service.waited_for.blobs.incoming), {wire.FILE_FIELD})
+        async with Form(taker, self._threads, self._service.settings.max_upload_mb << 20) as form:
+            await form.read(request)
+            asked = Asked(
+                model=record, image=image, session=session, params=_params(form.fields, output), owner=self._guard.owner(request),
+                session_owner=owner_of(self._guard, request), key=request.headers.get(KEY_HEADER),
+            )  # fmt: skip
+            task = await form.finish(lambda: self._asking.submit(asked, taker))
+        ended = await self._listening.finished(request, task.uid)
+        if ended is None:
+            return await self._infers.left_alone(request, task)
+        return await self._answer(ended, output or "json")
+
+    async def _answer(self, task: Task, form: str) -> Response:
+        stored = await self._files.run(partial(self._keeping.answer, task))
+        if stored.file is None:
+            raise ResultLostError("the model's outlines are not there any more")
+        name = "" if form == "json" else stored.filename or "outlines"
+        answer = BodyResponse(stored.file, media_type=_KINDS[form], filename=name, threads=self._threads)
+        return AnsweredThen(answer, lambda: self._files.run(lambda: self._keeping.forget(task)))
+
+
+def _params(fields: Mapping[str, str], output: str | None) -> dict[str, Any]:
+    """All that is said of the part and to the model, in one object, as the worker reads it. Raises `InputError`."""
+    body = json_object(fields.get(wire.WSI_FIELD) or fields.get(wire.PARAMS_FIELD, ""), "the request")
+    wanted = wire.WsiRequest.from_json({name: value for name, value in body.items() if value is not None}, strict=True)
+    size = body.get("size")
+    params = {
+        "level": wanted.level, "location": wanted.location, "size": list(USUAL_SIZE) if size is None else wanted.size,
+        "tile_size": wanted.tile_size, "min_poly_area": wanted.min_poly_area, **wanted.params,
+        "output": output or "json", DOCUMENT: True,
+    }  # fmt: skip
+    read_part(params)
+    return params

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from delineate.datastore.records import ImageRecord
 from delineate.store.database import Database
 from delineate.store.tables import IMAGE_FINDINGS, IMAGES
 
@@ -127,8 +126,3 @@ class Findings:
         self._known[kind] = rows[-1].id
         if kind == DOUBT:
             self._newest = rows[-1].source
-
-
-def holds(finding: Finding | None, image: ImageRecord) -> bool:
-    """Whether a finding is of the image as it is now, and says something."""
-    return finding is not None and finding.image_version == image.version and (finding.value is not None or finding.vector is not None)

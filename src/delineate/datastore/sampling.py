@@ -46,7 +46,7 @@ class Sampling(FoundLabels):
                 candidates = [image for image in candidates if image.id not in others]
             if not candidates:
                 return None
-            labelled = [id for id, entry in state.entries.items() if tag in entry.labels]
+            labelled = (id for id, entry in state.entries.items() if tag in entry.labels)
             situation = Situation(candidates=candidates, labelled=labelled, leased=others, tag=tag, name=strategy, now=now)
             choice = chooser.choose(situation)
             row = self._image_row(connection, choice.image.id)

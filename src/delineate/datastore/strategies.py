@@ -6,7 +6,7 @@ Those here need nothing but the images; those that need what was found out about
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -22,14 +22,14 @@ class Situation:
     Parameters
     ----------
     candidates : not empty; without a label of `tag`, nobody else's.
-    labelled, leased : ids of the images with a label of `tag`, and of those that others have now.
+    labelled, leased : ids of the images with a label of `tag`, and of those that others have now; to be gone through once.
     name : the strategy's own, under which images keep its history.
     now : Unix seconds.
     """
 
     candidates: Sequence[ImageRecord]
-    labelled: Collection[str] = ()
-    leased: Collection[str] = ()
+    labelled: Iterable[str] = ()
+    leased: Iterable[str] = ()
     tag: str = FINAL
     name: str = ""
     now: float = 0.0

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from delineate.datastore.findings import Finding, Findings, Vector, holds
+from delineate.datastore.findings import Finding, Findings, Vector
 from delineate.datastore.records import ImageRecord
 from delineate.datastore.strategies import STRATEGIES, Choice, Situation, Strategy
 from delineate.scoring.looks import COARSE
 
 _TAGS: Final = 4  # whose labelled images are remembered
+_FEW: Final = 8
+_NEAR: Final = 128  # images that somebody has, whose distances are remembered: 40 kB each for 10,000 images
 _CHUNK: Final = 256  # vectors compared with all others at a time: 10 MB for 10,000 images
 
 
@@ -29,15 +30,20 @@ class Uncertainty:
     def __init__(self, findings: Findings, otherwise: Strategy) -> None:
         self._findings = findings
         self._otherwise = otherwise
+        self._order: tuple[Mapping[str, Finding], Sequence[Finding]] = ({}, ())
 
     def choose(self, situation: Situation) -> Choice:
         """One of the candidates."""
         model, found = self._findings.doubts()
-        known = [(finding.value, image.id, image) for image, finding in _known(situation.candidates, found) if finding.value is not None]
-        if not known:
+        known, order = self._order
+        if known is not found:
+            order = sorted((one for one in found.values() if one.value is not None), key=lambda one: (-(one.value or 0), one.image))
+            self._order = (found, order)
+        best = _first(order, situation.candidates)
+        if best is None:
             return _other(self._otherwise, situation, "no trained model has looked at any of these images yet")
-        value, _, image = max(known, key=lambda one: one[:2])
-        return Choice(image, value, {"model": model, "model_version": found[image.id].version})
+        finding, image = best
+        return Choice(image, finding.value, {"model": model, "model_version": finding.version})
 
 
 class Diversity:
@@ -57,6 +63,7 @@ class Diversity:
         self._lock = threading.Lock()
         self._found: Mapping[str, Finding] | None = None
         self._rows: dict[str, int] = {}
+        self._images: list[str] = []  # by row
         self._vectors: Vector = np.empty((0, 0), dtype=np.float32)
         self._covers: OrderedDict[str, Cover] = OrderedDict()
 
@@ -64,20 +71,22 @@ class Diversity:
         """One of the candidates."""
         with self._lock:
             found = self._current()
-            known = [(self._rows[image.id], image) for image, _ in _known(situation.candidates, found) if image.id in self._rows]
-            if not known:
+            if not self._rows:
+                return _other(self._otherwise, situation, "no image was looked at yet")
+            distances = self._cover(situation.tag, situation.labelled).distances(self._numbers(situation.leased))
+            is_first = bool(np.isinf(distances[0]))  # far from nothing
+            if is_first:
+                distances = -np.linalg.norm(self._vectors - self._vectors.mean(axis=0), axis=1)
+            order = np.argsort(-distances, kind="stable")
+            best = _first((found[self._images[row]] for row in order), situation.candidates)
+            if best is None:
                 return _other(self._otherwise, situation, "none of these images was looked at yet")
-            rows = np.array([row for row, _ in known])
-            cover = self._cover(situation.tag, situation.labelled)
-            distances = cover.distances(self._numbers(situation.leased))[rows]
-            if np.isinf(distances[0]):  # from nothing
-                distances = -_distances(self._vectors[rows], self._vectors.mean(axis=0, keepdims=True))[:, 0]
-                best = int(np.argmax(distances))
-                return Choice(known[best][1], None, {"chosen_by": "the most usual, since none is labelled"})
-        best = int(np.argmax(distances))
-        return Choice(known[best][1], float(distances[best]))
+            image = best[1]
+            if is_first:
+                return Choice(image, None, {"chosen_by": "the most usual, since none is labelled"})
+            return Choice(image, float(distances[self._rows[image.id]]))
 
-    def prepare(self, tag: str, labelled: Collection[str]) -> None:
+    def prepare(self, tag: str, labelled: Iterable[str]) -> None:
         """Compute beforehand what the next choice needs."""
         with self._lock:
             self._current()
@@ -90,17 +99,18 @@ class Diversity:
             return found
         before = self._found or {}
         if any(found.get(image) is not before[image] for image in self._rows):  # some image is another one now
-            self._rows = {}
+            self._rows, self._images = {}, []
             self._covers.clear()
         fresh = [(image, finding.vector) for image, finding in found.items() if finding.vector is not None and image not in self._rows]
         old = [self._vectors] if self._rows else []
         self._rows |= {image: row for row, (image, _) in enumerate(fresh, start=len(self._rows))}
+        self._images += [image for image, _ in fresh]
         if fresh:
             self._vectors = np.concatenate([*old, np.stack([vector for _, vector in fresh])])
         self._found = found
         return found
 
-    def _cover(self, tag: str, labelled: Collection[str]) -> Cover:
+    def _cover(self, tag: str, labelled: Iterable[str]) -> Cover:
         numbers = self._numbers(labelled)
         cover = self._covers.get(tag)
         if cover is None or not cover.centres <= numbers:
@@ -110,7 +120,7 @@ class Diversity:
         cover.update(self._vectors, numbers)
         return cover
 
-    def _numbers(self, images: Collection[str]) -> set[int]:
+    def _numbers(self, images: Iterable[str]) -> set[int]:
         return {self._rows[image] for image in images if image in self._rows}
 
 
@@ -120,40 +130,58 @@ class Cover:
     def __init__(self) -> None:
         self.centres: set[int] = set()
         self._vectors: Vector = np.empty((0, 0), dtype=np.float32)
+        self._squares: Vector = np.empty(0, dtype=np.float32)
         self._nearest: Vector = np.empty(0, dtype=np.float32)
+        self._near: dict[int, Vector] = {}  # to single ones that are no centres
 
     def update(self, vectors: Vector, centres: set[int]) -> None:
         """`vectors` begin with those of before, `centres` hold those of before."""
         fresh = vectors[len(self._nearest) :]
         if len(fresh):
             self._vectors = vectors
-            old = vectors[sorted(self.centres)]
-            self._nearest = np.concatenate([self._nearest, _nearest(fresh, old)])
-        new = sorted(centres - self.centres)
+            self._squares = np.concatenate([self._squares, (fresh**2).sum(axis=1)])
+            self._nearest = np.concatenate([self._nearest, self._to(self.centres, slice(len(self._nearest), None))])
+        new = centres - self.centres
         if new:
-            self._nearest = np.minimum(self._nearest, _nearest(vectors, vectors[new]))
-            self.centres |= centres
+            self._nearest = np.minimum(self._nearest, self._to(new))
+            self.centres |= new
 
     def distances(self, more: set[int]) -> Vector:
         """Of every vector to the nearest of the centres and of some more; infinite where there is neither."""
-        return np.minimum(self._nearest, _nearest(self._vectors, self._vectors[sorted(more)])) if more else self._nearest
+        nearest = self._nearest
+        for row in more:
+            near = self._near.pop(row, None)
+            if near is None or len(near) != len(nearest):
+                near = self._to({row})
+            self._near[row] = near  # the same ones come again and again
+            nearest = np.minimum(nearest, near)
+        for row in list(self._near)[:-_NEAR]:
+            del self._near[row]
+        return nearest
+
+    def _to(self, centres: set[int], rows: slice = slice(None)) -> Vector:
+        """Of vectors to the nearest of some; by the expanded square, so that the work is one product of matrices."""
+        vectors, squares = self._vectors[rows], self._squares[rows]
+        nearest: Vector = np.full(len(vectors), np.inf, dtype=np.float32)
+        numbers = sorted(centres)
+        for first in range(0, len(numbers), _CHUNK):
+            chosen = numbers[first : first + _CHUNK]
+            # Threads of a library that multiplies matrices wait for each other, and here for everybody's processors.
+            products = vectors @ self._vectors[chosen].T if len(chosen) > _FEW else np.einsum("ij,kj->ik", vectors, self._vectors[chosen])
+            products *= -2
+            products += self._squares[chosen]
+            np.minimum(nearest, products.min(axis=1) + squares, out=nearest)
+        return np.sqrt(np.maximum(nearest, 0))
 
 
-def _nearest(vectors: Vector, centres: Vector) -> Vector:
-    nearest = np.full(len(vectors), np.inf, dtype=np.float32)
-    for first in range(0, len(centres), _CHUNK):
-        np.minimum(nearest, _distances(vectors, centres[first : first + _CHUNK]).min(axis=1), out=nearest)
-    return nearest
-
-
-def _distances(one: Vector, other: Vector) -> Vector:
-    """Euclidean, shape (of one, of other); by the expanded square, so that the work is one product of matrices."""
-    squares: npt.NDArray[np.float32] = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :] - 2 * (one @ other.T)
-    return np.sqrt(np.maximum(squares, 0))
-
-
-def _known(candidates: Collection[ImageRecord], found: Mapping[str, Finding]) -> list[tuple[ImageRecord, Finding]]:
-    return [(image, finding) for image in candidates if (finding := found.get(image.id)) is not None and holds(finding, image)]
+def _first(order: Iterable[Finding], candidates: Iterable[ImageRecord]) -> tuple[Finding, ImageRecord] | None:
+    """The first finding that is of a candidate, as that is now."""
+    images = {image.id: image for image in candidates}
+    for finding in order:
+        image = images.get(finding.image)
+        if image is not None and finding.image_version == image.version:
+            return finding, image
+    return None
 
 
 def _other(strategy: Strategy, situation: Situation, why: str) -> Choice:

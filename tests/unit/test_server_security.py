@@ -4,7 +4,8 @@ import pytest
 from starlette.requests import Request
 
 from delineate.errors import AuthorizationError
-from delineate.server.security import Guard
+from delineate.server.accounts.identity import Identity, Role
+from delineate.server.security import IDENTITY, Guard
 from delineate.server.settings import Settings
 
 
@@ -15,19 +16,18 @@ def asked(method: str = "POST", client: str = "127.0.0.1", **headers: str) -> Re
 
 def status(guard: Guard, request: Request) -> int:
     try:
-        guard.require_administrator(request)
+        guard.require_this_machine(request)
     except AuthorizationError as error:
         assert error.advice
         return error.status
     return 200
 
 
-def test_without_a_token_administration_is_for_this_machine() -> None:
+def test_what_is_for_this_machine_alone() -> None:
     guard = Guard(Settings())
     assert status(guard, asked()) == 200
     assert status(guard, asked(host="localhost:8000")) == 200
     assert status(guard, asked(host="[::1]:8000")) == 200
-    guard.require_token(asked(client="10.0.0.1"))
 
 
 @pytest.mark.parametrize("header", ["x_forwarded_for", "x_real_ip", "forwarded", "x_forwarded_host", "x_forwarded_proto", "via"])
@@ -56,29 +56,11 @@ def test_bound_to_the_network_without_token_is_closed(host: str) -> None:
     assert status(Guard(Settings(host=host)), asked()) == 403
 
 
-@pytest.mark.parametrize(
-    "headers", [{"authorization": "Bearer s3cret"}, {"authorization": "bearer  s3cret"}, {"x_token": "s3cret"}]
-)  # fmt: skip
-def test_the_token_opens_from_anywhere(headers: dict[str, str]) -> None:
-    guard = Guard(Settings(host="0.0.0.0", token="s3cret"))
-    assert status(guard, asked(client="10.0.0.1", host="segment.example", **headers)) == 200
-    assert guard.owner(asked(**headers)) == "token"
-
-
-@pytest.mark.parametrize(
-    "headers", [{}, {"x_token": ""}, {"x_token": "s3cre"}, {"x_token": "s3cret "*2}, {"authorization": "Basic s3cret"}, {"x_token": "\xfc"}]
-)  # fmt: skip
-def test_anything_else_does_not(headers: dict[str, str]) -> None:
-    guard = Guard(Settings(token="s3cret"))
-    assert status(guard, asked(**headers)) == 401
-    with pytest.raises(AuthorizationError):
-        guard.require_token(asked(**headers))
-
-
-def test_tasks_belong_to_the_name_of_a_token() -> None:
-    guard = Guard(Settings(tokens={"ward": "a1", "lab": "b2"}))
-    assert guard.owner(asked(x_token="b2")) == "lab"
-    assert guard.owner(asked(x_token="c3", client="9.9.9.9")) == "9.9.9.9"
+def test_tasks_belong_to_who_asks() -> None:
+    guard, request = Guard(Settings()), asked(client="9.9.9.9")
+    assert (guard.identity(request), guard.owner(request)) == (None, "9.9.9.9")
+    request.scope["state"] = {IDENTITY: Identity("lab", Role.USER)}
+    assert guard.owner(request) == "lab"
 
 
 @pytest.mark.parametrize(

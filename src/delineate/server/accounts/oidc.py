@@ -35,9 +35,7 @@ class OidcAccounts:
 
     async def identify(self, token: str) -> Identity | None:
         """See `Accounts`."""
-        if self._generation != self._provider.generation:
-            self._known.clear()
-            self._generation = self._provider.generation
+        self._forget_after_other_keys()
         known = self._known.get(token)
         if known is None:
             return await self._verify(token)
@@ -54,11 +52,16 @@ class OidcAccounts:
         keys = await self._provider.keys(id)
         claims = verified(token, algorithm, keys, self._settings)
         identity = identity_of(claims, self._settings)
-        if self._generation == self._provider.generation:
-            self._known[token] = (identity, float(claims["exp"]))
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+        self._forget_after_other_keys()
+        self._known[token] = (identity, float(claims["exp"]))
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
         return identity
+
+    def _forget_after_other_keys(self) -> None:
+        if self._generation != self._provider.generation:
+            self._known.clear()
+            self._generation = self._provider.generation
 
     async def log_in(self, name: str, password: str) -> str:
         """See `Accounts`. A token that this server would refuse is not handed out."""

@@ -233,6 +233,7 @@ def test_present_labels(dtype: Any) -> None:
     array[1, 2, 1], array[3, 0, 0] = 200, 3
     assert present_labels(array) == [3, 200]
     assert present_labels(np.zeros((2, 2, 2), dtype=dtype)) == []
+    assert present_labels(np.ones((2, 2, 2), dtype=dtype)) == [1]
 
 
 def test_present_labels_of_very_large_numbers() -> None:

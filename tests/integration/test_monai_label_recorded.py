@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from delineate import nifti
+from delineate.testing.conformance.monai_label_plain import picture
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "data" / "monai_label_exchanges.json").read_text(encoding="utf-8"))
@@ -155,7 +156,7 @@ class Replay:
         self.files = {
             "IMAGE": image.read_bytes(), "LABEL": mask.read_bytes(), "SCRIBBLES": scribbles.read_bytes(),
             "RAW": bytes(voxels.voxels.size), "ARCHIVE": packed.getvalue(),
-            "PATCH": b"\x89PNG\r\n\x1a\n" + bytes(64),
+            "PATCH": picture(),
         }  # fmt: skip
         self.sessions: dict[str, str] = {}
         self.sha256 = hashlib.sha256(image.read_bytes()).hexdigest()

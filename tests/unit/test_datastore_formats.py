@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,16 @@ from delineate.errors import ImageError, InputError
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
 from delineate.store.blobs import BlobStore
+from delineate.testing.conformance.monai_label_plain import picture
 from delineate.volume import Volume
 
 SHARED = Path(os.environ.get("DELINEATE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 OBLIQUE = Geometry((9, 8, 7), (0.8, 0.9, 2.5), (-12.5, 30.25, 400.0), (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0))
-PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
+PNG = picture()
+JPEG = b"\xff\xd8\xff\xe0" + b"\0" * 20 + b"\xff\xd9"
+ENTRY = struct.pack("<HHII", 256, 3, 1, 9)
+TIFF = b"II*\0" + struct.pack("<I", 12) + bytes(4) + struct.pack("<H", 1) + ENTRY + bytes(4)
+BIG_TIFF = b"MM\0+" + struct.pack(">HHQ", 8, 0, 16) + struct.pack(">Q", 1) + struct.pack(">HHQQ", 256, 3, 1, 9) + bytes(8)
 
 
 def volume(grid: Geometry = OBLIQUE) -> Volume:
@@ -65,9 +71,9 @@ def test_a_segmentation_of_several_layers_has_the_grid_of_its_space(tmp_path: Pa
 def test_formats_without_millimetres_have_no_grid(tmp_path: Path) -> None:
     for name, start in {
         "x.png": PNG,
-        "x.jpg": b"\xff\xd8\xff\xe0" + b"\0" * 20,
-        "x.tif": b"II*\0" + b"\0" * 20,
-        "x.svs": b"MM\0+" + b"\0" * 20,
+        "x.jpg": JPEG,
+        "x.tif": TIFF,
+        "x.svs": BIG_TIFF,
     }.items():
         (tmp_path / name).write_bytes(start)
         assert require_image(tmp_path / name, name[1:]) is None
@@ -81,6 +87,9 @@ def test_formats_without_millimetres_have_no_grid(tmp_path: Path) -> None:
         (".nrrd", b"NRRD0004\ntype: short\ndimension: 2\nsizes: 2 2\nencoding: raw\n\n" + b"\0" * 16),
         (".mha", b"ObjectType = Image\n"), (".mha", b"NDims = 3\nDimSize = 2 2\nElementDataFile = LOCAL\n"),
         (".png", b"GIF89a" + b"\0" * 20), (".png", b""), (".svs", PNG), (".jpg", PNG), (".tif", b"II*\0"),
+        (".png", PNG[:-1]), (".png", PNG[:40]), (".png", PNG[:16] + bytes(8) + PNG[24:]), (".jpg", JPEG[:-2]),
+        (".tif", TIFF[:-10]), (".tif", TIFF[:14] ), (".tif", TIFF[:12] + bytes(18)), (".svs", BIG_TIFF[:30]),
+        (".svs", b"MM\0+" + b"\xff" * 20),
     ],
 )  # fmt: skip
 def test_garbage_is_refused_with_a_reason(tmp_path: Path, extension: str, content: bytes) -> None:

@@ -14,15 +14,12 @@ import numpy as np
 
 from delineate import nifti
 from delineate.datastore.grids import grid_of
+from delineate.datastore.pictures import require_picture
 from delineate.errors import ImageError, InputError
 from delineate.geometry import Geometry
 from delineate.store.writer import BlobWriter
 
-_TIFF: Final = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-_SIGNATURES: Final = {
-    ".png": (b"\x89PNG\r\n\x1a\n",), ".jpg": (b"\xff\xd8\xff",), ".jpeg": (b"\xff\xd8\xff",),
-    ".tif": _TIFF, ".tiff": _TIFF, ".svs": _TIFF,
-}  # fmt: skip
+_PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs"})
 _BLOCK: Final = 1 << 20
 _LONGEST_TEXT: Final = 256 << 20  # bytes of outlines
 _GZIP: Final = b"\x1f\x8b"
@@ -50,12 +47,8 @@ def require_label(path: Path, extension: str) -> Geometry | None:
 
 
 def _looked_at(path: Path, extension: str) -> Geometry | None:
-    signatures = _SIGNATURES.get(extension)
-    if signatures is not None:
-        with path.open("rb") as file:
-            start = file.read(16)
-        if not start.startswith(signatures) or len(start) < 16:
-            raise ImageError(f"the file is not what its name says: no {extension[1:].upper()} image", "Export the image again.")
+    if extension in _PICTURES:
+        require_picture(path, extension)
         return None
     try:
         grid = grid_of(path, extension)

@@ -178,7 +178,7 @@ class InferChecks(Checks):
 
     def _slide_model(self, server: Server) -> str:
         for name, model in read_json(server.request("GET", "/info/"), "/info/")["models"].items():
-            if model.get("dimension") == 2 and model.get("type") in ("segmentation", "nuclick", "wsi"):
+            if model.get("dimension") == 2 and model.get("type") not in ("classification", "detection", "others"):
                 return str(name)
         raise NotAnnouncedError("the server has no model of two dimensions")
 

@@ -23,8 +23,10 @@ from delineate.store.database import Database
 from delineate.store.models import ModelStore
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
+from delineate.store.versions import split
 from delineate.store.writer import BlobWriter
 from delineate.task import BACKGROUND, BATCH, FRONT, INTERACTIVE, NORMAL, PRIORITIES, WORK, Blob, Task, TaskState
+from delineate.training.trainers import TRAINERS
 
 _DAY: Final = 86400.0
 _FRESH: Final = 0.5  # s; a look at all model folders costs as much as a small task
@@ -129,11 +131,20 @@ class Service:
             return known[1]
         self._recent.pop(name, None)
         try:
-            model = self.models.get(name)
+            model = self._model(name)
         except SettingsError as error:  # the name is there twice: nobody's fault who asks for it
             raise UnknownModelError(f"the model {name!r} cannot be used: {error.message}", error.advice) from None
         self._recent[name] = (now, model)
         return model
+
+    def _model(self, name: str) -> Model:
+        try:
+            return self.models.get(name)
+        except UnknownModelError:
+            if split(name)[0] not in TRAINERS:
+                raise
+            advice = f"Label images, then train it: POST /train/{split(name)[0]}, or `delineate label train start`."
+            raise UnknownModelError(f"the model {name} has learned nothing yet", advice) from None
 
     def result(self, task: Task) -> Blob | None:
         """The result of a task, None while it waits or runs.

@@ -82,6 +82,11 @@ class ModelStore:
             raise UnknownModelError(f"no model is called {name!r}")
         return _model(row)
 
+    def is_current(self, name: str, digest: str) -> bool:
+        """Whether a model that is no folder's still has this digest."""
+        row = self._row(name)
+        return row is not None and _digest(row) == digest
+
     def models(self) -> list[Model]:
         """All that can be asked for, by name."""
         found = self._folders.models()
@@ -164,6 +169,10 @@ class ModelStore:
             raise SettingsError(f"the model {name!r} is the folder {found.folder.name!r}", "Remove the folder instead.")
         raise UnknownModelError(f"no model is called {name!r}")
 
+    def remove_version(self, name: str, version: int) -> None:
+        """Remove one version of a published model; was it current, the newest of the others is. Raises `UnknownModelError`."""
+        remove_unnamed(self._database, self._blobs, [self.versions.drop(name, version)])
+
     def archive(self, name: str) -> Blob | None:
         """The archive a model was registered with, None for one without or of a folder. Raises `UnknownModelError`."""
         self.get(name)
@@ -242,5 +251,8 @@ class ModelStore:
 
 
 def _model(row: Row[Any]) -> Model:
-    digest = row.archive or hashlib.sha256(json.dumps(row.record, sort_keys=True).encode()).hexdigest()
-    return replace(Model.from_dict(row.record), source="http", digest=digest)
+    return replace(Model.from_dict(row.record), source="http", digest=_digest(row))
+
+
+def _digest(row: Row[Any]) -> str:
+    return row.archive or hashlib.sha256(json.dumps(row.record, sort_keys=True).encode()).hexdigest()

@@ -102,6 +102,23 @@ class ModelVersions:
                 connection.execute(gone)
         return [version.archive for version in old]
 
+    def drop(self, name: str, version: int) -> str:
+        """Forget one version: its digest. Was it current, the newest of the others is. Raises `UnknownModelError`."""
+        with self._database.write() as connection:
+            row = connection.execute(_one(name, version)).first()
+            if row is None:
+                raise UnknownModelError(f"the model {name!r} has no version {version}", "Ask for its versions.")
+            current = connection.execute(sa.select(MODELS.c.record).where(MODELS.c.name == name)).scalar()
+            gone = sa.delete(MODEL_VERSIONS).where(MODEL_VERSIONS.c.model == name, MODEL_VERSIONS.c.version == version)
+            connection.execute(gone)
+            if current is not None and current.get("version") == str(version):
+                newest = connection.execute(_newest(name)).scalar()
+                if newest is None:
+                    connection.execute(sa.delete(MODELS).where(MODELS.c.name == name))
+                else:
+                    self._make_current(connection, name, connection.execute(_one(name, newest)).one()._asdict())
+        return str(row.archive)
+
     def remove(self, connection: Connection, name: str) -> list[str]:
         """Forget all versions of a model, within a transaction: their digests."""
         mine = MODEL_VERSIONS.c.model == name

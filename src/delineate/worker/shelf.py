@@ -30,10 +30,15 @@ class ModelShelf:
 
     def find(self, name: str) -> tuple[Model, Path | None]:
         """The model, its digest included, and the folder of its files. Raises as `ModelStore.get` and `folder` do."""
-        if not self.knows(name):
+        if not self.knows(name) or self._was_published(name):
             self._found.pop(name, None)
             self._found[name] = (self._clock(), self._models.get(name, digest=True), self._models.folder(name))
         return self._found[name][1:]
+
+    def _was_published(self, name: str) -> bool:
+        """Whether a new version took the place of the one that is remembered: it holds from the next task on."""
+        model = self._found[name][1]
+        return model.source == "http" and not self._models.is_current(name, model.digest)
 
     def publish(self, connection: Connection, **values: Any) -> None:
         """A new version of a model, within a transaction: see `ModelVersions.publish`."""

@@ -25,8 +25,14 @@ from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.samples import SampleRoutes
 from delineate.server.monai_label.saving import SavingRoutes
 from delineate.server.monai_label.sessions import SessionRoutes
+from delineate.server.monai_label.slides import SlideRoutes
+from delineate.server.monai_label.train_stats import TrainStatistics
+from delineate.server.monai_label.training import TrainRoutes
+from delineate.server.monai_label.weights import WeightRoutes
+from delineate.server.monai_label.works import Works
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.training.trainers import TRAIN, WEIGHTS
 
 
 class LabelApi:
@@ -45,17 +51,22 @@ class LabelApi:
         self._log = RecentLog()
         annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
         asking, keeping = Asking(service, annotation), Keeping(service, annotation)
+        infers = InferRoutes(service, asking, keeping, guard, listening, files, threads)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
+        statistics, trainings = TrainStatistics(service), Works(TRAIN, service, listening, files)
         self._groups = (
             AccountRoutes(accounts, guard),
-            InfoRoutes(service, annotation, guard, files, self._log),
+            InfoRoutes(service, annotation, statistics, guard, files, self._log),
             SampleRoutes(annotation, guard, files),
             DatastoreRoutes(annotation, guard, files, downloads),
             SavingRoutes(annotation, guard, threads, limit),
             SessionRoutes(annotation, guard, files, downloads, threads, limit),
             BatchRoutes(service, annotation, self._batches, guard, files),
-            AbsentRoutes(service, files),  # before the route that holds a model's name
-            InferRoutes(service, asking, keeping, guard, listening, files, threads),
+            TrainRoutes(service, annotation, trainings, statistics, guard, files),
+            WeightRoutes(service, Works(WEIGHTS, service, listening, files), guard, files, threads),
+            AbsentRoutes(service, files),
+            SlideRoutes(service, asking, keeping, infers, guard, listening, files, threads),  # before the route that holds a model's name
+            infers,
         )
 
     def add_to(self, app: FastAPI) -> None:

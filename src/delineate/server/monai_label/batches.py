@@ -167,7 +167,7 @@ class Batches:
         key = hashlib.sha256(f"{record.id} {image}".encode()).hexdigest()
         asked = Asked(
             model=self._service.require_model(record.model), image=image, session="", params=record.params, owner=record.owner,
-            session_owner="", key=f"batch-{key}", priority=BATCH,
+            session_owner="", key=f"batch-{key}", priority=BATCH, name=record.model,
         )  # fmt: skip
         return self._asking.submit(asked)
 

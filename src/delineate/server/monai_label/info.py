@@ -23,6 +23,8 @@ from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.recent_log import RecentLog
 from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.train_stats import TrainStatistics
+from delineate.server.monai_label.training import trainer_infos
 from delineate.server.security import Guard
 from delineate.server.service import Service
 
@@ -39,14 +41,17 @@ _PAGE: Final = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><ti
 class InfoRoutes:
     """Asked before every call by some clients: kept as bytes until something changes."""
 
-    def __init__(self, service: Service, annotation: Annotation, guard: Guard, files: Files, log: RecentLog) -> None:
+    def __init__(
+        self, service: Service, annotation: Annotation, statistics: TrainStatistics, guard: Guard, files: Files, log: RecentLog
+    ) -> None:
         self._service = service
         self._annotation = annotation
+        self._statistics = statistics
         self._guard = guard
         self._files = files
         self._log = log
         self._models: tuple[float, Sequence[Model]] = (0.0, ())
-        self._known: tuple[Sequence[Model], State | None, bytes] = ((), None, b"")
+        self._known: tuple[Sequence[Model], State | None, Mapping[str, wire.TrainStats], bytes] = ((), None, {}, b"")
         self._changes = -1
         self._lock = threading.Lock()
 
@@ -59,7 +64,7 @@ class InfoRoutes:
     async def info(self) -> Response:
         """Name, labels, models, trainers, strategies, scoring, and counts of the datastore."""
         # A look at whether anything changed takes some 10 µs, changing threads ten times as long.
-        body = self._known[2] if self._is_fresh() else await self._files.run(self._info)
+        body = self._known[3] if self._is_fresh() else await self._files.run(self._info)
         return Response(body, media_type="application/json")
 
     def _is_fresh(self) -> bool:
@@ -75,11 +80,12 @@ class InfoRoutes:
     def _rendered(self) -> bytes:
         models = self._current_models()
         state = self._annotation.datastore.state() if self._annotation.has_datastore else None
-        known_models, known_state, body = self._known
-        if body and known_models is models and known_state is state:
+        progress = self._statistics.all() if state is not None else {}
+        known_models, known_state, known_progress, body = self._known
+        if body and known_models is models and known_state is state and known_progress == progress:
             return body
-        body = json.dumps(self._message(models, state).to_json()).encode()
-        self._known = (models, state, body)
+        body = json.dumps(self._message(models, state, progress).to_json()).encode()
+        self._known = (models, state, progress, body)
         return body
 
     def _current_models(self) -> Sequence[Model]:
@@ -91,7 +97,7 @@ class InfoRoutes:
             self._models = (now, models)
         return models
 
-    def _message(self, models: Sequence[Model], state: State | None) -> wire.Info:
+    def _message(self, models: Sequence[Model], state: State | None, progress: Mapping[str, wire.TrainStats]) -> wire.Info:
         labels = {label: None for model in models for label in model.labels}
         strategies = self._annotation.datastore.strategies if state is not None else {}
         return wire.Info(
@@ -100,6 +106,8 @@ class InfoRoutes:
             version=__version__,
             labels=list(labels),
             models={model.name: _model_info(model) for model in models},
+            trainers=(trainers := trainer_infos(self._annotation)),
+            train_stats={name: stats for name, stats in progress.items() if name in trainers},
             strategies={name: wire.Described(description=_STRATEGIES.get(name, name)) for name in strategies},
             datastore=stats_of(state) if state is not None else DatastoreStats(),
         )
@@ -129,5 +137,6 @@ def stats_of(state: State) -> DatastoreStats:
 
 def _model_info(model: Model) -> wire.ModelInfo:
     return wire.ModelInfo(
-        type=model.kind, labels=model.labels, dimension=model.dimension, description=model.description, config=dict(model.config)
+        type=model.kind, labels=model.labels, dimension=model.dimension, description=model.description, config=dict(model.config),
+        more={"pathology": True} if model.takes_slides else {},
     )  # fmt: skip

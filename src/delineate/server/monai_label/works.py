@@ -1,0 +1,144 @@
+"""Work in the background as clients of this API see it: one task of a kind at a time, its state, its last lines, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.responses import JSONResponse, Response
+
+from delineate.errors import DelineateError, UnavailableError, UnknownTaskError
+from delineate.protocols import monai_label as wire
+from delineate.runners.work import read_answer
+from delineate.server.files import Files
+from delineate.server.listening import Listening
+from delineate.server.monai_label.faults import BusyError, NotHereError
+from delineate.server.service import Service
+from delineate.task import Task, TaskState
+
+_LINES: Final = 20  # of details
+_TAIL: Final = 8192  # bytes that hold them
+_MOST: Final = 100  # tasks that are listed
+_PATIENCE: Final = 10.0  # s for a task to stop
+
+_STATES: Final = {
+    TaskState.PENDING: "SUBMITTED",
+    TaskState.RUNNING: "RUNNING",
+    TaskState.FINISHED: "DONE",
+    TaskState.FAILED: "ERROR",
+    TaskState.CANCELLED: "STOPPED",
+}
+
+
+class Works:
+    """The works of one name. Belongs to one event loop."""
+
+    def __init__(self, name: str, service: Service, listening: Listening, files: Files) -> None:
+        self._name = name
+        self._service = service
+        self._listening = listening
+        self._files = files
+        self._starting = asyncio.Lock()
+
+    async def start(self, submit: Callable[[], Task], *, enqueue: bool = False) -> Task:
+        """Submit one. Raises `BusyError` where one waits or runs and `enqueue` is not set."""
+        async with self._starting:
+            if not enqueue and await self._files.run(lambda: bool(self.open())):
+                raise BusyError(f"a task of the kind {self._name} runs already")
+            return await self._files.run(submit)
+
+    async def ended(self, task: Task) -> Task:
+        """The task once it has ended. Raises `UnavailableError` when the server stops before."""
+        found = await self._listening.finished(None, task.uid)
+        if found is None:
+            raise UnavailableError("the server is stopping; the task goes on when it is back", "Ask for it then.", 503)
+        return found
+
+    async def answer(self, task: Task) -> dict[str, Any]:
+        """What a task that ended found. Raises as `Service.result`."""
+
+        def read() -> dict[str, Any]:
+            blob = self._service.result(task)
+            return {} if blob is None else read_answer(self._service.file(blob))
+
+        return await self._files.run(read)
+
+    async def status(self, *, every: bool, check_if_running: bool) -> Response:
+        """The answer to a question for the last one, for one that runs, or for all, oldest first."""
+        return JSONResponse(await self._files.run(lambda: self._status(every, check_if_running)))
+
+    def _status(self, every: bool, check_if_running: bool) -> Any:
+        tasks = self._service.tasks.work(self._name, limit=_MOST)
+        active = next((task for task in reversed(tasks) if not task.state.is_final), None)
+        if check_if_running and active is None:
+            raise NotHereError(f"nothing of the kind {self._name} runs", "Ask without check_if_running for the last one.")
+        if every and not check_if_running:
+            return [self.view(task).to_json() for task in reversed(tasks)]
+        if not tasks:
+            raise NotHereError(f"there was nothing of the kind {self._name} yet", "Start it first.")
+        return self.view(active or tasks[0]).to_json()
+
+    async def stop(self) -> Response:
+        """Stop all that wait or run; null where nothing does. What was there before stays as it was."""
+        tasks = await self._files.run(self.open)
+        for task in tasks:
+            with contextlib.suppress(UnknownTaskError):
+                await self._files.run(lambda uid=task.uid: self._service.tasks.cancel(uid, "whoever asked for its end"))  # type: ignore[misc]
+        if not tasks:
+            return JSONResponse(None)
+        last = tasks[0]
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError, DelineateError):
+            last = await asyncio.wait_for(self.ended(last), _PATIENCE)
+        return JSONResponse((await self._files.run(lambda: self.view(last))).to_json())
+
+    def open(self) -> list[Task]:
+        """Those that wait or run, the oldest first. Blocks."""
+        return [task for task in reversed(self._service.tasks.work(self._name, limit=_MOST)) if not task.state.is_final]
+
+    def view(self, task: Task) -> wire.TaskView:
+        """A task in the dress of this API. Blocks."""
+        details = self._details(task)
+        values: dict[str, Any] = {
+            "id": task.uid, "status": _STATES[task.state], "request": dict(task.prompts), "start_ts": _words(task.created),
+            **({"details": details} if details else {}),
+        }  # fmt: skip
+        if task.finished is not None:
+            values["end_ts"] = _words(task.finished)
+            values["exit_code"] = 0 if task.state is TaskState.FINISHED else 1
+        return wire.TaskView.from_json(values)
+
+    def _details(self, task: Task) -> list[str]:
+        """The last lines of its log, and how it stands or why it ended."""
+        lines = self._log(task)
+        if task.state is TaskState.RUNNING and task.message:
+            lines.append(f"{100 * task.fraction:.0f} %: {task.message}")
+        elif task.state is TaskState.FAILED and task.failure is not None:
+            lines.append(task.failure.sentence())
+        elif task.state is TaskState.CANCELLED:
+            lines.append("Stopped. What was there before stays as it was.")
+        elif task.state is TaskState.PENDING and task.attempt:
+            lines.append("It was interrupted and goes on.")
+        return lines[-_LINES:]
+
+    def _log(self, task: Task) -> list[str]:
+        text = b""
+        with contextlib.suppress(DelineateError, OSError):
+            text = self._service.log(task) if task.state.is_final else self._running_log(task)
+        return text[-_TAIL:].decode("utf-8", "replace").splitlines()[-_LINES:]
+
+    def _running_log(self, task: Task) -> bytes:
+        """Of the worker that has it, which keeps the log in the data folder until the task ends."""
+        if task.lease_holder is None or not task.lease_holder.replace("-", "").isalnum():
+            return b""
+        path: Path = self._service.settings.data / "work" / task.lease_holder / "task.log"
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            return file.read(_TAIL)
+
+
+def _words(seconds: float) -> str:
+    return time.strftime(wire.TIMESTAMP, time.localtime(seconds))

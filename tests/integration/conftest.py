@@ -107,6 +107,12 @@ def label_volume(shape: tuple[int, int, int] = (6, 8, 10)) -> Volume:
     return Volume(voxels, Geometry(shape[::-1], (0.5, 0.75, 2.0), (10.0, -20.0, 30.0)))
 
 
+@pytest.fixture(scope="session")
+def label_server_class() -> type[LabelServer]:
+    """For tests that share one server."""
+    return LabelServer
+
+
 @pytest.fixture
 def label_server(tmp_path: Path) -> Iterator[Callable[..., LabelServer]]:
     """Starts servers; they end with the test."""

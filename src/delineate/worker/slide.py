@@ -26,7 +26,7 @@ from delineate.worker.staged import suffix_of
 DOCUMENT: Final = "wsi"
 """Parameter that is set where the answer is a document of outlines, for who asked by the routes for slides."""
 
-_ENTRY: Final = f"{STEM}.txt"  # an archive's .json belongs to a label map
+_ENTRY: Final = "outlines.txt"  # an archive's .json belongs to a label map
 _TEXT: Final = 1 << 16  # letters written at once
 
 

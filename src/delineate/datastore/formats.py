@@ -14,12 +14,13 @@ import numpy as np
 
 from delineate import nifti
 from delineate.datastore.grids import grid_of
+from delineate.datastore.names import MIRAX, SLIDE_EXTENSIONS
 from delineate.datastore.pictures import require_picture
 from delineate.errors import ImageError, InputError
 from delineate.geometry import Geometry
 from delineate.store.writer import BlobWriter
 
-_PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs"})
+_PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", *SLIDE_EXTENSIONS})
 _BLOCK: Final = 1 << 20
 _LONGEST_TEXT: Final = 256 << 20  # bytes of outlines
 _GZIP: Final = b"\x1f\x8b"
@@ -50,6 +51,8 @@ def _looked_at(path: Path, extension: str) -> Geometry | None:
     if extension in _PICTURES:
         require_picture(path, extension)
         return None
+    if extension == MIRAX:
+        raise ImageError("a MIRAX slide is more than one file", "Put it into the server's folder with the folder of its name beside it.")
     try:
         grid = grid_of(path, extension)
         if extension in (".nii", ".nii.gz"):

@@ -9,10 +9,18 @@ from typing import Final
 
 from delineate.errors import InputError
 
-IMAGE_EXTENSIONS: Final = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs")
+_FLAT: Final = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+SLIDE_EXTENSIONS: Final = (".svs", ".svslide", ".ndpi", ".scn", ".bif")
+"""Of slides as scanners write them, TIFF all of them."""
+
+MIRAX: Final = ".mrxs"
+"""Of a slide whose pixels lie in the folder of its name beside it: one file alone is none."""
+
+IMAGE_EXTENSIONS: Final = (*_FLAT, *SLIDE_EXTENSIONS, MIRAX)
 """Of files that are images, the longer ones first."""
 
-LABEL_EXTENSIONS: Final = (*IMAGE_EXTENSIONS[:-1], ".dcm", ".xml", ".json")
+LABEL_EXTENSIONS: Final = (*_FLAT, ".dcm", ".xml", ".json")
 """Of files that are labels: masks, and the outlines that whole-slide viewers save."""
 
 FINAL: Final = "final"

@@ -1,4 +1,4 @@
-"""Routes of parts that this server does not have: scoring, models of slides.
+"""Routes of parts that this server does not have: scoring.
 
 They answer what a server without them answers.
 """

@@ -110,7 +110,7 @@ class SlideRoutes:
             await form.read(request)
             asked = Asked(
                 model=record, image=image, session=session, params=_params(form.fields, output), owner=self._guard.owner(request),
-                session_owner=owner_of(self._guard, request), key=request.headers.get(KEY_HEADER),
+                session_owner=owner_of(self._guard, request), key=request.headers.get(KEY_HEADER), name=model,
             )  # fmt: skip
             task = await form.finish(lambda: self._asking.submit(asked, taker))
         ended = await self._listening.finished(request, task.uid)

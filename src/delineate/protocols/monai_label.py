@@ -287,6 +287,15 @@ class BatchParams(Message):
 
 
 @dataclass(frozen=True)
+class ScoringParams(Message):
+    """Body of ``POST /scoring/{method}``. y, y_pred : tags, the person's and the one compared with it; tolerance : mm."""
+
+    y: Optional[str] = text()
+    y_pred: Optional[str] = text()
+    tolerance: Optional[float] = number()
+
+
+@dataclass(frozen=True)
 class TaskView(Message):
     """A task of training, scoring or batch inference.
 

@@ -1,26 +1,28 @@
-"""How doubtful a trained model is of an image."""
+"""How doubtful a trained model is of images."""
 
 from __future__ import annotations
 
 from delineate.errors import ModelError
-from delineate.protocols.reference import Place
 from delineate.runners.work import Done, WorkJob
+from delineate.scoring.looks import each
 from delineate.training import applying
 from delineate.training.files import FOREST, read_forest
 
 
 class Doubt:
-    """The work ``doubt``: given ``{"image": PLACE, "model": NAME}``; answers ``{"model", "version", "value"}``."""
+    """The work ``doubt``: given ``{"model": NAME, "images": […]}``; see `delineate.scoring.looks.each`.
 
-    time_limit = 1800.0
+    Answers ``model`` and ``version``, and a ``value`` from 0 to 1 for each image.
+    """
+
+    time_limit = 3600.0
     memory_mb = 0
 
     def run(self, job: WorkJob) -> Done:
-        """Look at one image. Raises `ModelError` for one that cannot be read, and for a model of another kind."""
+        """Look at images. Raises `ModelError` of kind ``start`` for a model that does not say what it doubts."""
         model, folder = job.read.model(job.given["model"])
-        if folder is None or not (folder / FOREST).is_file():
+        if folder is None or not (folder / FOREST).is_file() or not model.version.isdecimal():
             raise ModelError(f"the model {model.name!r} does not say what it doubts", "Train one.", "start")
-        image = job.read.image(Place.from_json(job.given["image"]))
-        job.report(0.2, "looking at the voxels")
-        value = applying.uncertainty(read_forest(folder / FOREST), image)
-        return Done(values={"model": model.name, "version": int(model.version), "value": round(value, 6)})
+        forest = read_forest(folder / FOREST)
+        about = {"model": model.name, "version": int(model.version)}
+        return each(job, lambda image: {"value": round(applying.uncertainty(forest, image), 6)}, about)

@@ -5,6 +5,9 @@ Coarse on purpose: it is to tell a chest from a pelvis, a noisy scan from a clea
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -54,14 +57,33 @@ def _values(image: Volume, voxels: npt.NDArray[np.generic]) -> npt.NDArray[np.fl
 
 
 class Describe:
-    """The work ``describe``: given ``{"image": PLACE, "source": NAME}``; answers ``{"source", "vector"}``."""
+    """The work ``describe``: given ``{"source": NAME, "images": […]}``; see `each`. Answers a ``vector`` of each image."""
 
-    time_limit = 600.0
+    time_limit = 3600.0
     memory_mb = 0
 
     def run(self, job: WorkJob) -> Done:
-        """Describe one image. Raises `ModelError` of kind ``input`` for one that cannot be read."""
+        """Describe images."""
         if job.given["source"] != COARSE:
             raise ModelError("images are described in another way now", "Run server and workers of one version.", "input")
-        image = job.read.image(Place.from_json(job.given["image"]))
-        return Done(values={"source": COARSE, "vector": [round(float(value), 5) for value in describe(image)]})
+        return each(job, lambda image: {"vector": [round(float(value), 5) for value in describe(image)]}, {"source": COARSE})
+
+
+def each(job: WorkJob, look: Callable[[Volume], Mapping[str, Any]], about: Mapping[str, Any]) -> Done:
+    """Look at images: given as ``"images": [{"id", "version", "place": PLACE}, …]``.
+
+    Answers what `about` holds, and ``"found": [{"id", "version", …}, …]`` with what `look` says of each; of one that cannot be read
+    ``failure``.
+    """
+    images, found = job.given["images"], []
+    for number, image in enumerate(images):
+        job.report(number / max(1, len(images)), f"image {number + 1} of {len(images)}")
+        try:
+            said = look(job.read.image(Place.from_json(image["place"])))
+        except ModelError as error:
+            if error.kind != "input":
+                raise
+            job.log(f"image {number + 1} of {len(images)} was left out: {error.sentence()}")
+            said = {"failure": error.sentence()}
+        found.append({"id": image["id"], "version": image["version"], **said})
+    return Done(values={**about, "found": found})

@@ -29,10 +29,10 @@ Names = Mapping[int, str]
 class Score:
     """The work ``score``.
 
-    Given ``{"method": "dice" | "sum", "tolerance": MM, "items": [{"image", "labels": [{"tag", "label": PLACE, "names"}, …]}, …]}``,
-    with two labels of each image for ``dice``, the person's first, and one for ``sum``; answers ``{"method", "scores": [{"image",
-    "tags", "score"}, …]}``, with ``failure`` instead of ``score`` where a label cannot be scored. What was computed before a stop, and
-    of labels that did not change, is not computed again.
+    Given ``{"method": "dice" | "sum", "tolerance": MM, "items": [{"image", "labels": [LABEL, …]}, …]}``, with LABEL ``{"tag",
+    "version", "place": PLACE, "names"}``: of each image two for ``dice``, the person's first, and one for ``sum``. Answers ``{"method",
+    "scores": [{"image", "tags", "versions", "score"}, …]}``, with ``failure`` instead of ``score`` where a label cannot be scored.
+    What was computed before a stop, and of labels that did not change, is not computed again.
     """
 
     time_limit = 86400.0
@@ -49,7 +49,8 @@ class Score:
             found = _kept(job.kept, [VERSION, method, tolerance, labels], lambda labels=labels: _scored(job, method, labels, tolerance))  # type: ignore[misc]
             if "failure" in found:
                 job.log(f"label {number + 1} of {len(items)} was left out: {found['failure']}")
-            scores.append({"image": item["image"], "tags": [label["tag"] for label in labels], **found})
+            about = {name: [label[name] for label in labels] for name in ("tag", "version")}
+            scores.append({"image": item["image"], "tags": about["tag"], "versions": about["version"], **found})
         _forget_old(job.kept)
         return Done(values={"method": method, "scores": scores})
 
@@ -95,7 +96,7 @@ def _scored(job: WorkJob, method: str, labels: Sequence[Mapping[str, Any]], tole
     names = [{int(number): str(name) for number, name in label["names"].items()} for label in labels]
     try:
         read = [
-            named(job.read.segmentation(Place.from_json(label["label"])), own, other)
+            named(job.read.segmentation(Place.from_json(label["place"])), own, other)
             for label, own, other in zip(labels, names, reversed(names), strict=True)
         ]
         return {"score": agreement(read[0], read[1], tolerance) if method == "dice" else totals(read[0])}

@@ -36,6 +36,7 @@ class Settings:
     models: tuple[Path, ...] = ()
     studies: Path | None = None
     sample_lease: float = 3600.0
+    auto_scoring: bool = False
     session_expiry: float = 3600.0
     host: str = "127.0.0.1"
     port: int = 8000

@@ -10,7 +10,6 @@ from delineate.server.accounts.identity import Accounts
 from delineate.server.accounts.routes import AccountRoutes
 from delineate.server.files import Files
 from delineate.server.listening import Listening
-from delineate.server.monai_label.absent import AbsentRoutes
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.asking import Asking
 from delineate.server.monai_label.batch import BatchRoutes
@@ -20,10 +19,13 @@ from delineate.server.monai_label.downloads import Downloads
 from delineate.server.monai_label.inference import InferRoutes
 from delineate.server.monai_label.info import InfoRoutes
 from delineate.server.monai_label.keeping import Keeping
+from delineate.server.monai_label.looking import Looking
 from delineate.server.monai_label.recent_log import RecentLog
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.samples import SampleRoutes
 from delineate.server.monai_label.saving import SavingRoutes
+from delineate.server.monai_label.scores import SCORE, Scores
+from delineate.server.monai_label.scoring import ScoringRoutes
 from delineate.server.monai_label.sessions import SessionRoutes
 from delineate.server.monai_label.slides import SlideRoutes
 from delineate.server.monai_label.train_stats import TrainStatistics
@@ -54,6 +56,8 @@ class LabelApi:
         infers = InferRoutes(service, asking, keeping, guard, listening, files, threads)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
         statistics, trainings = TrainStatistics(service), Works(TRAIN, service, listening, files)
+        scores = Scores(service, annotation)
+        self._looking = Looking(service, annotation, scores, files)
         self._groups = (
             AccountRoutes(accounts, guard),
             InfoRoutes(service, annotation, statistics, guard, files, self._log),
@@ -64,7 +68,7 @@ class LabelApi:
             BatchRoutes(service, annotation, self._batches, guard, files),
             TrainRoutes(service, annotation, trainings, statistics, guard, files),
             WeightRoutes(service, Works(WEIGHTS, service, listening, files), guard, files, threads),
-            AbsentRoutes(service, files),
+            ScoringRoutes(scores, Works(SCORE, service, listening, files), guard, files),
             SlideRoutes(service, asking, keeping, infers, guard, listening, files, threads),  # before the route that holds a model's name
             infers,
         )
@@ -80,9 +84,11 @@ class LabelApi:
         """The server runs."""
         self._log.begin()
         await self._batches.resume()
+        self._looking.begin()
 
     async def end(self) -> None:
         """The server stops; nobody may wait for a task any more."""
+        await self._looking.end()
         await self._batches.close()
 
     def sweep(self) -> int:

@@ -23,6 +23,7 @@ from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.recent_log import RecentLog
 from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.scores import METHODS
 from delineate.server.monai_label.train_stats import TrainStatistics
 from delineate.server.monai_label.training import trainer_infos
 from delineate.server.security import Guard
@@ -109,6 +110,7 @@ class InfoRoutes:
             trainers=(trainers := trainer_infos(self._annotation)),
             train_stats={name: stats for name, stats in progress.items() if name in trainers},
             strategies={name: wire.Described(description=_STRATEGIES.get(name, name)) for name in strategies},
+            scoring={name: wire.Described(description=text) for name, text in METHODS.items()} if state is not None else {},
             datastore=stats_of(state) if state is not None else DatastoreStats(),
         )
 

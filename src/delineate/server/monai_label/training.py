@@ -21,6 +21,7 @@ from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
+from delineate.server.monai_label.label_names import from_label_info
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.train_stats import TrainStatistics
 from delineate.server.monai_label.works import Works
@@ -150,19 +151,9 @@ def _example(image: ImageRecord, label: LabelRecord) -> dict[str, Any] | None:
         "id": image.id,
         "image": places[0].to_json(),
         "label": places[1].to_json(),
-        "names": _names(label.info.get(_LABEL_INFO)),
+        "names": from_label_info(label.info.get(_LABEL_INFO)),
         "annotated": annotated if _is_stretches(annotated) else None,
     }
-
-
-def _names(said: Any) -> dict[str, str]:
-    """Names by label out of what clients save with a label: ``[{"name": "liver", "idx": 1}]``; what makes no sense is left out."""
-    names: dict[str, str] = {}
-    for entry in said if isinstance(said, list) else ():
-        name, index = (entry.get("name"), entry.get("idx")) if isinstance(entry, dict) else (None, None)
-        if isinstance(name, str) and name.strip() and isinstance(index, int) and 0 < index < 1 << 16 and name not in names.values():
-            names[str(index)] = name
-    return names
 
 
 def _is_stretches(value: Any) -> bool:

@@ -1,0 +1,102 @@
+"""The routes of scoring: labels are compared, or counted, by a task in the background."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from delineate.datastore.names import FINAL, check_tag
+from delineate.errors import InputError
+from delineate.protocols import monai_label as wire
+from delineate.protocols.monai_label_datastore import ORIGINAL_TAG
+from delineate.server.files import Files
+from delineate.server.monai_label.faults import NotHereError
+from delineate.server.monai_label.forms import json_object, small_body
+from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.scores import METHODS, TOLERANCE, Scores, result_of
+from delineate.server.monai_label.works import Works
+from delineate.server.security import Guard
+from delineate.task import Task
+
+Sync = Annotated[bool, Query(description="Answer when it has ended, with what was found.")]
+All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
+Running = Annotated[bool, Query(description="Only one that waits or runs now.")]
+
+
+class ScoringRoutes:
+    """Scores, one run after the other."""
+
+    def __init__(self, scores: Scores, works: Works, guard: Guard, files: Files) -> None:
+        self._scores = scores
+        self._works = works
+        self._guard = guard
+        self._files = files
+
+    def add_to(self, routes: Routes) -> None:
+        """Add the routes."""
+        routes.add(wire.SCORING_PATH, "GET", self.status)
+        routes.add(wire.SCORING_PATH, "POST", self.start_all)
+        routes.add(wire.SCORING_PATH, "DELETE", self.stop)
+        routes.add("/scoring/{method}", "POST", self.start)
+
+    async def status(self, every: All = False, check_if_running: Running = False) -> Response:
+        """The last run, and how far it is. Once it is `DONE`, what it found is in the information of labels and images."""
+        answer = await self._works.status(every=every, check_if_running=check_if_running)
+        await self._files.run(self._scores.collect)  # before anyone hears that it is done
+        return answer
+
+    async def stop(self) -> Response:
+        """Stop the run, and those that wait; null where none does."""
+        return await self._works.stop()
+
+    async def start(self, request: Request, method: str, run_sync: Sync = False) -> Response:
+        """Score all labels by a method: `dice` compares those of tag `y` (`final`) with those of `y_pred` (`original`), `sum` counts both.
+
+        JSON: `y`, `y_pred`, and `tolerance` in mm, within which surfaces agree (2). 429 while a run is under way.
+        """
+        params = json_object(await small_body(request), "the request")
+        task = await self._started(method, params, self._guard.owner(request), enqueue=False)
+        if run_sync:
+            return JSONResponse(await self._result(task))
+        return JSONResponse(await self._submitted(task))
+
+    async def start_all(self, request: Request, run_sync: Sync = False) -> Response:
+        """Score by every method, one after the other; parameters of one under its name."""
+        params = json_object(await small_body(request), "the request")
+        owner, answers = self._guard.owner(request), {}
+        for method in METHODS:
+            own = params.get(method)
+            task = await self._started(method, own if isinstance(own, dict) else {}, owner, enqueue=True)
+            answers[method] = {"result": await (self._result(task) if run_sync else self._submitted(task)), "detail": None}
+        return JSONResponse(answers)
+
+    async def _started(self, method: str, params: Mapping[str, Any], owner: str, *, enqueue: bool) -> Task:
+        if method not in METHODS:
+            raise NotHereError("this server has no scoring method of that name", "See scoring in the answer of /info/.")
+        wanted = wire.ScoringParams.from_json(dict(params), strict=True)
+        tolerance = TOLERANCE if wanted.tolerance is None else wanted.tolerance
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise InputError("the tolerance makes no sense", "Give millimetres, 0 or more.")
+        tags = (check_tag(wanted.y or FINAL), check_tag(wanted.y_pred or ORIGINAL_TAG))
+        asked = {name: value for name, value in params.items() if name != "method"}
+
+        def submit() -> Task:
+            return self._scores.submit(method, self._scores.items(method, tags), tolerance, owner, asked)
+
+        return await self._works.start(submit, enqueue=enqueue)
+
+    async def _result(self, task: Task) -> dict[str, Any]:
+        answer = await self._works.answer(await self._works.ended(task))  # raises where it failed
+        await self._files.run(self._scores.collect)
+        return result_of(answer)
+
+    async def _submitted(self, task: Task) -> dict[str, Any]:
+        """As the answer to a start: clients look for this state, however quick the worker was."""
+        view = await self._files.run(partial(self._works.view, task))
+        return {name: value for name, value in view.to_json().items() if name in ("id", "request", "start_ts")} | {"status": "SUBMITTED"}

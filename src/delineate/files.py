@@ -2,7 +2,8 @@
 
 ``.nii`` and ``.nii.gz`` go through `delineate.nifti`; ``.nrrd``, ``.mha`` and ``.mhd`` through
 SimpleITK, which is imported only then and only needed then (extra ``images``). SimpleITK's frame is
-LPS, and it converts NRRD's other spaces itself.
+LPS, and it converts NRRD's other spaces itself. DICOM, a folder, a ``.zip`` or a file of it, is read by whatever the entry
+point ``dicom`` of `READERS` names (extra ``dicom``).
 
 Names of structures: NIfTI and MetaImage label maps have a twin ``NAME.json``, ``{"1": "Heart"}``;
 NRRD label maps carry the metadata of 3D Slicer's segmentations (``Segment0_Name``,
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,14 @@ from delineate.volume import Volume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".zip")
 
 _READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 _HEADER = 1 << 20  # bytes; Slicer's longest headers are a tenth of it
-_CONVERT = "Convert a DICOM series to one image file first, with 3D Slicer or dcm2niix for instance."
+_CONVERT = "DICOM is read as an image only."
+
+READERS = "delineate.readers"
+"""Group of entry points: functions of a path and a list of notes that answer a `Volume`."""
 
 
 def suffix_of(path: str | PathLike[str]) -> str:
@@ -46,8 +52,23 @@ def suffix_of(path: str | PathLike[str]) -> str:
     raise ImageError(f"{name} is not the name of an image file", f"Use a name that ends in {', '.join(SUFFIXES)}. {_CONVERT}")
 
 
-def read_volume(path: str | PathLike[str]) -> Volume:
-    """Read one image.
+def is_dicom(path: str | PathLike[str]) -> bool:
+    """Whether an image is read as DICOM: a folder, a zip, or a file of that name or, without a known name, of that content."""
+    path = Path(path)
+    name = path.name.lower()
+    if path.is_dir() or name.endswith(DICOM_SUFFIXES):
+        return True
+    if name.endswith(SUFFIXES):
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_volume(path: str | PathLike[str], notes: list[str] | None = None) -> Volume:
+    """Read one image; `notes` gets sentences on what is odd about a DICOM series that was read nevertheless.
 
     Raises
     ------
@@ -56,8 +77,10 @@ def read_volume(path: str | PathLike[str]) -> Volume:
     GeometryError
         A grid that makes no sense.
     MissingPartError
-        NRRD or MetaImage without SimpleITK.
+        NRRD or MetaImage without SimpleITK, DICOM without its reader.
     """
+    if is_dicom(path):
+        return _read_dicom(path, notes)
     suffix = suffix_of(path)
     if suffix in NIFTI_SUFFIXES:
         return nifti.read(path)
@@ -222,6 +245,14 @@ def _write_slicer(path: Path, segmentation: Segmentation) -> None:
     for key, value in fields.items():
         image.SetMetaData(key, value)
     _write_image(image, path)
+
+
+def _read_dicom(path: str | PathLike[str], notes: list[str] | None) -> Volume:
+    entry = next(iter(entry_points(group=READERS, name="dicom")), None)
+    if entry is None:
+        raise MissingPartError("the reader of DICOM", "dicom")
+    volume: Volume = entry.load()(path, notes)
+    return volume
 
 
 # ---- SimpleITK

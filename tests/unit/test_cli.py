@@ -76,12 +76,12 @@ def test_a_file_that_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("name", ["series", "slice.dcm"])
-def test_dicom_is_told_what_to_do(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_holds_no_dicom_is_told(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "series").mkdir()
     (tmp_path / "slice.dcm").write_bytes(b"")
     code, _, err = run(["segment", str(tmp_path / name), "-m", "x", "-o", str(tmp_path)], capsys)
     assert code == 2
-    assert name in err and "Convert a DICOM series" in err
+    assert name in err and "Give the files of one series of slices" in err
 
 
 def test_nobody_there_is_3(image: Path, nobody: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

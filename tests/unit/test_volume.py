@@ -31,3 +31,13 @@ def test_mapping_is_a_view_and_keeps_the_rest() -> None:
     assert np.shares_memory(mapped.voxels, stored)
     assert mapped.geometry.axis_codes == "SRA"
     assert (mapped.slope, mapped.intercept, mapped.modality, mapped.units) == (2.0, -1.0, "CT", "HU")
+
+
+def test_whole_numbers_stay_whole_under_a_whole_intercept() -> None:
+    for kind, low, high, wide in ((np.uint16, 0, 4095, np.int16), (np.uint16, 0, 65535, np.int32), (np.int16, -32768, 5, np.int32)):
+        stored = np.array([low, high], dtype=kind).reshape(1, 1, 2)
+        real = Volume(stored, Geometry((2, 1, 1)), 1.0, -1024.0).values()
+        assert real.dtype == wide
+        np.testing.assert_array_equal(real.ravel(), [low - 1024, high - 1024])
+    back = Volume(np.array([[[40000, 60000]]], dtype=np.uint16), Geometry((2, 1, 1)), 1.0, -40000.0).values()
+    assert back.dtype == np.int16 and back.ravel().tolist() == [0, 20000]

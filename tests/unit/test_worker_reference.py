@@ -280,7 +280,7 @@ def test_what_is_no_image(bench: Bench) -> None:
     assert "x.png" in bench.refused(refer(picture))
     empty = bench.studies / "series"
     empty.mkdir()
-    assert "no DICOM series" in bench.refused(refer(empty))
+    assert "no DICOM image" in bench.refused(refer(empty))
 
 
 def test_several_images_must_be_enough_and_of_one_grid(bench: Bench) -> None:

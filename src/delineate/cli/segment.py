@@ -15,7 +15,8 @@ from delineate.cli.output import say, target_path, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
 from delineate.errors import DeadlineError
-from delineate.files import read_volume
+from delineate.files import is_dicom, read_volume
+from delineate.volume import Volume
 
 
 @click.command()
@@ -39,12 +40,18 @@ def segment(
     images: tuple[Path, ...], model: str, output: Path, model_folders: tuple[Path, ...], timeout: float,
     no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, **connection: Any,
 ) -> None:  # fmt: skip
-    """Delineate IMAGE... (NIfTI, NRRD, MetaImage; several make one task) and write label map, names and a picture.
+    """Delineate IMAGE... and write label map, names and a picture.
+
+    An IMAGE is a NIfTI, NRRD or MetaImage file, or DICOM: a folder or zip of the slices of one series, or a file with frames
+    (`delineate dicom ls` shows what is in it). Several images make one task.
 
     Without --server a server with one worker is started for this one task.
     """
     target_path(output, model)  # a wrong output path should not cost a segmentation
-    reference = read_volume(images[0])
+    notes: list[str] = []
+    reference = read_volume(images[0], notes)
+    # What is sent byte for byte goes as a file; DICOM is read once.
+    sent: list[Path | Volume] = [reference if is_dicom(images[0]) else images[0], *images[1:]]
     begin = time.monotonic()
     embedded, uids = server is None, list[str]()
     with contextlib.ExitStack() as stack:
@@ -54,12 +61,12 @@ def segment(
             server = stack.enter_context(embedded_server(model_folders, verbose))
         client = stack.enter_context(connect(server, **connection, progress=show))
         try:
-            segmentation = client.segment(images, model, timeout=timeout, submitted=uids.append)
+            segmentation = client.segment(sent, model, timeout=timeout, submitted=uids.append)
         except (KeyboardInterrupt, DeadlineError):
             if uids and not embedded:
                 click.echo(f"The task goes on. Its result: delineate fetch {printable(uids[0])} -o {output} --server {server}", err=True)
             raise
         show(1.0, "writing")
         written = write_result(segmentation, output, model, None if no_picture else reference, title=model)
-        written.notes += client.notes
+        written.notes += notes + client.notes
     say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))

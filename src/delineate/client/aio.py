@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from delineate.client.packing import Images, geometry_of, listed, packed, published, result_file
+from delineate.client.packing import Images, geometry_of, listed, loaded, packed, published, result_file
 from delineate.client.session import DEFAULT_TIMEOUT, Session
 from delineate.client.transport import AsyncDriver, ProgressCallback
 from delineate.geometry import Geometry
@@ -171,7 +171,7 @@ class AsyncClient:
         Errors as in `submit` and `fetch`.
         """
         watch = self._session.stopwatch(timeout)
-        given = listed(images)
+        given = await anyio.to_thread.run_sync(loaded, images)
         geometry = await anyio.to_thread.run_sync(geometry_of, given[0])
         uid = await self.submit(list(given), model, priority=priority, prompts=prompts, key=key, timeout=watch.left())
         if submitted is not None:

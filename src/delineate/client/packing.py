@@ -29,9 +29,14 @@ def listed(images: Images) -> list[Path | Volume]:
         raise InputError("no image was given", "Give at least one.")
     result: list[Path | Volume] = [image if isinstance(image, Volume) else Path(image) for image in given]
     for image in result:
-        if isinstance(image, Path) and not image.is_file():
-            raise ImageError(f"there is no file {image.name}" if not image.exists() else f"{image.name} is not a file")
+        if isinstance(image, Path) and not image.is_file() and not image.is_dir():
+            raise ImageError(f"there is no file {image.name}" if not image.exists() else f"{image.name} is neither file nor folder")
     return result
+
+
+def loaded(images: Images) -> list[Path | Volume]:
+    """As `listed`, and what does not go into an archive byte for byte is read, once."""
+    return [image if isinstance(image, Volume) or is_nifti(image) else read_volume(image) for image in listed(images)]
 
 
 def geometry_of(image: Path | Volume) -> Geometry:
@@ -43,7 +48,7 @@ def geometry_of(image: Path | Volume) -> Geometry:
 
 def is_nifti(path: Path) -> bool:
     """Whether a file goes into the archive byte for byte."""
-    return path.name.lower().endswith(NIFTI_SUFFIXES)
+    return path.name.lower().endswith(NIFTI_SUFFIXES) and not path.is_dir()
 
 
 @contextlib.contextmanager

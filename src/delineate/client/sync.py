@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from delineate.client.packing import Images, geometry_of, listed, packed, published, result_file
+from delineate.client.packing import Images, geometry_of, listed, loaded, packed, published, result_file
 from delineate.client.session import DEFAULT_TIMEOUT, Session
 from delineate.client.transport import ProgressCallback, SyncDriver
 from delineate.geometry import Geometry
@@ -166,7 +166,7 @@ class Client:
         Errors as in `submit` and `fetch`.
         """
         watch = self._session.stopwatch(timeout)
-        given = listed(images)
+        given = loaded(images)
         geometry = geometry_of(given[0])
         uid = self.submit(list(given), model, priority=priority, prompts=prompts, key=key, timeout=watch.left())
         if submitted is not None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from delineate import files
+from delineate.dicom.reader import read as read_dicom
 from delineate.errors import DelineateError, ModelError
 from delineate.model import Model
 from delineate.protocols.reference import Place
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 from delineate.worker.referred import Files
-from delineate.worker.series import read_series
 from delineate.worker.shelf import ModelShelf
 from delineate.worker.staged import suffix_of
 
@@ -34,7 +34,7 @@ class WorkReader:
 
     def image(self, place: Place) -> Volume:
         """An image. Raises `ModelError` of kind ``input``."""
-        return self._read(place, lambda path: read_series(path) if path.is_dir() else files.read_volume(path))
+        return self._read(place, lambda path: read_dicom(path).volume if path.is_dir() else files.read_volume(path))
 
     def segmentation(self, place: Place) -> Segmentation:
         """Structures. Raises `ModelError` of kind ``input``."""

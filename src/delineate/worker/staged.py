@@ -12,6 +12,7 @@ import numpy as np
 
 from delineate import files, nifti
 from delineate.datastore.grids import is_same_place
+from delineate.dicom.reader import read as read_dicom
 from delineate.errors import DelineateError, GeometryError, ImageError, InputError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model
@@ -24,7 +25,6 @@ from delineate.volume import Volume
 from delineate.worker.convert import converted, to_model
 from delineate.worker.images import Key, WarmImage, WarmImages
 from delineate.worker.referred import Files
-from delineate.worker.series import read_series
 from delineate.worker.stage import ADVICE, Sent, require_enough, require_one_grid
 
 _RAW_LABELS: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by bytes of a voxel
@@ -133,7 +133,7 @@ class ReferredImages:
         return self._warm.keep((place.key,), volume, volume.geometry)
 
     def _read(self, place: Place, path: Path) -> Volume:
-        return read_series(path) if path.is_dir() else files.read_volume(self._named(place, path))
+        return read_dicom(path).volume if path.is_dir() else files.read_volume(self._named(place, path))
 
     def _named(self, place: Place, path: Path) -> Path:
         """A blob under a name by which its format is known; a file as it is."""

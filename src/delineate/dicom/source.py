@@ -1,0 +1,87 @@
+"""Where a volume came from: what contours and segmentations in DICOM refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from delineate.dicom.header import AGAIN, Header
+from delineate.dicom.parts import pydicom
+from delineate.dicom.planes import Planes
+from delineate.dicom.slices import Slice
+from delineate.errors import ImageError
+
+_GROUPS: Final = frozenset((0x0008, 0x0010, 0x0018, 0x0020))  # patient, study, series, equipment, how and where it was acquired
+
+
+class Instance(NamedTuple):
+    """The file, or frame of one, that a plane came from; `frame` from 1, 0 for a file of one."""
+
+    sop_class: str
+    sop_instance: str
+    frame: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """The source of a volume.
+
+    study_uid, series_uid, frame_of_reference : empty where the files do not say; instances : of each plane; planes : where
+    these lie, each by its own position; attributes : a pydicom data set of the first file's patient, study and series, which
+    must not be logged.
+    """
+
+    study_uid: str
+    series_uid: str
+    frame_of_reference: str
+    modality: str
+    instances: tuple[Instance, ...]
+    planes: Planes
+    attributes: Any = field(repr=False)
+
+    @property
+    def missing_uids(self) -> list[str]:
+        """Names of the UIDs that are empty: nothing can refer to this image then."""
+        named = {"StudyInstanceUID": self.study_uid, "SeriesInstanceUID": self.series_uid, "FrameOfReferenceUID": self.frame_of_reference}
+        named["SOPInstanceUID"] = "" if any(not item.sop_instance for item in self.instances) else "all"
+        return [name for name, uid in named.items() if not uid]
+
+
+def series_of(slices: Sequence[Slice], planes: Planes) -> Series:
+    """The source of a volume of slices in the order of its planes.
+
+    Raises
+    ------
+    ImageError
+        The first file cannot be read.
+    """
+    header = slices[0].header
+    return Series(
+        study_uid=header.text("StudyInstanceUID"),
+        series_uid=header.text("SeriesInstanceUID"),
+        frame_of_reference=header.text("FrameOfReferenceUID"),
+        modality=header.text("Modality"),
+        instances=tuple(_instance(item) for item in slices),
+        planes=planes,
+        attributes=_attributes(header),
+    )
+
+
+def _instance(item: Slice) -> Instance:
+    header = item.header
+    frame = item.frame + 1 if "PerFrameFunctionalGroupsSequence" in header.elements else 0
+    return Instance(header.text("SOPClassUID"), header.text("SOPInstanceUID"), frame)
+
+
+def _attributes(header: Header) -> Any:
+    library = pydicom()
+    try:
+        data = library.dcmread(header.path, stop_before_pixels=True, force=True)
+        kept = library.Dataset()
+        for tag in list(data.keys()):
+            if tag.group in _GROUPS:
+                kept[tag] = data[tag]
+        return kept
+    except Exception as error:  # what a library makes of damaged elements is anything
+        raise ImageError(f"the attributes of {header.name} cannot be read", AGAIN) from error

@@ -80,12 +80,19 @@ def detail_body(detail: str, dialect: Dialect) -> Dict[str, Any]:
     return {"detail": detail} if dialect is Dialect.V2 else {"detail": {"detail": detail}}
 
 
+def _known_kind(error: DelineateError) -> Type[DelineateError]:
+    """The class that a client knows: what the server alone tells apart by classes of its own, a client does by the status."""
+    if not isinstance(error, ServerError):
+        return type(error)
+    return next(kind for kind in type(error).__mro__ if kind.__module__ == ServerError.__module__)
+
+
 def problem(error: DelineateError, request_id: str = "") -> Dict[str, Any]:
     """RFC 9457 members of an error: what stands in a body beside or instead of the dialect's ``detail``.
 
     ``message`` and ``advice`` are kept apart for our own client; ``detail`` is both, for people who read raw answers.
     """
-    slug = error_slug(type(error))
+    slug = error_slug(_known_kind(error))
     body = {
         "type": PROBLEM_PREFIX + slug,
         "title": slug.replace("-", " "),

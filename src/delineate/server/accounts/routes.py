@@ -73,7 +73,7 @@ class AccountRoutes:
         who = self._guard.identity(request)
         assert who is not None  # the gate lets nobody else through
         user = wire.User(username=who.name, email=who.email or None, name=who.full_name or None, roles=who.role.words)
-        return JSONResponse(user.to_json())
+        return JSONResponse({"email": None, "name": None, **user.to_json()})  # clients expect all four
 
     def _require(self) -> Accounts:
         if self._accounts is None:

@@ -132,14 +132,17 @@ class _Slab:
         return self._inside(below[row > 0] - columns), self._inside(below[row < self._rows])
 
     def _inside(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels[self._flat[pixels] != 0]
+        kept: np.ndarray = pixels[self._flat[pixels] != 0]
+        return kept
 
     def _row(self, pixels: np.ndarray) -> np.ndarray:
         lines = pixels // self._columns
-        return lines - lines // self._rows * self._rows
+        rows: np.ndarray = lines - lines // self._rows * self._rows
+        return rows
 
     def _column(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels - pixels // self._columns * self._columns
+        columns: np.ndarray = pixels - pixels // self._columns * self._columns
+        return columns
 
     def _across(self, pixels: np.ndarray) -> _Runs:
         """Runs from left to right; `pixels` in order."""

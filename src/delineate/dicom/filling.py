@@ -1,0 +1,70 @@
+"""Closed polygons → label maps: a pixel is inside where its centre is, by the even-odd rule, in each slice.
+
+Polygons of one structure in one slice are taken together, so that one inside another is a hole, and a keyhole's bridge,
+which runs there and back, is nothing. Every row of pixels is cut where the sides of the polygons cross the line through its
+centres; pairs of cuts are runs of pixels inside. Structures that overlap come to lie in layers of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+_THREADS: Final = 2
+_GRAIN: Final = 1e-6  # pixels: positions that were written as decimals and turned into pixels do not come back exactly
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """Closed polygons in the pixels of a stack.
+
+    structures : int, shape (polygons,), from 0; slices : int, shape (polygons,)
+    starts : int, shape (polygons + 1,); corners : float64, shape (corners, 2), columns and rows, (0, 0) the first centre
+    """
+
+    structures: np.ndarray
+    slices: np.ndarray
+    starts: np.ndarray
+    corners: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Pixels inside, from `first` to before `after`, counted flat through the stack; in order within a structure."""
+
+    structures: np.ndarray
+    first: np.ndarray
+    after: np.ndarray
+
+
+def runs_inside(polygons: Polygons, shape: tuple[int, int, int]) -> Runs:
+    """The runs of pixels inside of all polygons; what lies outside of the stack is left out.
+
+    shape : slices, rows, columns
+    """
+    _, rows, columns = shape
+    corners = np.round(polygons.corners / _GRAIN) * _GRAIN
+    after = np.arange(1, len(corners) + 1)
+    after[polygons.starts[1:] - 1] = polygons.starts[:-1]
+    x, y = corners[:, 0], corners[:, 1]
+    # A row is cut by a side if one end is above its line of centres, and the other on it or below.
+    ceiling = np.clip(np.ceil(y), 0, rows).astype(np.int64)
+    first, last = np.minimum(ceiling, ceiling[after]), np.maximum(ceiling, ceiling[after])
+    side = np.flatnonzero(last > first)
+    first, count = first[side], (last - first)[side]
+    each = np.repeat(np.arange(len(side)), count)
+    row = np.arange(len(each)) - np.repeat(np.cumsum(count) - count - first, count)
+    dx, dy = x[after[side]] - x[side], y[after[side]] - y[side]
+    cut = x[side][each] + (row - y[side][each]) * (dx / dy)[each]
+    column = np.clip(np.ceil(np.round(cut / _GRAIN) * _GRAIN), 0, columns).astype(np.int64)
+    polygon = np.repeat(np.arange(len(polygons.slices)), np.diff(polygons.starts))[side][each]
+    lines = (polygons.structures[polygon] * shape[0] + polygons.slices[polygon]) * rows + row
+    cuts = np.sort(lines * (columns + 1) + column).reshape(-1, 2)
+    line, begin = np.divmod(cuts[:, 0], columns + 1)
+    structure, line = np.divmod(line, shape[0] * rows)
+    length = cuts[:, 1] - cuts[:, 0]
+    kept = np.flatnonzero(length)
+    place = line[kept] * columns + begin[kept]
+    return Runs(structure[kept], place, place + length[kept])

@@ -69,7 +69,7 @@ class Task:
     created, started, finished : Unix seconds, None where it has not happened.
     attempt : tries begun; lost : how many of them ended without the model's fault.
     lease_holder, lease_expires : the worker whose task it is, and until when.
-    not_before : Unix seconds before which it is not claimed (backoff).
+    not_before : Unix seconds before which it is not claimed: backoff, or the time in which a new one is left to whom the engine rings.
     fraction : progress 0 to 1; message : progress in words.
     grids : fingerprints of the inputs (`Geometry.to_dict`), known once staged.
     provenance : model version and digest, runner, device, seconds, peak memory.

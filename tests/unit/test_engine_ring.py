@@ -69,6 +69,13 @@ def test_a_worker_that_is_asked_to_wait_does(waiting: tuple[Loop, Channel], afte
     assert least <= time.monotonic() - began < most
 
 
+def test_who_only_looks_was_not_rung(waiting: tuple[Loop, Channel]) -> None:
+    loop, channel = waiting
+    assert not loop._rest(0)  # something changed, and nobody called
+    channel._obey({"command": "look", "task": "", "after": 0.0})
+    assert loop._rest(1)
+
+
 def test_what_it_says_of_its_images(tmp_path: Path) -> None:
     events = tmp_path / "events"
     channel = Channel(-1, os.open(events, os.O_CREAT | os.O_WRONLY))

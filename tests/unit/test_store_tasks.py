@@ -13,6 +13,7 @@ import pytest
 from delineate.errors import InputError, LeaseLostError, StorageFullError, StoreBusyError, UnknownTaskError
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
+from delineate.store.leases import RESERVED
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
@@ -599,3 +600,22 @@ def test_work_is_found_by_its_name(store: TaskStore) -> None:
     other = submit(store, model="score", protocol=WORK).uid
     assert [task.uid for task in store.work("train", limit=5)] == [second, first]
     assert [task.uid for task in store.work()] == [other]
+
+
+def test_a_task_is_left_to_whom_the_engine_rings(store: TaskStore, clock: Clock) -> None:
+    first = submit(store, rung=True)
+    assert store.claim("who only looked", rung=False) is None
+    assert claim(store, "who was rung").uid == first.uid
+    second = submit(store, b"other", rung=True)
+    clock.now += RESERVED
+    assert claim(store, "who only looked", rung=False).uid == second.uid
+
+
+def test_no_ring_shortens_the_wait_after_a_crash(store: TaskStore, clock: Clock) -> None:
+    task = submit(store, rung=True)
+    claim(store)
+    store.fail(task.uid, "w", CRASH, retry_after=5.0)
+    clock.now += 4.9
+    assert store.claim("w", rung=True) is None
+    clock.now += 0.2
+    assert claim(store).attempt == 2

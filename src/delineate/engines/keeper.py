@@ -103,11 +103,11 @@ class Keeper:
         return image in self._warm
 
     def ring(self, after: float = 0.0) -> None:
-        """There may be a task: a free worker looks, after `after` seconds. Any thread; never blocks."""
+        """There may be a task: the worker looks, after `after` seconds, or once it is free. Any thread; never blocks."""
         worker = self._worker
         if worker is None:
             self._rung.set()
-        if worker is not None and self.is_free:
+        else:
             worker.tell("look", after=after)
 
     def stop(self, grace: float) -> None:

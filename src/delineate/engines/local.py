@@ -27,7 +27,7 @@ from delineate.worker.lock import WorkerLock, dead_workers, is_held
 _log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # s between two looks for dead workers of other engines and for leases over time
-HEAD_START = 0.1  # s for the worker that has an image decoded, before another one takes its task
+HEAD_START = 0.15  # s for the worker that has an image decoded, before another one takes its task
 BACKGROUND_IDLE = 30.0  # s without a task after which the worker of the background ends
 BACKGROUND_NICE = 19
 SHORT_START = 0.015  # s where that one is busy, as far as is known: it may be free by now

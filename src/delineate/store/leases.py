@@ -35,6 +35,9 @@ from delineate.task import FRONT, Failure, Task
 LEASE: Final = 30.0
 """Seconds a worker may be silent."""
 
+RESERVED: Final = 0.2
+"""Seconds for which a task that was submitted as `rung` is left to those who are rung for it."""
+
 _LOST_BACKOFF, _LOST_LIMIT = 0.1, 30.0  # seconds; a lost worker says nothing about the task: try again soon
 _CRASH_BACKOFF, _CRASH_LIMIT = 1.0, 300.0
 
@@ -44,17 +47,18 @@ _NOBODY: Final[dict[str, Any]] = {"lease_holder": None, "lease_expires": None}
 class TaskLeases(TaskRecords):
     """The part of `TaskStore` that workers use."""
 
-    def claim(self, worker: str, lease: float = LEASE, lane: str = FRONT) -> Task | None:
+    def claim(self, worker: str, lease: float = LEASE, lane: str = FRONT, *, rung: bool = True) -> Task | None:
         """Take the next task of a lane: by priority, then fair between owners, then by age; None when none is due.
 
         Fair: each task has a *turn*, the start tag of start-time fair queueing (Goyal, Vin and Cheng, IEEE/ACM
-        Transactions on Networking 5, 1997) with tasks of equal cost.
+        Transactions on Networking 5, 1997) with tasks of equal cost. `rung`: False for who looks without having been called,
+        and leaves what is `RESERVED`.
         """
         with self.database.read() as connection:  # idle workers ask often: they do not take the writers' lock
-            if self._next(connection, lane) is None:
+            if self._next(connection, lane, rung) is None:
                 return None
         with self.database.write(light=True) as connection:
-            row = self._next(connection, lane)
+            row = self._next(connection, lane, rung)
             if row is None:
                 return None
             now = self._clock()
@@ -70,8 +74,8 @@ class TaskLeases(TaskRecords):
         with self.database.read() as connection:
             return self._next(connection, lane) is not None
 
-    def _next(self, connection: Connection, lane: str) -> Row[Any] | None:
-        return connection.execute(NEXT, {"now": self._clock(), "in_lane": lane}).first()
+    def _next(self, connection: Connection, lane: str, rung: bool = True) -> Row[Any] | None:
+        return connection.execute(NEXT, {"now": self._clock(), "in_lane": lane, "tries_below": int(rung)}).first()
 
     def heartbeat(
         self, uid: str, worker: str, lease: float = LEASE, fraction: float = 0.0, message: str = "", *, attempt: int | None = None

@@ -26,7 +26,12 @@ TASKS_EXPIRED: Final = sa.select(TASKS).where(TASKS.c.state == RUNNING, TASKS.c.
 
 NEXT: Final[sa.Select[Any]] = (
     sa.select(TASKS.c.id, TASKS.c.rank, TASKS.c.turn, TASKS.c.attempt)
-    .where(TASKS.c.state == PENDING, TASKS.c.lane == sa.bindparam("in_lane"), TASKS.c.not_before <= sa.bindparam("now"))
+    .where(
+        TASKS.c.state == PENDING,
+        TASKS.c.lane == sa.bindparam("in_lane"),
+        # One that was never tried is put off only for those who were not rung.
+        sa.or_(TASKS.c.not_before <= sa.bindparam("now"), TASKS.c.attempt < sa.bindparam("tries_below")),
+    )
     .order_by(TASKS.c.rank, TASKS.c.turn, TASKS.c.id)
     .limit(1)
 )

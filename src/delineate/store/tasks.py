@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from delineate.errors import InputError
-from delineate.store.leases import TaskLeases
+from delineate.store.leases import RESERVED, TaskLeases
 from delineate.store.statements import (
     CANCELLED,
     CHANGE_TASK,
@@ -65,11 +65,13 @@ class TaskStore(TaskLeases):
         key: str | None = None,
         beside: Mapping[str, BlobWriter] | None = None,
         lane: str = FRONT,
+        rung: bool = False,
     ) -> Task:
         """A new task: its row and its input are there, and safe, when this returns. The writers are used up.
 
         `key` makes it idempotent: the same owner, key, model and content answer the same task again. `beside`: further files
-        by role, kept as long as the input, which refers to them.
+        by role, kept as long as the input, which refers to them. `rung`: the engine is told at once whose it should be; others
+        leave it for `RESERVED` seconds.
 
         Raises
         ------
@@ -84,7 +86,15 @@ class TaskStore(TaskLeases):
                 raise InputError("the idempotency key must have 1 to 255 characters", "Use a random uuid.")
             for writer in writers.values():
                 writer.seal()
-            values = {"model": model, "owner": owner, "protocol": protocol, "key": key, "lane": lane, "prompts": dict(prompts or {})}
+            values: dict[str, Any] = {
+                "model": model,
+                "owner": owner,
+                "protocol": protocol,
+                "key": key,
+                "lane": lane,
+                "prompts": dict(prompts or {}),
+            }
+            values["not_before"] = self._clock() + RESERVED if rung else 0.0
             try:
                 for writer in writers.values():
                     self.blobs.place(writer)

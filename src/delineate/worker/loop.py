@@ -35,6 +35,7 @@ class Loop:
         self._idle = idle
         self._database = database
         self._worked = time.monotonic()
+        self._is_rung = True  # whoever begins or has just worked takes what there is
 
     def run(self) -> None:
         """Work until the channel says stop.
@@ -59,16 +60,17 @@ class Loop:
         if space.is_short(self._place.desk.folder):
             raise StorageFullError(f"less than {space.FLOOR >> 20} MiB are free on the disk of {self._place.desk.folder}")
         seen = self._database.changes()
-        task = self._place.tasks.claim(self._place.name, self._lease, self._lane)
+        task = self._place.tasks.claim(self._place.name, self._lease, self._lane, rung=self._is_rung)
         if task is None:
-            self._rest(seen)
+            self._is_rung = self._rest(seen)
         return task
 
     def _work(self, task: Task) -> None:
         (Errand if task.protocol == WORK else Attempt)(self._place, task).run()
-        self._worked = time.monotonic()
+        self._worked, self._is_rung = time.monotonic(), True
 
-    def _rest(self, seen: int) -> None:
+    def _rest(self, seen: int) -> bool:
+        """Wait until there may be a task: True where the engine said so, and no other worker should have it first."""
         channel = self._place.channel
         now = time.monotonic()
         is_eager = now - self._worked < EAGER
@@ -77,11 +79,13 @@ class Loop:
         while not channel.stopping.is_set() and time.monotonic() < until:
             if channel.wake.wait(look):
                 self._let_others_first()
-                return
+                return True
             if self._database.changes() != seen:
-                if channel.wake.wait(RING_WAIT):
+                is_rung = channel.wake.wait(RING_WAIT)
+                if is_rung:
                     self._let_others_first()
-                return
+                return is_rung
+        return False
 
     def _let_others_first(self) -> None:
         channel = self._place.channel

@@ -109,12 +109,15 @@ class Asking:
         prompts = {name: value for name, value in asked.params.items() if name not in _OURS}
         task = self._service.waited_for.submit(
             model=asked.name or asked.model.name, archive=document, owner=asked.owner, protocol=MONAI_LABEL, priority=asked.priority,
-            prompts=prompts, key=asked.key, beside=beside,
+            prompts=prompts, key=asked.key, beside=beside, rung=self._has_workers(),
         )  # fmt: skip
         if task.state is TaskState.CANCELLED and asked.key:
             task = self._service.waited_for.replay(task.uid, asked.owner)  # whoever hung up is back
         self._service.ring(reference.key)
         return task
+
+    def _has_workers(self) -> bool:
+        return self._service.engine is not None and self._service.settings.workers > 0
 
     def _source(self, asked: Asked, taker: BlobTaker | None) -> _Source:
         """The image: of the session, or the file that came along, or of the datastore; the first of these that is given."""

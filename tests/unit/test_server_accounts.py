@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from delineate.errors import AuthorizationError, InputError, SettingsError
+from delineate.errors import AuthorizationError, InputError, SettingsError, UnavailableError
 from delineate.server.accounts.gate import Gate
 from delineate.server.accounts.identity import (
     ExpiredTokenError,
@@ -25,7 +25,7 @@ from delineate.server.accounts.identity import (
     WrongPasswordError,
     role_of,
 )
-from delineate.server.accounts.local import LocalAccounts
+from delineate.server.accounts.local import MOST_WAITING, LocalAccounts
 from delineate.server.accounts.passwords import Passwords, checked_password
 from delineate.server.accounts.rights import RIGHTS, rule_of
 from delineate.server.accounts.static import StaticTokens
@@ -85,7 +85,7 @@ def test_a_password_is_kept_as_argon2id_with_its_own_salt() -> None:
 
 
 def test_passwords_are_hashed_at_full_cost() -> None:
-    assert "m=65536,t=3,p=1" in Passwords().hash(GOOD)
+    assert "m=19456,t=4,p=1" in Passwords().hash(GOOD)
 
 
 @pytest.mark.parametrize("text", ["", "short", "a" * 2000, "line\nline line line", "\ud800" * 12])
@@ -448,3 +448,13 @@ def test_a_token_with_a_lesser_role() -> None:
     error = refusal(settings, asked("POST", "/train/{model}", x_token="b2"))
     assert isinstance(error, RoleMissingError)
     assert error.message == "this needs the role admin, you are annotator"
+
+
+def test_who_waits_to_log_in_is_bounded(accounts: LocalAccounts) -> None:
+    async def run() -> list[BaseException | str]:
+        return await asyncio.gather(*(accounts.log_in("alice", GOOD) for _ in range(MOST_WAITING + 3)), return_exceptions=True)
+
+    found = asyncio.run(run())
+    refused = [error for error in found if isinstance(error, UnavailableError)]
+    assert (len(refused), {error.status for error in refused}) == (3, {503})
+    assert asyncio.run(accounts.log_in("alice", GOOD))

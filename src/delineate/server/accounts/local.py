@@ -10,12 +10,16 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
+from delineate.errors import UnavailableError
 from delineate.server.accounts.identity import ExpiredTokenError, Identity, Role, WrongPasswordError
 from delineate.server.accounts.passwords import LONGEST, Passwords
 from delineate.store.database import Database
 from delineate.store.users import KnownToken, UnknownUserError, User, UserStore
 
 REALM: Final = "delineate"
+MOST_WAITING: Final = 32
+"""Passwords that wait to be looked at; who comes then is told to come again."""
+
 REMEMBERED: Final = 1024
 """Tokens that are not looked up again while nothing in the database changes."""
 
@@ -49,6 +53,7 @@ class LocalAccounts:
         self._clock = clock
         # One password at a time: what it costs in memory and processor is bounded whoever asks.
         self._hashing = ThreadPoolExecutor(1, "delineate-passwords")
+        self._waiting = 0
         self._known: OrderedDict[str, KnownToken] = OrderedDict()
         self._changes = -1
 
@@ -78,7 +83,13 @@ class LocalAccounts:
 
     async def log_in(self, name: str, password: str) -> str:
         """See `Accounts`."""
-        return await asyncio.get_running_loop().run_in_executor(self._hashing, partial(self._log_in, name, password))
+        if self._waiting >= MOST_WAITING:
+            raise UnavailableError("too many log in at once", "Try again in a moment.", 503)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._hashing, partial(self._log_in, name, password))
+        finally:
+            self._waiting -= 1
 
     def _log_in(self, name: str, password: str) -> str:
         if self._passwords is None:

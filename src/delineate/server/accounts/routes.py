@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from delineate.errors import InputError, UnavailableError
+from delineate.errors import AuthorizationError, InputError, UnavailableError
 from delineate.protocols import monai_label as wire
 from delineate.server.accounts.identity import Accounts
 from delineate.server.accounts.throttle import Throttle
@@ -16,6 +17,10 @@ from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import small_body
 from delineate.server.monai_label.routing import Routes
 from delineate.server.security import Guard
+
+MOST_LETTERS: Final = 4096
+
+_log = logging.getLogger(__name__)
 
 _FORM: Final[dict[str, Any]] = {
     "requestBody": {
@@ -64,6 +69,9 @@ class AccountRoutes:
         except UnavailableError:
             self._throttle.right(name, address)
             raise
+        except AuthorizationError as error:
+            _log.warning("a log-in from %s was refused: %s", address, error.message)  # the name may be a password, typed too early
+            raise
         self._throttle.right(name, address)
         return JSONResponse(wire.Token(access_token=token, token_type="Bearer").to_json())  # noqa: S106 - a scheme
 
@@ -90,6 +98,8 @@ def _credentials(body: bytes) -> tuple[str, str]:
     if grant not in ("", wire.PASSWORD_GRANT):
         raise InputError(f"the grant {grant[:32]!r} is not served here", "Send grant_type=password.")
     name, password = form.get("username", [""])[-1], form.get("password", [""])[-1]
-    if not name or not password:
-        raise InputError("a name and a password are wanted", "Send username, password and grant_type=password.")
+    if not 0 < len(name) <= MOST_LETTERS or not 0 < len(password) <= MOST_LETTERS:
+        raise InputError(
+            f"a name and a password are wanted, of at most {MOST_LETTERS} letters", "Send username, password and grant_type=password."
+        )
     return name, password

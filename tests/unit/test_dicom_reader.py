@@ -191,7 +191,7 @@ def test_a_tilted_stack_is_made_orthogonal_and_labels_come_back(tmp_path: Path) 
     assert back.shape == truth.shape
     assert 2 * (back.astype(bool) & truth).sum() / (back.astype(bool).sum() + truth.sum()) > 0.94
     # Half a pixel off would be half a millimetre.
-    np.testing.assert_allclose(world[back.astype(bool)].mean(axis=0), world[truth].mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(world[back.astype(bool)].mean(axis=0), world[truth].mean(axis=0), atol=0.2)
 
 
 def test_labels_on_an_even_stack_come_back_exactly(tmp_path: Path) -> None:

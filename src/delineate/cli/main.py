@@ -54,6 +54,7 @@ COMMANDS = {
     "label": ("delineate.cli.label", "label", "Annotate with a MONAI Label server."),
     "user": ("delineate.cli.user", "user", "Local accounts of a server: add, list, change, remove."),
     "preview": ("delineate.cli.preview", "preview", "Draw structures on an image, as a picture."),
+    "dicom": ("delineate.cli.dicom", "dicom", "List the images in DICOM folders and files."),
     "mim": ("delineate.cli.mim", "mim", "Build, check or try the extension for the MIM workstation."),
     "doctor": ("delineate.cli.doctor", "doctor", "Check the installation and a server."),
     "conformance": ("delineate.cli.conformance", "conformance", "Check a server against a dialect of the protocol."),

@@ -11,12 +11,12 @@ import click
 
 from delineate.cli.connection import connect, connection_options
 from delineate.cli.embedded import embedded_server
+from delineate.cli.image import dicom_options, read_image
 from delineate.cli.output import say, target_path, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
 from delineate.errors import DeadlineError
-from delineate.files import is_dicom, read_volume
-from delineate.volume import Volume
+from delineate.files import is_dicom
 
 
 @click.command()
@@ -35,10 +35,12 @@ from delineate.volume import Volume
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the log of the embedded server.")
+@dicom_options
 @connection_options
 def segment(
     images: tuple[Path, ...], model: str, output: Path, model_folders: tuple[Path, ...], timeout: float,
-    no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, **connection: Any,
+    no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, series: str, fill_gaps: bool,
+    doubled: str | None, **connection: Any,
 ) -> None:  # fmt: skip
     """Delineate IMAGE... and write label map, names and a picture.
 
@@ -49,9 +51,11 @@ def segment(
     """
     target_path(output, model)  # a wrong output path should not cost a segmentation
     notes: list[str] = []
-    reference = read_volume(images[0], notes)
-    # What is sent byte for byte goes as a file; DICOM is read once.
-    sent: list[Path | Volume] = [reference if is_dicom(images[0]) else images[0], *images[1:]]
+    choices: dict[str, Any] = {"series": series, "fill_gaps": fill_gaps, "doubled": doubled}
+    reference = read_image(images[0], notes, **choices)
+    # Files go as they are; DICOM is read once, here.
+    sent = [read_image(path, notes, **choices) if is_dicom(path) else path for path in images[1:]]
+    sent.insert(0, reference if is_dicom(images[0]) else images[0])
     begin = time.monotonic()
     embedded, uids = server is None, list[str]()
     with contextlib.ExitStack() as stack:

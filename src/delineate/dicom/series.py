@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -177,8 +178,14 @@ def grouped(headers: Iterable[Header]) -> tuple[tuple[Group, ...], list[Skipped]
     skipped: list[Skipped] = []
     slices = list(_slices(_once(headers, skipped), skipped))
     groups = [part for same in _together(slices) for part in _parted(same)]
-    groups.sort(key=lambda group: (_number(group.header.text("SeriesNumber")), group.header.name))
+    groups.sort(key=_order)
     return tuple(replace(group, number=number) for number, group in enumerate(groups, 1)), skipped
+
+
+def _order(group: Group) -> tuple[object, ...]:
+    """Series as a person counts them, parts of one by what parts them."""
+    numbers = [float(text) for text in re.findall(r"-?\d+(?:\.\d+)?", group.apart)]
+    return _number(group.header.text("SeriesNumber")), group.uid, numbers, group.header.name
 
 
 def _once(headers: Iterable[Header], skipped: list[Skipped]) -> Iterator[Header]:

@@ -19,7 +19,7 @@ MEMORY_KIB: Final = 19 * 1024
 
 
 class Passwords:
-    """Makes and checks hashes; the memory is given back at once."""
+    """Makes and checks hashes."""
 
     def __init__(self, *, passes: int = PASSES, memory_kib: int = MEMORY_KIB) -> None:
         self._hasher = _hasher(passes, memory_kib)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 DISTILLED = Path(__file__).parent / "data" / "monai_label_exchanges.json"
-KEYS = ("auth:",)  # recorded against a server with accounts
 
 
 def distil(lines: list[str]) -> list[dict[str, Any]]:
@@ -21,8 +20,6 @@ def distil(lines: list[str]) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         exchange = json.loads(line)
-        if exchange["step"].startswith(KEYS):
-            continue
         body = exchange["response"].get("body") or {}
         known = (body.get("json") or {}).get("session_id") if isinstance(body.get("json"), dict) else None
         if known:
@@ -39,6 +36,8 @@ def _request(request: dict[str, Any]) -> dict[str, Any]:
     asked: dict[str, Any] = {"method": request["method"], "path": request["path"]}
     if request.get("query"):
         asked["query"] = request["query"]
+    if request.get("authorization"):
+        asked["authorization"] = request["authorization"]
     if "multipart" in body:
         asked["parts"] = [_part(part) for part in body["multipart"]]
     elif "json" in body or "text" in body:

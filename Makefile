@@ -15,7 +15,7 @@ help:
 	@echo "make check  style, types, layers, Python 3.7 of the workstation modules"
 	@echo "make bench  measure, side by side with what 'make peers' installed"
 	@echo "make interop  our MONAI Label client beside the original, against the original server, which 'make peers-interop' installs (8 GB)"
-	@echo "make soak   the long suites: kills and memory for many rounds"
+	@echo "make soak   two annotators and a training for MINUTES (10), then the long suites: kills and memory for many rounds"
 
 $(BIN)/python:
 	@sh scripts/venv.sh $(VENV)
@@ -63,8 +63,12 @@ peers-interop:
 interop: $(VENV)/.installed-dev
 	$(BIN)/python tests/interop/monai_label.py --peer $(PEER)
 	$(BIN)/python tests/interop/monai_label_ours.py --peer $(PEER)
+	$(BIN)/python tests/interop/monai_label_conformance.py --peer $(PEER)
+
+MINUTES ?= 10
 
 soak: $(VENV)/.installed-dev
+	$(BIN)/python scripts/soak.py --minutes $(MINUTES)
 	DELINEATE_SOAK=1 $(BIN)/python -m pytest tests/acceptance -x
 
 clean:

@@ -179,3 +179,18 @@ def test_a_cancelled_listener_leaves_nothing() -> None:
         assert watcher.waiting == 0
 
     asyncio.run(go())
+
+
+def test_who_is_poked_looks_at_once() -> None:
+    async def go() -> None:
+        source = Source()
+        watcher = Watcher(source, interval=60.0)
+        watcher.poke()  # nobody waits yet: nothing happens
+        waiting = asyncio.create_task(heard(watcher, 1))
+        await asyncio.sleep(0.02)
+        source.change(1)
+        await asyncio.get_running_loop().run_in_executor(None, watcher.poke)
+        assert await waiting
+        watcher.close()
+
+    asyncio.run(go())

@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,7 @@ class Keeper:
         self._warm: frozenset[str] = frozenset()
         self._is_settling = False
         self._was_ready = False
+        self.on_settled: Callable[[], None] = _nobody
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{index}", daemon=True)
 
     def start(self) -> None:
@@ -213,6 +214,7 @@ class Keeper:
         elif kind == "progress" and self._watch is not None:
             self._watch.progress(event["fraction"], event["message"])
         elif kind == "done":
+            self.on_settled()
             self._watch = None
             self._is_settling = False
             self.status.state, self.status.tasks = "idle", self.status.tasks + 1
@@ -256,6 +258,10 @@ class Keeper:
             log = self._blobs.incoming()
             log.write(text)
         self._tasks.fail(uid, name, failure, log=log, retry_after=retry_after(self._tasks.get(uid), failure))
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
 
 
 def _ending(code: int) -> str:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,11 @@ class LocalEngine:
     def ring_background(self) -> None:
         """There may be a new task in the background: its worker is started, or looks at once."""
         self._background.ring()
+
+    def on_settled(self, call: Callable[[], None]) -> None:
+        """`call`, which must not block, is made in some thread whenever a worker here has settled a task."""
+        for keeper in self._keepers:
+            keeper.on_settled = call
 
     def ring(self, image: str = "") -> None:
         """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit.

@@ -51,6 +51,7 @@ def serve(settings: Settings) -> None:
         Database(settings.database_url, sync=settings.sync).migrate()
         engine = _engine(settings)
         app = create_app(settings, engine)
+        engine.on_settled(app.state.watcher.poke)
         # Workers take a second to import what they need; the first answer does not wait for them.
         engine.start()
         try:

@@ -6,9 +6,9 @@ The cost of a look does not grow with the number of people waiting: the watcher 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, Protocol
 
 from delineate.errors import StoreError
@@ -82,14 +82,23 @@ class Watcher:
         self._progress: dict[int, tuple[float, str]] = {}
         self._last = 0
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._poked = asyncio.Event()
         self._closed = False
+
+    def poke(self) -> None:
+        """Look now: somebody knows that there is something to see. Any thread."""
+        loop = self._loop
+        if loop is not None and self._signals:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._poked.set)
 
     @property
     def waiting(self) -> int:
         """How many signals there are."""
         return sum(map(len, self._signals.values()))
 
-    @contextmanager
+    @contextlib.contextmanager
     def watch(self, task: int, *, quiet: bool = False, progress: bool = False) -> Iterator[Signal]:
         """Listen to a task. Nothing is missed when its state is read after entering, or between `begin` and here without an await."""
         signal = Signal(task, quiet=quiet, progress=progress)
@@ -123,11 +132,16 @@ class Watcher:
             return
         version = self._source.version()  # before the newest event: one that comes between is looked at twice, not never
         self._last = self._source.newest()
-        self._task = asyncio.get_running_loop().create_task(self._run(version))
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(version))
 
     async def _run(self, version: int) -> None:
+        loop = asyncio.get_running_loop()
         while self._signals and not self._closed:
-            await asyncio.sleep(self._interval)
+            timer = loop.call_later(self._interval, self._poked.set)
+            await self._poked.wait()
+            timer.cancel()
+            self._poked.clear()
             try:
                 seen = self._source.version()
                 if seen != version:

@@ -619,3 +619,11 @@ def test_no_ring_shortens_the_wait_after_a_crash(store: TaskStore, clock: Clock)
     assert store.claim("w", rung=True) is None
     clock.now += 0.2
     assert claim(store).attempt == 2
+
+
+def test_many_are_deleted_at_once(store: TaskStore) -> None:
+    gone, stays = [submit(store, data) for data in (b"a", b"b")], submit(store, b"c")
+    assert store.delete_many([task.uid for task in gone], "x") == 2
+    assert store.delete_many([gone[0].uid], "x") == 0
+    assert [task.uid for task in store.tasks()] == [stays.uid]
+    assert files(store) == ["c"]

@@ -53,6 +53,7 @@ class LabelApi:
         self._log = RecentLog()
         annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
         asking, keeping = Asking(service, annotation), Keeping(service, annotation)
+        self._keeping = keeping
         infers = InferRoutes(service, asking, keeping, guard, listening, files, threads)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
         statistics, trainings = TrainStatistics(service), Works(TRAIN, service, listening, files)
@@ -97,5 +98,6 @@ class LabelApi:
 
     def close(self) -> None:
         """Nothing runs any more."""
+        self._keeping.close()
         self._log.end()
         self.annotation.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -122,7 +122,7 @@ class InferRoutes:
         stored = await self._files.run(partial(self._keeping.answer, task, asked.image, asked.save_tag))
         response = self._response(stored, output)
         # Nobody else knows of the task: its files are of no use once the answer is sent.
-        return AnsweredThen(response, lambda: self._files.run(lambda: self._keeping.forget(task)))
+        return AnsweredThen(response, partial(self._keeping.forget_soon, task))
 
     def _response(self, stored: StoredResult, output: str | None) -> Response:
         if output == "json" or (stored.file is None and output != "image"):
@@ -137,9 +137,9 @@ class InferRoutes:
 
 
 class AnsweredThen(Response):
-    """An answer, and what is done once it is sent."""
+    """An answer, and what is done once it is sent; that must not block."""
 
-    def __init__(self, answer: Response, then: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, answer: Response, then: Callable[[], None]) -> None:
         super().__init__()
         self._answer = answer
         self._then = then
@@ -147,7 +147,7 @@ class AnsweredThen(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
         await self._answer(scope, receive, send)
-        await self._then()
+        self._then()
 
 
 def _text(params: dict[str, Any], name: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from delineate.datastore.records import LabelRecord
 from delineate.errors import BlobError, DelineateError
@@ -13,13 +14,19 @@ from delineate.server.monai_label.annotation import Annotation
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
 
+SOON: Final = 0.2  # s
+"""Removing a task costs as much as answering a small one: it is done for many at once, and not while the next is asked for."""
+
 
 class Keeping:
-    """Blocks, all of it."""
+    """Blocks, all of it, but for `forget_soon`."""
 
     def __init__(self, service: Service, annotation: Annotation) -> None:
         self._service = service
         self._annotation = annotation
+        self._lock = threading.Lock()
+        self._forgotten: list[str] = []
+        self._timer: threading.Timer | None = None
 
     def answer(self, task: Task, image: str = "", tag: str = "") -> StoredResult:
         """The answer of a task that ended; where a tag is given it is saved as a label of the image too.
@@ -54,6 +61,31 @@ class Keeping:
         if task.state is TaskState.FINISHED:
             with contextlib.suppress(DelineateError):
                 self._service.waited_for.delete(task.uid, "answered")
+
+    def forget_soon(self, task: Task) -> None:
+        """The same, a little later. Any thread; does not block."""
+        if task.state is not TaskState.FINISHED:
+            return
+        with self._lock:
+            self._forgotten.append(task.uid)
+            if self._timer is None:
+                self._timer = threading.Timer(SOON, self._forget_all)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def close(self) -> None:
+        """Forget at once what is to be forgotten soon."""
+        with self._lock:
+            timer = self._timer
+        if timer is not None:
+            timer.cancel()
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        with self._lock:
+            uids, self._forgotten, self._timer = self._forgotten, [], None
+        with contextlib.suppress(DelineateError):
+            self._service.waited_for.delete_many(uids, "answered")
 
 
 def _latencies(task: Task) -> dict[str, float]:

@@ -124,7 +124,7 @@ class SlideRoutes:
             raise ResultLostError("the model's outlines are not there any more")
         name = "" if form == "json" else stored.filename or "outlines"
         answer = BodyResponse(stored.file, media_type=_KINDS[form], filename=name, threads=self._threads)
-        return AnsweredThen(answer, lambda: self._files.run(lambda: self._keeping.forget(task)))
+        return AnsweredThen(answer, partial(self._keeping.forget_soon, task))
 
 
 def _params(fields: Mapping[str, str], output: str | None) -> dict[str, Any]:

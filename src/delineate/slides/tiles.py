@@ -14,7 +14,7 @@ from delineate.slides.part import SlidePart, Window
 from delineate.slides.slide import Pixels, Slide
 
 MOST_STEPS: Final = 16
-_LARGEST: Final = 2048  # pixels along a tile; larger ones cost memory and gain nothing
+_SMALLEST, _LARGEST = 128, 2048  # pixels along a tile: smaller ones are margin mostly, larger ones cost memory and gain nothing
 _LEAST: Final = 64  # pixels that shall be left of a side
 
 Result = TypeVar("Result")
@@ -65,7 +65,7 @@ def scale_for(slide: Slide, finest: int, mpp: float, wanted: float) -> Scale:
 
 def tiles_of(part: SlidePart, scale: Scale) -> list[Tile]:
     """All tiles of a part."""
-    wide, high = (max(16, min(_LARGEST, int(side / scale.steps))) for side in part.tile)
+    wide, high = (max(_SMALLEST, min(_LARGEST, int(side / scale.steps))) for side in part.tile)
     tiles = []
     for window in part.windows:
         left, top = int(window.x / scale.factor), int(window.y / scale.factor)

@@ -15,6 +15,8 @@ USUAL_AREA: Final = 80.0  # pixels of level 0
 TILES: Final = (64, 16384)  # the shortest and the longest side that make sense
 MOST_WINDOWS: Final = 100_000
 FORMS: Final = ("dsa", "asap", "json")
+DOCUMENT: Final = "wsi"
+"""Parameter that is set where the answer is a document of outlines, for who asked by the routes for slides."""
 
 _WHOLE: Final = "Leave out location and size, or send zeros, for the whole slide."
 

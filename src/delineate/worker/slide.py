@@ -18,13 +18,10 @@ from delineate.slides import documents, mask
 from delineate.slides.documents import About, document
 from delineate.slides.opening import open_slide
 from delineate.slides.outlines import Outlines
-from delineate.slides.part import PartRequest, SlidePart, read_part
+from delineate.slides.part import DOCUMENT, PartRequest, SlidePart, read_part
 from delineate.worker.answer import STEM, Layer
 from delineate.worker.referred import Files
 from delineate.worker.staged import suffix_of
-
-DOCUMENT: Final = "wsi"
-"""Parameter that is set where the answer is a document of outlines, for who asked by the routes for slides."""
 
 _ENTRY: Final = "outlines.txt"  # an archive's .json belongs to a label map
 _TEXT: Final = 1 << 16  # letters written at once

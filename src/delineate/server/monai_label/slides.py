@@ -26,9 +26,8 @@ from delineate.server.monai_label.takers import BlobTaker, Named
 from delineate.server.results import BodyResponse
 from delineate.server.security import Guard
 from delineate.server.service import Service
-from delineate.slides.part import USUAL_SIZE, read_part
+from delineate.slides.part import DOCUMENT, USUAL_SIZE, read_part
 from delineate.task import Task
-from delineate.worker.slide import DOCUMENT
 
 Output = Annotated[Literal["dsa", "asap", "json"] | None, Query(description="Form of the outlines; JSON where not given.")]
 Image = Annotated[str, Query(description="Id of an image in the datastore.")]

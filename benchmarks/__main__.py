@@ -10,7 +10,10 @@ import sys
 
 import benchmarks
 
-ORDER = ["codec", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim", "models", "training", "monai_label"]
+ORDER = [
+    "codec", "dicom", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim",
+    "models", "training", "monai_label",
+]  # fmt: skip
 
 
 def main(names: list[str]) -> int:

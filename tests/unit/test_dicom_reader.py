@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -15,13 +16,16 @@ import pytest
 pytest.importorskip("pydicom")
 
 from delineate import files
+from delineate.client.packing import loaded, packed
 from delineate.dicom.reader import looked_at, read
 from delineate.dicom.stack import labels_on_planes
-from delineate.errors import ArchiveError, ImageError
+from delineate.errors import ArchiveError, ImageError, MissingPartError
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
+from delineate.protocols.archive_reader import ArchiveReader
 from delineate.segmentation import Segmentation
 from delineate.testing.dicom import BIG_ENDIAN, PT, Stack, orientations, sheared, stack_of, write_frames, write_series
+from delineate.volume import Volume
 
 SIZE, SPACING, ORIGIN = (7, 6, 5), (1.5, 2.25, 3.0), (-10.5, 20.25, 30.0)
 GRID = Geometry(SIZE, SPACING, ORIGIN)
@@ -382,3 +386,24 @@ def test_files_reads_dicom_by_folder_name_and_content(tmp_path: Path) -> None:
         notes: list[str] = []
         np.testing.assert_array_equal(files.read_volume(path, notes).voxels, VOXELS)
         assert notes == []
+
+
+def test_the_client_sends_what_was_read(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", stack())
+    (volume,) = loaded([tmp_path / "in"])
+    assert isinstance(volume, Volume)
+    with packed([tmp_path / "in"]) as archive:
+        reader = ArchiveReader(archive)
+        assert json.loads(reader.read("tmp_0000.meta.json"))["modality"] == "CT"
+        (tmp_path / "sent.nii.gz").write_bytes(reader.read("tmp_0000.nii.gz"))
+    sent = files.read_volume(tmp_path / "sent.nii.gz")
+    turned = sent.mapped(reorientation(sent.geometry, "LPS"))
+    assert turned.geometry.matches(GRID)
+    np.testing.assert_array_equal(turned.values(), VOXELS - 1024)
+
+
+def test_without_a_reader_of_dicom_the_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "entry_points", lambda **_: [])
+    with pytest.raises(MissingPartError) as caught:
+        files.read_volume(tmp_path)
+    assert "delineate[dicom]" in caught.value.advice

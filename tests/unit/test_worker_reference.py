@@ -27,6 +27,7 @@ from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import Task, TaskState
+from delineate.testing.dicom import stack_of, write_series
 from delineate.volume import Volume
 from delineate.worker import resident
 from delineate.worker.attempt import Attempt, Workplace
@@ -269,6 +270,17 @@ def test_an_uploaded_image_is_a_blob(bench: Bench, name: str) -> None:
     assert np.array_equal(bench.jobs[0].images[0].voxels, VOXELS)
     assert bench.place.images.contents() == [reference.key]
     assert not list(bench.place.desk.input.iterdir())
+
+
+def test_a_dicom_series_is_an_image(bench: Bench) -> None:
+    pytest.importorskip("pydicom")
+    bench.shelf.model = replace(MODEL, inputs=(ModelInput(units="HU"),))
+    stack = stack_of(VOXELS.reshape(GRID.shape).astype(np.int16), GRID)
+    write_series(bench.studies / "series", stack)
+    assert bench.run(refer(bench.studies / "series")).state is TaskState.FINISHED
+    (image,) = bench.jobs[0].images
+    assert image.geometry.matches(GRID)
+    np.testing.assert_array_equal(image.voxels, stack.voxels - 1024.0)
 
 
 def test_what_is_no_image(bench: Bench) -> None:

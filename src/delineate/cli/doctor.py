@@ -24,6 +24,7 @@ from delineate.errors import DelineateError
 PARTS = (
     ("isal", "ISA-L codec", "", "pip install isal (images are packed four times slower without it)"),
     ("SimpleITK", "NRRD and MetaImage files", "images", ""),
+    ("pydicom", "DICOM images", "dicom", ""),
     ("matplotlib", "pictures", "pictures", ""),
     ("fastapi", "server", "server", ""),
     ("sqlalchemy", "store", "server", ""),

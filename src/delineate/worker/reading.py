@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from delineate import files
-from delineate.dicom.reader import read as read_dicom
 from delineate.errors import DelineateError, ModelError
 from delineate.model import Model
 from delineate.protocols.reference import Place
@@ -34,7 +33,7 @@ class WorkReader:
 
     def image(self, place: Place) -> Volume:
         """An image. Raises `ModelError` of kind ``input``."""
-        return self._read(place, lambda path: read_dicom(path).volume if path.is_dir() else files.read_volume(path))
+        return self._read(place, files.read_volume)
 
     def segmentation(self, place: Place) -> Segmentation:
         """Structures. Raises `ModelError` of kind ``input``."""

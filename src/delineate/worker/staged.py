@@ -12,7 +12,6 @@ import numpy as np
 
 from delineate import files, nifti
 from delineate.datastore.grids import is_same_place
-from delineate.dicom.reader import read as read_dicom
 from delineate.errors import DelineateError, GeometryError, ImageError, InputError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model
@@ -98,11 +97,10 @@ class ReferredImages:
             Kind ``input``: gone, changed, not allowed, not readable, too few, of different grids; a label on another grid.
         """
         require_enough(len(reference.images), model)
-        paths = [self._files.find(place) for place in reference.images]
         images = []
-        for index, (place, path) in enumerate(zip(reference.images, paths, strict=True)):
+        for index, place in enumerate(reference.images):
             self._checkpoint()
-            images.append(self._image(place, path, model, index))
+            images.append(self._image(place, model, index))
         headers = tuple(image.header for image in images)
         if model.one_grid:
             require_one_grid([place.name for place in reference.images], headers)
@@ -114,26 +112,28 @@ class ReferredImages:
             place=headers[0],
             label=None if reference.label is None else self._label(reference.label, headers[0], seen, model),
             suffix=suffix_of(reference.images[0].name),
-            fill=lambda folder: self._fill(folder, paths, reference, model, images),
+            fill=lambda folder: self._fill(folder, reference, model, images),
         )
 
-    def _image(self, place: Place, path: Path, model: Model, index: int) -> WarmImage:
+    def _image(self, place: Place, model: Model, index: int) -> WarmImage:
+        if place.path:
+            self._files.find(place)  # one that is warm must still be there and allowed
         wanted = model.inputs[min(index, len(model.inputs) - 1)]
         key: Key = (place.key, model.orientation, model.spacing, wanted.units)
         found = self._warm.get(key)
         if found is not None:
             return found
-        raw = self._warm.get((place.key,)) or self._decoded(place, path)
+        raw = self._warm.get((place.key,)) or self._decoded(place)
         volume = converted(raw.volume, model, wanted)
         return self._warm.keep(key, volume, raw.header)
 
-    def _decoded(self, place: Place, path: Path) -> WarmImage:
-        volume = _readable(place, lambda: self._read(place, path))
-        self._files.require_unchanged(place, path)
+    def _decoded(self, place: Place) -> WarmImage:
+        with self._files.reading(place) as path:
+            volume = _readable(place, lambda: self._read(place, path))
         return self._warm.keep((place.key,), volume, volume.geometry)
 
     def _read(self, place: Place, path: Path) -> Volume:
-        return read_dicom(path).volume if path.is_dir() else files.read_volume(self._named(place, path))
+        return files.read_volume(path if path.is_dir() else self._named(place, path))
 
     def _named(self, place: Place, path: Path) -> Path:
         """A blob under a name by which its format is known; a file as it is."""
@@ -168,13 +168,13 @@ class ReferredImages:
         turned = segmentation.mapped(reorientation(segmentation.geometry, grid.axis_codes))
         return np.ascontiguousarray(turned.layers[0])
 
-    def _fill(self, folder: Path, paths: list[Path], reference: Reference, model: Model, images: list[WarmImage]) -> None:
+    def _fill(self, folder: Path, reference: Reference, model: Model, images: list[WarmImage]) -> None:
         """The images as files: as they are where they are NIfTI and the model takes them so."""
-        for index, (place, path, image) in enumerate(zip(reference.images, paths, images, strict=True)):
+        for index, (place, image) in enumerate(zip(reference.images, images, strict=True)):
             target = folder / f"tmp_{index:04d}.nii.gz"
             if model.orientation == AS_SENT and place.name.lower().endswith(".nii.gz"):
-                shutil.copyfile(path, target)
-                self._files.require_unchanged(place, path)
+                with self._files.reading(place) as path:
+                    shutil.copyfile(path, target)
             else:
                 nifti.write(target, image.volume)
             (folder / f"tmp_{index:04d}.meta.json").write_bytes(meta_of(image.volume).to_json())

@@ -199,7 +199,7 @@ CELLS: dict[str, Cell] = {
     "unknown trainer": Cell("POST", "/train/nope", 404, "trainer", {"json": {}}, lambda c, _: c.train_start("nope", {})),
     "unknown scoring": Cell("POST", "/scoring/nope", 404, "scoring", {"json": {}}),
     "unknown batch": Cell("POST", "/batch/infer/nope", 404, "nope", {"json": {}}),
-    "unknown slide model": Cell("POST", "/infer/wsi/nope?image=a", 404, "name", {"json": {}}, lambda c, _: c.wsi_infer("nope", "a")),
+    "unknown slide model": Cell("POST", "/infer/wsi/nope?image=a", 404, "nope", {"json": {}}, lambda c, _: c.wsi_infer("nope", "a")),
     "label of an unknown image": Cell(
         "PUT", f"{LABEL}?image=nope", 404, "no such image", {"files": label(mask())},
         lambda c, folder: c.save_label("nope", written(folder, mask())),

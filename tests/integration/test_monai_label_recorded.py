@@ -119,7 +119,6 @@ UNSAID: dict[str, tuple[set[str], str]] = {
         ("infer/output=json", "infer/params urlencoded", "infer/params as json body", "infer/params override image"),
         ({"centroids"}, "empty in the recording: the model there did not compute any"),
     ),
-    **dict.fromkeys(("train_status/running", "train_status/check_running", "poll"), ({"details"}, "its first line was not said yet")),
     "POST /train/tiny?run_sync": (
         {"best_metric", "current_epoch", "current_iteration", "rank", "total_iterations", "train"},
         "of the training of a network; and nothing is held back of images as small as these",

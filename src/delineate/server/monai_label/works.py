@@ -33,6 +33,9 @@ _STATES: Final = {
     TaskState.CANCELLED: "STOPPED",
 }
 
+_SAID: Final = {TaskState.PENDING: "Waits for its turn.", TaskState.RUNNING: "Begins.", TaskState.FINISHED: "Done."}
+"""Of a task that said nothing itself: clients read the last line."""
+
 
 class Works:
     """The works of one name. Belongs to one event loop."""
@@ -101,10 +104,9 @@ class Works:
 
     def view(self, task: Task) -> wire.TaskView:
         """A task in the dress of this API. Blocks."""
-        details = self._details(task)
         values: dict[str, Any] = {
             "id": task.uid, "status": _STATES[task.state], "request": dict(task.prompts), "start_ts": _words(task.created),
-            **({"details": details} if details else {}),
+            "details": self._details(task),
         }  # fmt: skip
         if task.finished is not None:
             values["end_ts"] = _words(task.finished)
@@ -122,7 +124,7 @@ class Works:
             lines.append("Stopped. What was there before stays as it was.")
         elif task.state is TaskState.PENDING and task.attempt:
             lines.append("It was interrupted and goes on.")
-        return lines[-_LINES:]
+        return lines[-_LINES:] or [_SAID.get(task.state, "Ended.")]
 
     def _log(self, task: Task) -> list[str]:
         text = b""

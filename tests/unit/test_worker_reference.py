@@ -262,6 +262,19 @@ def blob(bench: Bench, path: Path) -> str:
     return writer.digest
 
 
+@pytest.mark.parametrize("damaged", [True, False])
+def test_an_uploaded_image_that_was_altered_is_not_used(bench: Bench, damaged: bool) -> None:
+    """Whether or not it can still be read."""
+    reference = Reference((Place(blob=blob(bench, bench.image("ct.nii")), name="x.nii"),))
+    path = bench.blobs.path(reference.images[0].blob)
+    content = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(content[:100] if damaged else content[:-1] + bytes([content[-1] ^ 1]))
+    task = bench.run(reference)
+    assert task.failure is not None and (task.failure.kind, bench.jobs) == ("stored", [])
+    assert bench.place.images.contents() == []
+
+
 @pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nrrd"])
 def test_an_uploaded_image_is_a_blob(bench: Bench, name: str) -> None:
     reference = Reference((Place(blob=blob(bench, bench.image(name)), name=f"../../{name}"),))

@@ -76,7 +76,7 @@ def _draw(blue: npt.NDArray[np.float32], nucleus: Nucleus, dense: float) -> None
     u, v = x + 0.5 + x0 - nucleus.x, y + 0.5 + y0 - nucleus.y
     cos, sin = np.cos(nucleus.angle), np.sin(nucleus.angle)
     radius = np.hypot((u * cos + v * sin) / nucleus.long, (v * cos - u * sin) / nucleus.short)
-    np.maximum(part, dense * np.clip((1.05 - radius) * nucleus.short / 2, 0, 1), out=part)
+    np.maximum(part, dense * np.clip((1 - radius) * nucleus.short / 2 + 0.5, 0, 1), out=part)
 
 
 def write_pyramid(

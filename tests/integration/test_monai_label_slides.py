@@ -272,3 +272,27 @@ def test_a_task_of_slides_leaves_nothing_behind(server: Any) -> None:
     while any(task.state is TaskState.FINISHED for task in server.service.tasks.tasks(model="nuclei")):
         assert time.monotonic() < end, "the task stays"
         time.sleep(0.01)
+
+
+def test_qupath_asks_for_the_next_patch_of_what_is_open(client: MONAILabelClient) -> None:
+    for _ in range(20):
+        sample = client.next_sample("random", {"image": "slide", "image_size": [WIDTH, 300], "patch_size": [512, 512]})
+        assert sample["id"] == "slide"
+        x, y, width, height = sample["bbox"]
+        assert (0 <= x <= WIDTH - 512, y, width, height) == (True, 0, 512, 300)
+    assert client.next_sample("random", {"image": "slide", "image_size": [0, 0], "patch_size": [64, 32]})["bbox"] == [0, 0, 64, 32]
+
+
+@pytest.mark.parametrize("body", [{"image": 3}, {"image": "slide", "patch_size": [0, 5]}, {"image": "slide", "image_size": "big"}])
+def test_patches_that_make_no_sense(server: Any, body: Any) -> None:
+    assert server.http.post("/activelearning/random", json=body).status_code == 422
+
+
+def test_patches_by_a_strategy_that_is_not_there(server: Any) -> None:
+    assert server.http.post("/activelearning/nope", json={"image": "slide"}).status_code == 404
+
+
+def test_qupath_asks_for_the_next_slide(client: MONAILabelClient) -> None:
+    found = {client.next_sample("first", {"image": "", "client_id": "q"}).get("id") for _ in range(3)}
+    assert found & {"slide", "ct"}
+    assert Path(client.next_sample("first", {"image": ""})["path"]).suffix in (".tif", ".gz")

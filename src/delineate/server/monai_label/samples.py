@@ -11,6 +11,7 @@ from delineate.protocols.monai_label_datastore import FINAL_TAG
 from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.forms import json_object, small_body
+from delineate.server.monai_label.patches import next_patch
 from delineate.server.monai_label.routing import Routes
 from delineate.server.security import Guard
 
@@ -30,10 +31,14 @@ class SampleRoutes:
     async def next(self, request: Request, strategy: str) -> Response:
         """The image to label next, kept from others for a while; `{}` when nothing is left.
 
-        JSON: `client_id` says who asks, `label_tag` which label is missing.
+        JSON: `client_id` says who asks, `label_tag` which label is missing. With `image`, `image_size` and `patch_size`: a part of
+        that slide, as `bbox`.
         """
         body = json_object(await small_body(request), "the request")
         wanted = wire.SampleRequest.from_json(body, strict=True)
+        patch = next_patch(body)
+        if patch is not None and strategy in self._annotation.datastore.strategies:
+            return JSONResponse(patch.to_json())
         holder = self._holder(request, wanted.client_id)
         tag = wanted.label_tag or FINAL_TAG
         sample = await self._files.run(lambda: self._annotation.datastore.next_sample(strategy, holder, tag=tag))

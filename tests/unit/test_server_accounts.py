@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ from delineate.server.accounts.passwords import Passwords, checked_password
 from delineate.server.accounts.rights import RIGHTS, rule_of
 from delineate.server.accounts.static import StaticTokens
 from delineate.server.accounts.throttle import FORGET, FREE_BY_ACCOUNT, FREE_BY_ADDRESS, LONGEST_PAUSE, Throttle
+from delineate.server.main import warn_if_open
 from delineate.server.security import Guard
 from delineate.server.settings import Settings
 from delineate.store.database import Database
@@ -458,3 +461,48 @@ def test_who_waits_to_log_in_is_bounded(accounts: LocalAccounts) -> None:
     refused = [error for error in found if isinstance(error, UnavailableError)]
     assert (len(refused), {error.status for error in refused}) == (3, {503})
     assert asyncio.run(accounts.log_in("alice", GOOD))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"host": "192.0.2.1"}, "can post tasks"),
+        ({"host": "192.0.2.1", "token": "secret"}, ""),
+        ({"host": "192.0.2.1", "accounts": "local"}, "without TLS"),
+        ({"accounts": "local"}, ""),
+    ],
+)
+def test_a_server_on_the_network_says_what_is_open(given: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture) -> None:
+    warn_if_open(Settings(**given))
+    assert (said in caplog.text) is True
+    assert bool(caplog.text) is bool(said)
+
+
+def test_a_user_s_token_may_come_as_the_workstation_sends_it(accounts: LocalAccounts) -> None:
+    token = asyncio.run(accounts.log_in("alice", GOOD))
+    settings = Settings(accounts="local")
+    with ThreadPoolExecutor(1) as threads:
+        gate = Gate(Guard(settings), StaticTokens(settings), accounts, lambda uid: "", threads)
+        request = asked("POST", "/api/tasks/", x_token=token)
+        asyncio.run(gate(request))
+    assert Guard(settings).owner(request) == "alice"
+
+
+def test_a_token_of_the_settings_says_in_whose_name_a_task_is_removed() -> None:
+    settings = Settings(tokens={"ward": "a1"})
+    for headers, owner in (({}, "127.0.0.1"), ({"x_token": "a1"}, "ward"), ({"x_token": "other"}, "127.0.0.1")):
+        request = asked("DELETE", "/api/tasks/{uid}", **headers)
+        assert refusal(settings, request) is None  # its uid is enough
+        assert Guard(settings).owner(request) == owner
+
+
+def test_what_accounts_need_is_loaded_with_accounts_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from delineate.server.app import create_app; from delineate.server.settings import Settings\n"
+        "given = dict(accounts=sys.argv[2], oidc_issuer='https://login.example', oidc_client_id='d')\n"
+        "create_app(Settings(data=Path(sys.argv[1]), workers=0, **given)).state.service.close()\n"
+        "print(sorted({'argon2', 'jwt', 'cryptography'} & set(sys.modules)))"
+    )
+    for mode in ("off", "local", "oidc"):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / mode), mode], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]", mode

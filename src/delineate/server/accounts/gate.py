@@ -82,10 +82,9 @@ class Gate:
 
     async def _require_owner(self, request: Request) -> None:
         if self._accounts is None:  # a uid is enough; a token says in whose name
-            if self._guard.has_accounts and self._given(request):
-                identity = self._tokens.identify(self._given(request)[0])
-                if identity is not None:
-                    request.scope["state"][IDENTITY] = identity
+            for token in self._given(request):
+                if (named := self._tokens.identify(token)) is not None:
+                    request.scope.setdefault("state", {})[IDENTITY] = named
             return
         identity = await self._identify(request)
         if identity.role is Role.ADMIN:

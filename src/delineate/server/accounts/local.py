@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,8 @@ MOST_WAITING: Final = 32
 
 REMEMBERED: Final = 1024
 """Tokens that are not looked up again while nothing in the database changes."""
+
+_FORM: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class LocalAccounts:
@@ -59,6 +62,8 @@ class LocalAccounts:
 
     async def identify(self, token: str) -> Identity | None:
         """See `Accounts`."""
+        if not _FORM.fullmatch(token):
+            return None
         known = self._remembered(token)
         if known is None:
             changes = self._changes

@@ -206,6 +206,22 @@ def test_labels_on_an_even_stack_come_back_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels_on_planes(planes, turned)[0], labels)
 
 
+def test_slices_beside_each_other_are_no_stack(tmp_path: Path) -> None:
+    shifted = stack()
+    write_series(tmp_path, replace(shifted, positions=shifted.positions + np.outer([0, 0, 0, 0, 1e6], [1, 0, 0])))
+    assert "do not lie over each other" in refused(tmp_path)
+
+
+def test_slices_shifted_each_by_its_own_are_put_where_they_are(tmp_path: Path) -> None:
+    moved = stack()
+    steps = np.array([0, 2, 1, 4, 0])
+    write_series(tmp_path, replace(moved, positions=moved.positions + np.outer(steps * SPACING[0], [1, 0, 0])))
+    image = read(tmp_path)
+    assert "shifted against each other" in image.notes[0] and image.volume.geometry.size == (11, 6, 5)
+    for index, step in enumerate(steps):
+        np.testing.assert_array_equal(image.volume.voxels[index, :, step : step + 7], VOXELS[index])
+
+
 # ---- pixels
 
 
@@ -285,6 +301,14 @@ def test_a_slice_that_is_cut_off_is_named(tmp_path: Path) -> None:
     assert image.volume.geometry.size == (7, 6, 4)
     assert f"left out what may be slices: {path.name} is cut off: 10 bytes of its PixelData are missing" in image.notes
     assert refused(path) == f"{path.name} is cut off: 10 bytes of its PixelData are missing"
+
+
+def test_a_deflated_slice_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = write_series(tmp_path, replace(stack(syntax=DEFLATED), voxels=np.random.default_rng(1).integers(0, 99, VOXELS.shape, np.int16)))[
+        0
+    ]
+    path.write_bytes(path.read_bytes()[:-20])
+    assert f"{path.name} is cut off" in refused(path)
 
 
 def _set(name: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ import click
 
 from delineate.cli.printable import printable
 from delineate.cli.table import print_table
+from delineate.dicom.planes import SHIFT
 from delineate.dicom.reader import looked_at
 from delineate.dicom.series import Found, Group, Skipped
 
@@ -80,7 +81,7 @@ def state_of(group: Group) -> str:
     elif not planes.is_even and not planes.doubled:
         words.append("uneven")
     if not planes.is_straight:
-        words.append(f"tilted by {planes.tilt:.1f} degrees")
+        words.append(f"tilted by {planes.tilt:.1f} degrees" if planes.shear[2] <= SHIFT else "shifted")
     return ", ".join(words) or "regular"
 
 

@@ -26,7 +26,7 @@ NATIVE: Final = frozenset((IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED))
 AGAIN: Final = "Export or send the file again."
 
 _STEPS: Final = (1 << 15, 1 << 18, 1 << 22, 1 << 26, 1 << 30)  # bytes read of a file until its pixels are reached
-_LARGEST: Final = 1 << 30  # bytes of an inflated file
+_HEADER: Final = 1 << 26  # bytes of an inflated header
 _DEEPEST: Final = 32
 _LONG: Final = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT: Final = frozenset(
@@ -52,7 +52,7 @@ class Header:
 
     path : of the file; name : how to call it to a person; syntax : transfer syntax UID; order : ``<`` or ``>``;
     size : bytes of the file; offset, length : of the value of Pixel Data, -1 where there is none, length -1 where it is in
-    fragments; inflated : the file's content where it was deflated.
+    fragments; packed : where the deflated content begins, within which `offset` counts; -1 where nothing is deflated.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Header:
     offset: int
     length: int
     elements: dict[str, bytes] = field(repr=False)
-    inflated: bytes | None = field(default=None, repr=False)
+    packed: int = -1
 
     @property
     def has_pixels(self) -> bool:
@@ -169,29 +169,26 @@ def _cut_off(name: str) -> ImageError:
 def _parse(path: Path, name: str, size: int, data: bytes) -> Header:
     syntax, at = _meta(data)
     elements: dict[str, bytes] = {}
-    inflated = None
     order = ">" if syntax == BIG_ENDIAN else "<"
     if not syntax:
         syntax, order = _guessed(data, at, name)
+    packed, is_marked, is_whole = -1, _is_marked(data), len(data) == size
     if syntax == DEFLATED:
-        if len(data) < size:
-            raise _ShortError
-        inflated = _inflate(data[at:], name)
-        data, at, size = inflated, 0, len(inflated)
+        packed, data, at = at, inflate(data[at:], name, _HEADER), 0
     try:
         offset, length = _walk(data, at, order, _is_explicit(data, at), elements)
     except struct.error as error:
-        if len(data) < size:
+        if not is_whole:
             raise _ShortError from None
-        raise (_cut_off(name) if elements or _is_marked(data) else NotDicomError()) from error
+        raise (_cut_off(name) if elements or is_marked else NotDicomError()) from error
     except ValueError as error:
-        if not elements and not _is_marked(data):
+        if not elements and not is_marked:
             raise NotDicomError from None
         raise ImageError(f"{name} is damaged: its header makes no sense", AGAIN) from error
-    if not elements and not _is_marked(data):
+    if not elements and not is_marked:
         raise NotDicomError
     return Header(
-        path=path, name=name, syntax=syntax, order=order, size=size, offset=offset, length=length, elements=elements, inflated=inflated
+        path=path, name=name, syntax=syntax, order=order, size=size, offset=offset, length=length, elements=elements, packed=packed
     )
 
 
@@ -237,15 +234,12 @@ def _guessed(data: bytes, at: int, name: str) -> tuple[str, str]:
     raise ImageError(f"{name} does not say how it is encoded: it has no TransferSyntaxUID", AGAIN)
 
 
-def _inflate(packed: bytes, name: str) -> bytes:
-    inflater = zlib.decompressobj(-15)
+def inflate(packed: bytes, name: str, most: int) -> bytes:
+    """The first bytes of deflated content, `most` of them at most; fewer where there are no more, or the packed ones end."""
     try:
-        data = inflater.decompress(packed, _LARGEST)
+        return zlib.decompressobj(-15).decompress(packed, most)
     except zlib.error as error:
-        raise ImageError(f"{name} is cut off or damaged: it cannot be inflated", AGAIN) from error
-    if not inflater.eof:
-        raise ImageError(f"{name} is cut off, or inflates to more than {_LARGEST >> 20} MB", AGAIN)
-    return data
+        raise ImageError(f"{name} is damaged: it cannot be inflated", AGAIN) from error
 
 
 def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[str, bytes]) -> tuple[int, int]:
@@ -261,6 +255,7 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
     end = len(data)
     head = struct.Struct(order + ("HH2sH" if is_explicit else "HHI")).unpack_from
     wide = struct.Struct(order + "I").unpack_from
+    vr = b""
     while at < end:
         if is_explicit:
             group, element, vr, length = head(data, at)
@@ -281,7 +276,7 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
             elements[name] = data[at : at + length]
         elif name is not None:
             elements[name] = b"1"
-        at = at + length if length != _UNDEFINED else _after_sequence(data, at, order, is_explicit, 0)
+        at = at + length if length != _UNDEFINED else _after_sequence(data, at, order, is_explicit and vr != b"UN", 0)
         if at > end:
             raise struct.error("the value ends beyond the bytes")
     return -1, -1

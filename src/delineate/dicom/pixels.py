@@ -8,11 +8,12 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 
-from delineate.dicom.header import AGAIN, NATIVE, Header
+from delineate.dicom.header import AGAIN, NATIVE, Header, inflate
 from delineate.dicom.parts import pydicom
 from delineate.errors import ImageError, MissingPartError
 
 LARGEST: Final = 1 << 36  # bytes of one image
+_INFLATED: Final = 1 << 31  # bytes of one deflated file
 _SAY: Final = "Export the series again, uncompressed."
 
 
@@ -70,13 +71,15 @@ def _require_whole(header: Header, form: PixelFormat) -> None:
     if header.syntax not in NATIVE:
         return
     needed = form.plane_bytes * header.frames
-    size = len(header.inflated) if header.inflated is not None else header.size
     if header.length < 0:
         raise ImageError(f"PixelData of {header.name} is in fragments, which its TransferSyntaxUID does not allow", AGAIN)
     if header.length < needed:
         raise ImageError(f"PixelData of {header.name} has {header.length} bytes instead of {needed} (Rows, Columns, BitsAllocated)", AGAIN)
-    if header.offset + needed > size:
-        raise ImageError(f"{header.name} is cut off: {header.offset + needed - size} bytes of its PixelData are missing", AGAIN)
+    missing = header.offset + needed - header.size
+    if header.packed >= 0 and header.offset + needed > _INFLATED:
+        raise ImageError(f"{header.name} inflates to more than {_INFLATED >> 30} GiB", _SAY)
+    if header.packed < 0 and missing > 0:
+        raise ImageError(f"{header.name} is cut off: {missing} bytes of its PixelData are missing", AGAIN)
 
 
 def planes_of(frames: Sequence[tuple[Header, int]], form: PixelFormat, target: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -112,11 +115,8 @@ def planes_of(frames: Sequence[tuple[Header, int]], form: PixelFormat, target: n
 
 
 def _native(header: Header, numbers: Sequence[int], places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    if header.inflated is not None:
-        for number, plane in zip(numbers, places, strict=True):
-            start = header.offset + number * plane.nbytes
-            plane.reshape(-1).view(np.uint8)[:] = np.frombuffer(header.inflated, np.uint8, plane.nbytes, start)
-            yield plane
+    if header.packed >= 0:
+        yield from _inflated(header, numbers, places)
         return
     try:
         with header.path.open("rb", buffering=0) as file:
@@ -125,6 +125,20 @@ def _native(header: Header, numbers: Sequence[int], places: Sequence[np.ndarray]
                 yield plane
     except OSError as error:
         raise ImageError(f"{header.name} cannot be read: {error.strerror}", "Check the file and its permissions.") from error
+
+
+def _inflated(header: Header, numbers: Sequence[int], places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    size = places[0].nbytes
+    needed = header.offset + (max(numbers) + 1) * size
+    try:
+        content = inflate(header.path.read_bytes()[header.packed :], header.name, needed)
+    except OSError as error:
+        raise ImageError(f"{header.name} cannot be read: {error.strerror}", "Check the file and its permissions.") from error
+    if len(content) < needed:
+        raise ImageError(f"{header.name} is cut off: {needed - len(content)} bytes of its PixelData are missing", AGAIN)
+    for number, plane in zip(numbers, places, strict=True):
+        plane.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, np.uint8, size, header.offset + number * size)
+        yield plane
 
 
 def _fill(file: BinaryIO, header: Header, start: int, plane: np.ndarray) -> None:

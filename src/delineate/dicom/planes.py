@@ -16,7 +16,7 @@ import numpy as np
 from delineate.geometry import Geometry, Vector
 
 UNEVEN: Final = 0.02  # of the distance between planes: scanners round positions
-SHIFT: Final = 0.05  # of a pixel, across the normal
+SHIFT: Final = 0.1  # of a pixel, across the normal: what rounded positions and cosines add up to
 SAME: Final = 0.02  # of the distance between planes: closer ones are at one place
 GAP: Final = 1.5  # of the usual distance, in slice thicknesses where these are known
 

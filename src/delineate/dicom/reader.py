@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 
 from delineate.dicom.pixels import LARGEST, PixelFormat, planes_of
-from delineate.dicom.planes import Planes
+from delineate.dicom.planes import SHIFT, Planes
 from delineate.dicom.series import Found, Group, scan
 from delineate.dicom.slices import Slice
 from delineate.dicom.source import Series, series_of
@@ -113,12 +113,11 @@ def read_group(group: Group, *, gaps: Gaps = "refuse", doubled: Doubled = "refus
     notes = list(group.notes)
     _require_no_gap(planes, slices, gaps, notes)
     form = slices[0].form
-    if len(slices) * form.plane_bytes > LARGEST:
+    geometry = planes.geometry or grid_over(planes)
+    if np.prod(geometry.size, dtype=np.float64) * form.allocated / 8 > LARGEST:
         raise ImageError(f"the image of {slices[0].header.name} has more than {LARGEST >> 30} GiB", "Give fewer slices.")
     voxels, slope, intercept = _voxels(slices, form)
-    geometry = planes.geometry
-    if geometry is None:
-        geometry = grid_over(planes)
+    if planes.geometry is None:
         fill = voxels.min() if slope > 0 else voxels.max()
         voxels = on_grid(planes, voxels, geometry, float(fill))
         notes.append(_resampled(planes, geometry))
@@ -160,7 +159,8 @@ def _require_no_gap(planes: Planes, slices: Sequence[Slice], gaps: Gaps, notes: 
 def _resampled(planes: Planes, geometry: Geometry) -> str:
     words = []
     if not planes.is_straight:
-        words.append(f"the stack is tilted by {planes.tilt:.1f} degrees")
+        is_tilted = planes.shear[2] <= SHIFT
+        words.append(f"the stack is tilted by {planes.tilt:.1f} degrees" if is_tilted else "the slices are shifted against each other")
     if not planes.is_even:
         words.append(f"the slices are {planes.distances.min():.4g} to {planes.distances.max():.4g} mm apart")
     return f"{' and '.join(words)}: interpolated onto a regular grid of {geometry}"

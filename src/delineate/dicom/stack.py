@@ -13,21 +13,30 @@ from typing import Final
 import numpy as np
 
 from delineate.dicom.planes import SHIFT, Planes
-from delineate.errors import GeometryError
+from delineate.errors import GeometryError, ImageError
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
 from delineate.resampling import labels_to_grid
 from delineate.segmentation import Segmentation
 
 _MOST: Final = 2.0  # times as many planes as there are, at most, so that all lie on the grid
+_WIDEST: Final = 4.0  # times the width of a plane that the planes of one stack may be shifted
 _ON_PLANE: Final = 1e-3  # of the distance between planes
 
 
 def grid_over(planes: Planes) -> Geometry:
-    """The grid for a stack that is on none: it covers all planes, and its first and last planes are theirs."""
+    """The grid for a stack that is on none: it covers all planes, and its first and last planes are theirs.
+
+    Raises `ImageError` for slices that lie beside each other.
+    """
     places, spacing = planes.places, np.array(planes.spacing)
     low = places[:, :2].min(axis=0)
     extra = np.ceil((places[:, :2].max(axis=0) - low) / spacing - SHIFT).astype(int)
+    if (extra > _WIDEST * np.array(planes.size)).any():
+        raise ImageError(
+            "the slices do not lie over each other (ImagePositionPatient): they are shifted by more than their width",
+            "Give the slices of one stack.",
+        )
     step, count = _steps(planes)
     corner = planes.axes @ np.array([*low, places[0, 2]])
     size = (planes.size[0] + int(extra[0]), planes.size[1] + int(extra[1]), count)

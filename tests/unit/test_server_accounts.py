@@ -498,7 +498,8 @@ def test_a_token_of_the_settings_says_in_whose_name_a_task_is_removed() -> None:
 
 def test_what_accounts_need_is_loaded_with_accounts_alone(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from delineate.server.app import create_app; from delineate.server.settings import Settings\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from delineate.server.app import create_app\nfrom delineate.server.settings import Settings\n"
         "given = dict(accounts=sys.argv[2], oidc_issuer='https://login.example', oidc_client_id='d')\n"
         "create_app(Settings(data=Path(sys.argv[1]), workers=0, **given)).state.service.close()\n"
         "print(sorted({'argon2', 'jwt', 'cryptography'} & set(sys.modules)))"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -321,3 +323,33 @@ class TestTiles:
 
         with pytest.raises(DelineateError):
             list(over_tiles(range(50), work, 2, lambda *_: None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "code", "words"),
+    [
+        ("skimage", "import delineate.models.nuclei.model", "skimage, which finds nuclei, is not installed"),
+        ("tifffile", "open_slide(path)", "tifffile, which reads TIFF, is not installed"),
+        ("PIL", "open_slide(path.with_suffix('.png'))", "Pillow, which reads PNG and JPEG images, is not installed"),
+        ("openslide", "assert open_slide(path).levels; raise MissingPartError('it works', 'x')", "it works is not installed"),
+    ],
+)
+def test_what_is_missing_says_so(pyramid: Path, blocked: str, code: str, words: str) -> None:
+    Image.fromarray(PIXELS).save(pyramid.with_suffix(".png"))
+    script = f"""
+import sys, pathlib
+from delineate.errors import MissingPartError
+from delineate.slides.opening import open_slide
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ({blocked!r}, *(["openslide"] if {blocked!r} == "tifffile" else [])):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Block())
+path = pathlib.Path({str(pyramid)!r})
+try:
+    {code}
+except MissingPartError as error:
+    print(error.message)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == words, done.stderr

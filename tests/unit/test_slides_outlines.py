@@ -159,6 +159,20 @@ class TestNuclei:
         assert min(shares) > 0.7
         assert max(shares) < 1.3
 
+    def test_a_slide_is_looked_all_over_once(self, dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        inner = segment.threshold_for
+        monkeypatch.setattr(segment, "threshold_for", lambda *given: asked.append(1) or inner(*given))
+        model, slide = Nuclei({}, None), FlatSlide(dense)
+        for key in ("a", "a", "b", "", ""):
+            part = read_part({"size": [200, 200]}).on(slide, key)
+            job = Job(
+                images=(), input_folder=dense, output_folder=dense, prompts=CONFIG, report=lambda *_: None, log=lambda _: None,
+                deadline=1e9, task="t", slide=part,
+            )  # fmt: skip
+            assert model.segment(job).values["count"] > 10
+        assert len(asked) == 4
+
     def test_the_density_is_that_of_the_library(self) -> None:
         from skimage.color import rgb2hed
 

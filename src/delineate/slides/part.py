@@ -45,24 +45,31 @@ class PartRequest:
     least_area: float = USUAL_AREA
     form: str = ""
 
-    def on(self, slide: Slide) -> SlidePart:
-        """The same on a slide: windows cut at its edges. Raises `InputError` for a level it has not, or a window outside."""
+    def on(self, slide: Slide, key: str = "") -> SlidePart:
+        """The same on a slide whose content `key` stands for: windows cut at its edges.
+
+        Raises
+        ------
+        InputError
+            A level that the slide has not, or a window outside.
+        """
         if self.level >= len(slide.levels):
             raise InputError(f"the slide has no level {self.level}", f"It has {len(slide.levels)}, counted from 0.")
         width, height = size_of(slide)
         windows = [_cut(window, width, height) for window in self.windows] or [Window(0, 0, width, height)]
-        return SlidePart(slide=slide, level=self.level, windows=tuple(windows), tile=self.tile, least_area=self.least_area)
+        return SlidePart(slide=slide, level=self.level, windows=tuple(windows), tile=self.tile, least_area=self.least_area, key=key)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlidePart:
-    """A part of an open slide; members as in `PartRequest`, every window inside."""
+    """A part of an open slide; members as in `PartRequest`, every window inside. key : stands for its content, empty for nothing known."""
 
     slide: Slide
     level: int
     windows: tuple[Window, ...]
     tile: tuple[int, int]
     least_area: float
+    key: str = ""
 
     @property
     def bounds(self) -> Window:

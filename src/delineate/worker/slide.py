@@ -58,7 +58,7 @@ def staged_slide(reference: Reference | None, files: Files, params: Mapping[str,
         raise _refused(error) from error
     try:
         files.require_unchanged(place, path)
-        yield StagedSlide(request, request.on(slide), suffix_of(place.name))
+        yield StagedSlide(request, request.on(slide, place.key), suffix_of(place.name))
     except (InputError, MissingPartError) as error:
         raise _refused(error) from error
     except ModelError as error:

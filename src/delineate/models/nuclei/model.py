@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ except ImportError as error:
 USUAL_MPP: Final = 0.25  # µm of a pixel where the file does not say: an objective of 40 x
 MOST_FOUND: Final = 1_000_000
 _LABEL: Final = "Nuclei"
+_REMEMBERED: Final = 256  # slides
 _SAMPLES, _SAMPLE = 6, 256  # along a side of the slide; pixels of each
 
 
@@ -32,7 +34,7 @@ class Nuclei:
     """See `delineate.models.nuclei.segment` for the method."""
 
     def __init__(self, parameters: Mapping[str, Any], folder: Path | None) -> None:
-        pass
+        self._thresholds: OrderedDict[tuple[str, Scale], float] = OrderedDict()
 
     def segment(self, job: Job) -> Findings:
         """Outline every nucleus whose middle is in the part of the slide that is asked for.
@@ -47,7 +49,7 @@ class Nuclei:
             raise ModelError("the model works on slides", "Send a slide, or a part of one as PNG, JPEG or TIFF.", "input")
         scale = _scale(job, part)
         slide = part.slide
-        threshold = _number(job, "threshold", 2.0) or segment.threshold_for(_samples(slide, scale), scale.mpp)
+        threshold = _number(job, "threshold", 2.0) or self._threshold(part, scale)
         settings = segment.Settings(
             mpp=scale.mpp, threshold=threshold, least=_number(job, "min_area", 1e4), most=max(1.0, _number(job, "max_area", 1e4))
         )
@@ -64,6 +66,17 @@ class Nuclei:
         groups = {_LABEL: _in_order(Polygons.joined(found), np.concatenate(middles) if middles else np.zeros((0, 2)))}
         outlines = Outlines(within=part.bounds, groups=groups, colours={_LABEL: (255, 0, 0)})
         return Findings(values={"count": len(groups[_LABEL]), "mpp": round(scale.mpp, 4)}, outlines=outlines)
+
+    def _threshold(self, part: SlidePart, scale: Scale) -> float:
+        """What parts nuclei from the rest on this slide; remembered, because looking all over it takes longer than a small part."""
+        found = self._thresholds.pop((part.key, scale), None) if part.key else None
+        if found is None:
+            found = segment.threshold_for(_samples(part.slide, scale), scale.mpp)
+        if part.key:
+            self._thresholds[part.key, scale] = found
+            if len(self._thresholds) > _REMEMBERED:
+                self._thresholds.popitem(last=False)
+        return found
 
 
 def _scale(job: Job, part: SlidePart) -> Scale:

@@ -26,6 +26,7 @@ import numpy as np
 
 from delineate import nifti
 from delineate.geometry import Geometry
+from delineate.testing.conformance.monai_label_plain import picture
 from delineate.volume import Volume
 
 HERE = Path(__file__).resolve().parent
@@ -109,8 +110,9 @@ def outcomes(peer: Path, python: Path, module: str) -> dict[str, Any]:
         voxels = np.random.default_rng(1).integers(-200, 800, (12, 20, 24)).astype(np.int16)
         nifti.write(folder / "ct.nii.gz", Volume(voxels, Geometry((24, 20, 12), (1.0, 1.0, 2.0))))
         nifti.write_labels(folder / "mask.nii.gz", (voxels > 300).astype(np.uint8), Geometry((24, 20, 12), (1.0, 1.0, 2.0)))
+        (folder / "slide.png").write_bytes(picture())
         with peer_server(peer, folder) as url:
-            calls = [str(python), str(HERE / "monai_label_calls.py"), module, url, str(folder)]
+            calls = [str(python), str(HERE / "monai_label_calls.py"), module, url, str(folder), "sleeper", "polygons"]
             done = subprocess.run(calls, stdout=subprocess.PIPE, text=True, timeout=300, check=True, cwd=folder)
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen

@@ -1,7 +1,8 @@
 """Every method of a MONAI Label client, once and with what goes wrong; one JSON object of outcomes on standard output.
 
 Runs in two environments: with the client of the package ``monailabel``, and with ours. It may import nothing else than
-the standard library and the client that it is told to. Arguments: module of the client, server, folder with files.
+the standard library and the client that it is told to. Arguments: module of the client, server, folder with files, name of
+a trainer that takes a while, name of a model of slides; `accounts` as a sixth where the server has some.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ def kept(path):
     return {"suffix": suffix, "filled": Path(path).stat().st_size > 0, "magic": Path(path).read_bytes()[:2].hex()}
 
 
+def slide_shape(answer):
+    """What came of a slide, whatever was found in it: the members of its document, or how its XML begins."""
+    path, body = answer
+    if isinstance(body, dict):
+        return [path, sorted(body)]
+    text = body.decode() if isinstance(body, bytes) else body
+    return [path, type(body).__name__, "<ASAP_Annotations" in text, '"elements"' in text, '"annotations"' in text]
+
+
 def task_shape(task):
     """A task without what it has only once it runs: the server may come that far before it answers, or not."""
     return sorted(name for name in task if name not in ("details", "end_ts", "exit_code"))
@@ -41,12 +51,13 @@ def task_shape(task):
 class Calls:
     """Makes the calls and keeps what came of them."""
 
-    def __init__(self, module, server, folder):
+    def __init__(self, module, server, folder, trainer, slides):
         names = importlib.import_module(module)
         self.failure = names.MONAILabelClientException
         self.folder = Path(folder)
         (self.folder / "results").mkdir(exist_ok=True)
         self.client = names.MONAILabelClient(server, str(self.folder / "results"), "interop")
+        self.trainer, self.slides = trainer, slides
         self.outcomes = {}
 
     def do(self, step, call, look=shape):
@@ -54,7 +65,7 @@ class Calls:
         try:
             value = call()
         except self.failure as error:
-            self.outcomes[step] = {"failed": str(error.msg).split(";")[0]}
+            self.outcomes[step] = {"failed": str(error.msg).split(";")[0], "says why": '"detail":' in str(error.msg)}
             return None
         except Exception as error:
             self.outcomes[step] = {"raised": type(error).__name__}
@@ -118,18 +129,20 @@ class Calls:
         self.do("infer: no file in the answer", lambda: self._infer("classifier", "case 1+x", {}))
         self.do("infer: unknown model", lambda: self._infer("nope", "case 1+x", {}))
         self.do("infer: no image", lambda: self._infer("threshold", "", {}))
+        self.do("upload_image: slide", lambda: self.client.upload_image(str(self.folder / "slide.png"), "slide"))
         for output in ("dsa", "asap", "json"):
-            self.do("wsi_infer " + output, lambda: self.client.wsi_infer("polygons", "case 1+x", {"level": 0}, output))  # noqa: B023
-        self.do("wsi_infer: unknown output", lambda: self.client.wsi_infer("polygons", "case 1+x", {}, "xml"))
+            self.do("wsi_infer " + output, lambda: self.client.wsi_infer(self.slides, "slide", {"level": 0}, output), slide_shape)  # noqa: B023
+        self.do("wsi_infer: unknown output", lambda: self.client.wsi_infer(self.slides, "slide", {}, "xml"))
+        self.do("wsi_infer: unknown model", lambda: self.client.wsi_infer("nope", "slide", {}))
 
     def _trains(self):
         client = self.client
         self.do("train_status: none", client.train_status)
         self.do("train_status running: none", lambda: client.train_status(True))
         self.do("train_stop: none", client.train_stop)
-        if self.do("train_start", lambda: client.train_start("sleeper", {"seconds": 60}), task_shape) is not None:
+        if self.do("train_start", lambda: client.train_start(self.trainer, {"seconds": 60}), task_shape) is not None:
             self._until(lambda: client.train_status(True))
-        self.do("train_start: busy", lambda: client.train_start("sleeper", {"seconds": 60}))
+        self.do("train_start: busy", lambda: client.train_start(self.trainer, {"seconds": 60}))
         self.do("train_status running", lambda: client.train_status(True))
         self.do("train_status", client.train_status, task_shape)
         self.do("train_stop", client.train_stop, lambda task: task and [task["status"], task_shape(task)])
@@ -137,7 +150,7 @@ class Calls:
         self.do(
             "train_start: all",
             lambda: client.train_start("", {"seconds": 0}),
-            lambda tasks: {name: [sorted(task), task_shape(task["result"])] for name, task in tasks.items()},
+            lambda tasks: [[sorted(task), task_shape(task["result"])] for task in tasks.values()],
         )
 
     def _with_token(self):
@@ -148,6 +161,24 @@ class Calls:
         self.do("with a token: create_session", lambda: sorted(client.create_session(image)))
         self.do("with a token: auth_valid_token", client.auth_valid_token)
 
+    def run_accounts(self):
+        """What a person with an account meets."""
+        client = self.client
+        self.do("accounts: auth_enabled", client.auth_enabled)
+        self.do("accounts: info: no token", client.info)
+        self.do("accounts: auth_valid_token: none", client.auth_valid_token)
+        self.do("accounts: auth_token: wrong password", lambda: client.auth_token("alice", "another password"))
+        token = self.do("accounts: auth_token", lambda: client.auth_token("alice", "a long enough password"), sorted)
+        client.update_auth(token)
+        self.do("accounts: auth_valid_token", client.auth_valid_token)
+        self.do("accounts: info", client.info, lambda info: sorted(info))
+        self.do("accounts: datastore", client.datastore, lambda store: sorted(store))
+        self.do("accounts: upload_image: role missing", lambda: client.upload_image(str(self.folder / "ct.nii.gz"), "x"))
+        self.do("accounts: train_start: role missing", lambda: client.train_start(self.trainer, {}))
+        client.update_auth({"token_type": "Bearer", "access_token": token["access_token"][:-4] + "AAAA"})
+        self.do("accounts: info: forged token", client.info)
+        return self.outcomes
+
     @staticmethod
     def _until(condition):
         end = time.monotonic() + 30
@@ -156,5 +187,5 @@ class Calls:
 
 
 if __name__ == "__main__":
-    module, server, folder = sys.argv[1:4]
-    json.dump(Calls(module, server, folder).run(), sys.stdout, indent=1)
+    calls = Calls(*sys.argv[1:6])
+    json.dump(calls.run_accounts() if sys.argv[6:] == ["accounts"] else calls.run(), sys.stdout, indent=1)

@@ -65,7 +65,7 @@ def main() -> int:
         voxels = np.random.default_rng(1).integers(-200, 800, (12, 20, 24)).astype(np.int16)
         nifti.write(folder / "ct.nii.gz", Volume(voxels, Geometry((24, 20, 12), (1.0, 1.0, 2.0))))
         with peer_server(peer, folder) as url:
-            checks = StrictMonaiLabelSuite().run(Server(url, "threshold", patience=30))
+            checks = StrictMonaiLabelSuite().run(Server(url, "threshold", patience=120))
     wrong = 0
     for check in checks:
         words = check.name.partition(": ")[2]

@@ -126,17 +126,23 @@ class BlobWriter:
         """
         if not self._sealed or self._descriptor < 0:
             raise ValueError("only a sealed blob can be placed")
-        other = self.path.with_name(self.path.name + ".link")
         try:
-            other.unlink(missing_ok=True)
-            os.link(self.path, other)
-            other.replace(target)
+            try:
+                os.link(self.path, target)
+            except FileExistsError:
+                self._link_over(target)
             self.is_placed = True
-            other.unlink(missing_ok=True)  # still there where `target` was this very file
             if self._sync:  # after it has its name: one journal commit for both, and the folder's own fsync finds little to do
                 os.fsync(self._descriptor)
         except OSError as error:
             raise storage_error(error, "bringing incoming data into place") from error
+
+    def _link_over(self, target: Path) -> None:
+        other = self.path.with_name(self.path.name + ".link")
+        other.unlink(missing_ok=True)
+        os.link(self.path, other)
+        other.replace(target)
+        other.unlink(missing_ok=True)  # still there where `target` was this very file
 
     def discard(self) -> None:
         """Remove the file; what was placed stays in its place. May be called again."""

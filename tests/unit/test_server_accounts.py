@@ -313,6 +313,15 @@ def test_an_address_that_tries_many_names_gets_slower(clock: Clock) -> None:
     throttle.check("another", "10.0.0.2")
 
 
+def test_addresses_of_one_ipv6_network_are_one(clock: Clock) -> None:
+    throttle = Throttle(clock)
+    for number in range(FREE_BY_ADDRESS):
+        wrong(throttle, f"u{number}", f"2001:db8:0:1::{number:x}")
+    with pytest.raises(TooManyTriesError):
+        throttle.check("another", "2001:db8:0:1:ffff::1")
+    throttle.check("another", "2001:db8:0:2::1")
+
+
 def test_the_right_password_clears_its_account_and_not_its_address(clock: Clock) -> None:
     throttle = Throttle(clock)
     wrong(throttle, "victim", times=FREE_BY_ADDRESS - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -31,13 +32,13 @@ class Throttle:
 
     def check(self, name: str, address: str) -> None:
         """May another password be tried now? Raises `TooManyTriesError`."""
-        pause = max(self._left(_key("account", name), FREE_BY_ACCOUNT), self._left(_key("address", address), FREE_BY_ADDRESS))
+        pause = max(self._left(_key("account", name), FREE_BY_ACCOUNT), self._left(_key("address", _network(address)), FREE_BY_ADDRESS))
         if pause > 0:
             raise TooManyTriesError(pause)
 
     def begin(self, name: str, address: str) -> None:
         """A password is looked at: it counts as wrong until `right`, so that many at once are not many for free."""
-        for key in (_key("account", name), _key("address", address)):
+        for key in (_key("account", name), _key("address", _network(address))):
             self._wrong[key] = (self._count(key) + 1, self._clock())
             self._wrong.move_to_end(key)
         while len(self._wrong) > self._most:
@@ -46,7 +47,7 @@ class Throttle:
     def right(self, name: str, address: str) -> None:
         """It was right, or nobody could tell: what counted before `begin` is as it was; the account's is forgotten."""
         self._wrong.pop(_key("account", name), None)
-        key = _key("address", address)
+        key = _key("address", _network(address))
         count, at = self._wrong.get(key, (0, 0.0))
         if count > 1:
             self._wrong[key] = (count - 1, at)
@@ -63,6 +64,15 @@ class Throttle:
             return 0.0
         pause: float = min(LONGEST_PAUSE, 2.0 ** min(count - free, 10))
         return self._wrong[key][1] + pause - self._clock()
+
+
+def _network(address: str) -> str:
+    """An IPv6 address without its second half, which whoever has one may choose."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
 
 
 def _key(kind: str, text: str) -> bytes:

@@ -30,6 +30,7 @@ HOUSEKEEPING = 1.0  # s between two looks for dead workers of other engines and 
 HEAD_START = 0.15  # s for the worker that has an image decoded, before another one takes its task
 BACKGROUND_IDLE = 30.0  # s without a task after which the worker of the background ends
 BACKGROUND_NICE = 19
+BACKGROUND_SESSION_NICE = 10  # a tenth of a processor against another session that wants all of it
 SHORT_START = 0.015  # s where that one is busy, as far as is known: it may be free by now
 MOST_IMAGES_MB = 1536
 MEMORY_SHARE = 0.8  # of the machine, over all workers, where no limit is set
@@ -101,7 +102,15 @@ class LocalEngine:
             )
             for index in range(workers)
         ]  # fmt: skip
-        behind = replace(options, lane=BACKGROUND, idle=BACKGROUND_IDLE, nice=BACKGROUND_NICE, threads=max(1, _cores() // 2), images_mb=0)
+        behind = replace(
+            options,
+            lane=BACKGROUND,
+            idle=BACKGROUND_IDLE,
+            nice=BACKGROUND_NICE,
+            session_nice=BACKGROUND_SESSION_NICE,
+            threads=max(1, _cores() // 2),
+            images_mb=0,
+        )
         self._background = Keeper(
             workers + 1, self._prefix, "", behind, self._database, self._tasks, blobs, memory_bytes=memory_mb << 20, lane=BACKGROUND
         )

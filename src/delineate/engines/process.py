@@ -36,7 +36,8 @@ class WorkerOptions:
     threads : per worker, for the numeric libraries; warm_mb : see `delineate.worker.warm`; limits : of archives;
     runner_parameters : by runner, under those of the models; log_level : of the worker's own log; sync : wait for the disk;
     lease : seconds; roots : folders whose images tasks by reference may name; images_mb : MiB of decoded images that stay;
-    lane : whose tasks it takes; idle : seconds without a task after which it ends, 0 for never; nice : how far it stands back.
+    lane : whose tasks it takes; idle : seconds without a task after which it ends, 0 for never; nice, session_nice : how far
+    it stands back from other processes, and its session from others where the system weighs these.
     """
 
     data: Path
@@ -54,6 +55,7 @@ class WorkerOptions:
     lane: str = FRONT
     idle: float = 0.0
     nice: int = 5
+    session_nice: int = 0
 
     def command(self, name: str, device: str) -> list[str]:
         """The worker's command line."""
@@ -62,7 +64,7 @@ class WorkerOptions:
         return [
             sys.executable, "-m", "delineate.worker", "--data", str(self.data), *models, *roots, "--images-mb", str(self.images_mb),
             "--name", name, "--device", device, "--lease", str(self.lease),
-            "--lane", self.lane, "--nice", str(self.nice), "--threads", str(self.threads),
+            "--lane", self.lane, "--nice", str(self.nice), "--session-nice", str(self.session_nice), "--threads", str(self.threads),
             *(["--idle", str(self.idle)] if self.idle else []),
             "--parent", str(os.getpid()), "--database", self.database, "--warm-mb", str(self.warm_mb), "--log-level", self.log_level,
             "--limits", json.dumps(dict(self.limits)), "--runner-parameters", json.dumps(dict(self.runner_parameters)),

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker until it is told to stop; the exit code is 0 then."""
     options = _parser().parse_args(arguments)
     _die_with(options.parent)
-    _stand_back(options.nice, is_behind=options.lane == BACKGROUND)
+    _stand_back(options.nice, options.session_nice)
     events = os.dup(1)
     os.dup2(2, 1)
     channel = Channel(0, events)
@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lane", choices=(FRONT, BACKGROUND), default=FRONT, help="whose tasks it takes")
     parser.add_argument("--idle", type=float, default=math.inf, help="seconds without a task after which it ends")
     parser.add_argument("--nice", type=int, default=5, help="how far it stands back from the server")
+    parser.add_argument("--session-nice", type=int, default=0, help="how far its session stands back from others")
     parser.add_argument("--threads", type=int, default=1, help="how many a numeric library may start")
     parser.add_argument("--limits", default="{}", help="limits of archives, JSON")
     parser.add_argument("--runner-parameters", default="{}", help="parameters by runner under those of the models, JSON")
@@ -121,15 +122,15 @@ def _die_with(parent: int) -> None:
         end_process_group()
 
 
-def _stand_back(nice: int, *, is_behind: bool) -> None:
-    """Leave processor and memory to the server when there is too little for both; `is_behind`: to other workers as well."""
+def _stand_back(nice: int, session: int) -> None:
+    """Leave processor and memory to the server when there is too little for both."""
     with contextlib.suppress(OSError):
         os.nice(nice)
-    if is_behind:
-        # Linux weighs sessions against each other where it groups by them, and a worker is a session of its own: there
-        # the number of the process alone says nothing.
+    # Linux weighs sessions against each other where it groups by them, and a worker is a session of its own: there
+    # the number of the process alone says nothing.
+    if session:
         with contextlib.suppress(OSError):
-            _AUTOGROUP.write_text(str(nice), encoding="ascii")
+            _AUTOGROUP.write_text(str(session), encoding="ascii")
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_KILLED_FIRST), encoding="ascii")
 

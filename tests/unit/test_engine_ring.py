@@ -29,11 +29,11 @@ class FakeKeeper:
         self._rung.append((self._name, after))
 
 
-def rung(tmp_path: Path, image: str, **options: Any) -> list[tuple[str, float]]:
+def rung(tmp_path: Path, image: str, keepers: Any = None, **options: Any) -> list[tuple[str, float]]:
     Database(f"sqlite:///{tmp_path / 'delineate.db'}", sync=False).migrate()
     engine = LocalEngine(tmp_path, workers=0, sync=False)
     order: list[tuple[str, float]] = []
-    engine._keepers = cast("Any", [FakeKeeper("a", order), FakeKeeper("b", order, images=("x",), **options)])
+    engine._keepers = cast("Any", keepers(order) if keepers else [FakeKeeper("a", order), FakeKeeper("b", order, images=("x",), **options)])
     engine.ring(image)
     engine._database.close()
     return order
@@ -50,6 +50,13 @@ def test_no_worker_goes_first_where_none_has_it(tmp_path: Path, image: str) -> N
 
 def test_nobody_waits_long_for_a_busy_one(tmp_path: Path) -> None:
     assert rung(tmp_path, "x", free=False) == [("b", 0.0), ("a", SHORT_START)]
+
+
+def test_of_several_that_have_it_one_that_is_free_goes_first(tmp_path: Path) -> None:
+    def keepers(order: list[tuple[str, float]]) -> list[FakeKeeper]:
+        return [FakeKeeper("busy", order, free=False, images=("x",)), FakeKeeper("free", order, images=("x",)), FakeKeeper("other", order)]
+
+    assert rung(tmp_path, "x", keepers) == [("free", 0.0), ("busy", SHORT_START), ("other", HEAD_START)]
 
 
 @pytest.fixture

@@ -138,12 +138,13 @@ class LocalEngine:
     def ring(self, image: str = "") -> None:
         """There may be a new task: idle workers look at once, instead of within 80 ms. Call it after a submit.
 
-        `image`: the `Reference.key` of the task. A worker that has this image decoded looks first, the others a little later.
+        `image`: the `Reference.key` of the task. One worker that has this image decoded looks first, others that have it a little
+        later, so that they do not run for it together, and those that have not after them.
         """
-        near = [keeper for keeper in self._keepers if image and keeper.has_warm(image)]
-        start = 0.0 if not near else HEAD_START if any(keeper.is_free for keeper in near) else SHORT_START
+        near = sorted((keeper for keeper in self._keepers if image and keeper.has_warm(image)), key=lambda keeper: not keeper.is_free)
+        start = 0.0 if not near else HEAD_START if near[0].is_free else SHORT_START
         for keeper in (*near, *(keeper for keeper in self._keepers if keeper not in near)):
-            keeper.ring(0.0 if keeper in near else start)
+            keeper.ring(0.0 if keeper in near[:1] else SHORT_START if keeper in near else start)
 
     def stop(self, grace: float = 10.0) -> None:
         """Let the workers finish their tasks within `grace` seconds; what is not finished then goes back uncounted."""

@@ -71,6 +71,12 @@ def test_members_are_typed() -> None:
     assert wire.TaskView.from_json(TASK).has_ended and wire.Sample().is_empty
 
 
+def test_null_says_nothing() -> None:
+    """The original's client sends it as client_id where it was given none."""
+    read = wire.SampleRequest.from_json({"client_id": None, "label_tag": "final"}, strict=True)
+    assert (read.client_id, read.label_tag) == (None, "final")
+
+
 def test_a_member_of_a_wrong_kind_is_kept_from_a_server_and_refused_from_a_client() -> None:
     strange = {"result_compress": "yes", "slice": True}
     read = wire.InferParams.from_json(strange)

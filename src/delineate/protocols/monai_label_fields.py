@@ -57,7 +57,7 @@ class Message:
             try:
                 known[name] = readers[name](member)
             except (_OtherKindError, AnswerError):
-                if strict:
+                if strict and member is not None:  # some clients send null for what they do not say
                     raise _refusal("%s of %s is of a wrong kind" % (name, cls.__name__), strict) from None
                 more[name] = member
         return cls(more=more, **known)

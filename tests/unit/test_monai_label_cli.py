@@ -136,6 +136,27 @@ def test_training(run: Run, server: ScriptedLabelServer) -> None:
     assert "SUBMITTED" in run("train", "start", server=server)[1]
 
 
+@pytest.mark.parametrize(("end", "code"), [("DONE", 0), ("ERROR", 4), ("STOPPED", 4)])
+def test_a_training_is_watched_to_its_end(
+    run: Run, server: ScriptedLabelServer, monkeypatch: pytest.MonkeyPatch, end: str, code: int
+) -> None:
+    def meanwhile(_: float) -> None:
+        server.training["status"], server.training["details"] = end, ["bone: Dice 0.9"]
+
+    monkeypatch.setattr("delineate.cli.label_training.time.sleep", meanwhile)
+    found, out, err = run("train", "start", "tiny", "--wait", server=server)
+    assert (found, out) == (code, "DONE\nbone: Dice 0.9\n" if code == 0 else "")
+    assert "RUNNING" in err and (code == 0 or "bone: Dice 0.9" in err)
+    assert run("train", "watch", "-q", server=server)[0] == code
+
+
+def test_a_training_that_does_not_end_is_left_alone(run: Run, server: ScriptedLabelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delineate.cli.label_training.INTERVAL", 0.01)
+    run("train", "start", "tiny", server=server)
+    code, _, err = run("train", "watch", "--timeout", "0.2", server=server)
+    assert code == 5 and "goes on" in err
+
+
 def test_sessions(run: Run, server: ScriptedLabelServer) -> None:
     code, out, _ = run("session", "create", "ct.nii.gz", "--expiry", "60", "-q", server=server)
     session = out.strip()

@@ -16,8 +16,10 @@ from delineate.cli.label_connection import (
     keep_token,
     label_options,
     read_parameters,
+    say,
     speaking,
 )
+from delineate.cli.label_training import train
 from delineate.cli.printable import as_file_name, printable
 from delineate.cli.progress import ProgressDisplay
 from delineate.cli.table import print_table
@@ -35,10 +37,6 @@ def label() -> None:
     """Annotate with a MONAI Label server: images, samples, inference, training, sessions."""
 
 
-def _say(value: Any, as_json: bool, text: str) -> None:
-    click.echo(printable(json.dumps(value, ensure_ascii=False)) if as_json else printable(text, lines=True))
-
-
 # ---------------------------------------------------------------- the server, samples
 
 
@@ -50,7 +48,7 @@ def info(as_json: bool, **connection: Any) -> None:
     with speaking(**connection) as client:
         answer = client.info()
     if as_json:
-        return _say(answer, True, "")
+        return say(answer, True, "")
     stats = answer.get("datastore") or {}
     click.echo(
         printable(f"{answer['name']} {answer['version']}: {stats.get('completed', 0)} of {stats.get('total', 0)} images are labelled")
@@ -71,7 +69,7 @@ def next(strategy: str, parameters: tuple[str, ...], as_json: bool, **connection
     with speaking(**connection) as client:
         sample = client.next_sample(strategy, read_parameters(parameters))
     if as_json or sample:
-        _say(sample, as_json, str(sample.get("id", "")))
+        say(sample, as_json, str(sample.get("id", "")))
 
 
 # ---------------------------------------------------------------- datastore
@@ -88,7 +86,7 @@ def upload(image: Path, image_id: str | None, parameters: tuple[str, ...], as_js
     """Add IMAGE to the datastore and print its id."""
     with ProgressDisplay(quiet) as show, speaking(**connection, progress=show) as client:
         saved = client.upload_image(image, image_id, read_parameters(parameters))
-    _say(saved, as_json, str(saved.get("image", "")))
+    say(saved, as_json, str(saved.get("image", "")))
 
 
 @label.command()
@@ -103,7 +101,7 @@ def save(image_id: str, file: Path, tag: str, parameters: tuple[str, ...], as_js
     """Save the file LABEL as the label of the image IMAGE_ID."""
     with ProgressDisplay(quiet) as show, speaking(**connection, progress=show) as client:
         saved = client.save_label(image_id, file, tag, read_parameters(parameters))
-    _say(saved, as_json, str(saved.get("label", "")))
+    say(saved, as_json, str(saved.get("label", "")))
 
 
 @label.command()
@@ -120,7 +118,7 @@ def download(image_id: str, tag: str, is_image: bool, output: Path, as_json: boo
     with ProgressDisplay(quiet) as show, speaking(**connection, folder=folder, progress=show) as client:
         fetched = Path(client.download_image(image_id) if is_image else client.download_label(image_id, tag))
     target = _placed(fetched, output, image_id)
-    _say({"file": str(target)}, as_json, f"wrote {target}")
+    say({"file": str(target)}, as_json, f"wrote {target}")
 
 
 @label.command()
@@ -131,7 +129,7 @@ def datastore(as_json: bool, **connection: Any) -> None:
     with speaking(**connection) as client:
         answer = client.datastore()
     if as_json:
-        return _say(answer, True, "")
+        return say(answer, True, "")
     print_table(["image", "labels"], [[name, ", ".join(record.get("labels") or {})] for name, record in answer["objects"].items()])
 
 
@@ -164,7 +162,7 @@ def infer(
         result, answer = client.infer(model, image_id, params, label_in, file, session_id)
     target = None if result is None else _placed(Path(result), output, f"{image_id or session_id or _stem(file)}-{model}")
     text = json.dumps(answer, indent=1, ensure_ascii=False) + (f"\nwrote {target}" if target else "")
-    _say({"file": str(target) if target else None, "params": answer}, as_json, text)
+    say({"file": str(target) if target else None, "params": answer}, as_json, text)
 
 
 @label.command("wsi-infer")
@@ -216,51 +214,7 @@ def _placed(fetched: Path, output: Path, name: str) -> Path:
     return target
 
 
-# ---------------------------------------------------------------- training
-
-
-@label.group()
-def train() -> None:
-    """Start, stop or look at a training."""
-
-
-def _say_task(task: dict[str, Any] | None, as_json: bool) -> None:
-    _say(task, as_json, "none" if task is None else str(task.get("status", "")))
-
-
-@train.command()
-@click.argument("model", default="")
-@PARAMETERS_OPTION
-@JSON_OPTION
-@label_options
-def start(model: str, parameters: tuple[str, ...], as_json: bool, **connection: Any) -> None:
-    """Train MODEL, or all where none is named."""
-    with speaking(**connection) as client:
-        answer = client.train_start(model, read_parameters(parameters))
-    if model or as_json:
-        return _say_task(answer, as_json)
-    print_table(
-        ["model", "state"], [[name, (task.get("result") or {}).get("status") or task.get("detail")] for name, task in answer.items()]
-    )
-
-
-@train.command()
-@JSON_OPTION
-@label_options
-def stop(as_json: bool, **connection: Any) -> None:
-    """Stop the training that runs."""
-    with speaking(**connection) as client:
-        _say_task(client.train_stop(), as_json)
-
-
-@train.command()
-@JSON_OPTION
-@label_options
-def status(as_json: bool, **connection: Any) -> None:
-    """Print the state of the last training, and the end of its log."""
-    with speaking(**connection) as client:
-        task = client.train_status()
-    _say(task, as_json, "\n".join([str(task.get("status", "")), *map(str, task.get("details") or ())]))
+label.add_command(train)
 
 
 # ---------------------------------------------------------------- sessions
@@ -282,7 +236,7 @@ def create(image: Path, expiry: int | None, parameters: tuple[str, ...], as_json
     """Send IMAGE, a file or the folder of a series, and print the session's id."""
     with ProgressDisplay(quiet) as show, speaking(**connection, progress=show) as client:
         made = client.create_session(image, read_parameters(parameters), expiry=expiry)
-    _say(made, as_json, str(made.get("session_id", "")))
+    say(made, as_json, str(made.get("session_id", "")))
 
 
 @session.command("show")
@@ -291,7 +245,7 @@ def create(image: Path, expiry: int | None, parameters: tuple[str, ...], as_json
 def show_session(session_id: str, **connection: Any) -> None:
     """Print what the server knows of a session, as JSON."""
     with speaking(**connection) as client:
-        _say(client.get_session(session_id), True, "")
+        say(client.get_session(session_id), True, "")
 
 
 @session.command()
@@ -301,7 +255,7 @@ def show_session(session_id: str, **connection: Any) -> None:
 def remove(session_id: str, as_json: bool, **connection: Any) -> None:
     """Let the server forget a session."""
     with speaking(**connection) as client:
-        _say(client.remove_session(session_id), as_json, "removed")
+        say(client.remove_session(session_id), as_json, "removed")
 
 
 # ---------------------------------------------------------------- accounts

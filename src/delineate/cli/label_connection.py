@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from delineate.cli.connection import CA_OPTION, DEFAULT_SERVER, TOKEN_FILE_OPTION, TOKEN_OPTION, read_token
+from delineate.cli.printable import printable
 from delineate.client.address import parse_address
 from delineate.client.monai_label import MONAILabelClient
 from delineate.errors import DelineateError, InputError, SettingsError
@@ -77,6 +78,11 @@ def speaking(
         if isinstance(cause, OSError):
             raise InputError(error.message, error.advice) from None
         raise
+
+
+def say(value: Any, as_json: bool, text: str) -> None:
+    """Print an answer, as JSON or in words."""
+    click.echo(printable(json.dumps(value, ensure_ascii=False)) if as_json else printable(text, lines=True))
 
 
 def read_parameters(given: tuple[str, ...]) -> dict[str, Any]:

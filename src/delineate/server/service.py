@@ -185,8 +185,10 @@ class Service:
         return self.models.register(model, archive)
 
     def purge(self, now: float) -> int:
-        """Remove tasks that ended longer ago than the retention says: how many."""
+        """Remove tasks that ended longer ago than the retention says: how many; and versions of models beyond those that are kept."""
         days = self.settings.retention_days
+        for name in TRAINERS:
+            self.models.prune(name, self.settings.model_versions)
         return self.tasks.purge(now - days * _DAY) if days else 0
 
     def disk_free(self) -> int:

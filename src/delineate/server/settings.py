@@ -38,6 +38,7 @@ class Settings:
     sample_lease: float = 3600.0
     auto_scoring: bool = False
     session_expiry: float = 3600.0
+    model_versions: int = 10
     host: str = "127.0.0.1"
     port: int = 8000
     root_path: str = ""
@@ -77,7 +78,7 @@ class Settings:
         _check(0 <= self.port <= 65535, "port", "must be from 0 to 65535 (0 takes any free port)")
         for name in ("workers", "worker_memory_mb", "min_free_mb", "grace", "max_wait", "retention_days", "session_expiry"):
             _check(getattr(self, name) >= 0, name, "must not be negative")
-        for name in ("max_upload_mb", "max_entries", "max_unpacked_mb", "heartbeat", "sample_lease", "login_expiry"):
+        for name in ("max_upload_mb", "max_entries", "max_unpacked_mb", "heartbeat", "sample_lease", "model_versions", "login_expiry"):
             _check(getattr(self, name) > 0, name, "must be above zero")
         _check(self.log_level in ("debug", "info", "warning", "error"), "log_level", "must be debug, info, warning or error")
         _check((self.tls_certificate is None) == (self.tls_key is None), "tls_certificate", "and tls_key go together")

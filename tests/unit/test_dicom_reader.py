@@ -301,6 +301,9 @@ def test_a_slice_that_is_cut_off_is_named(tmp_path: Path) -> None:
     assert image.volume.geometry.size == (7, 6, 4)
     assert f"left out what may be slices: {path.name} is cut off: 10 bytes of its PixelData are missing" in image.notes
     assert refused(path) == f"{path.name} is cut off: 10 bytes of its PixelData are missing"
+    with pytest.raises(ImageError, match=f"left out what may be slices: {path.name}"):
+        files.read_volume(tmp_path)  # nobody would hear of it
+    assert files.read_volume(tmp_path, []).geometry.size == (7, 6, 4)
 
 
 def test_a_deflated_slice_that_is_cut_off_is_named(tmp_path: Path) -> None:

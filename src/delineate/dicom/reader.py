@@ -40,12 +40,14 @@ _NAMED: Final = 5  # places or files named in one sentence
 class DicomImage:
     """What was read.
 
-    volume : on a regular grid; series : its source, with the planes as they are; notes : sentences on what is odd.
+    volume : on a regular grid; series : its source, with the planes as they are; notes : sentences on what is odd; lost : on
+    files that are damaged and may have been slices of it, which the notes end with.
     """
 
     volume: Volume
     series: Series
     notes: tuple[str, ...] = ()
+    lost: str = ""
 
     @property
     def is_resampled(self) -> bool:
@@ -77,15 +79,19 @@ def read(
     lost = [item for item in found.skipped if item.error is not None]
     if lost:
         named = "; ".join(str(item.error) for item in lost[:_NAMED])
-        image = replace(image, notes=(*image.notes, f"left out what may be slices: {named}" + (" and more" if lost[_NAMED:] else "")))
+        words = f"left out what may be slices: {named}" + (" and more" if lost[_NAMED:] else "")
+        image = replace(image, notes=(*image.notes, words), lost=words)
     if notes is not None:
         notes += image.notes
     return image
 
 
 def read_volume(path: str | PathLike[str], notes: list[str] | None = None) -> Volume:
-    """`read` for whoever wants the volume alone."""
-    return read(path, notes=notes).volume
+    """`read` for whoever wants the volume alone. Without a list of notes, damaged files are an error: nobody would hear of them."""
+    image = read(path, notes=notes)
+    if image.lost and notes is None:
+        raise ImageError(image.lost, "Send these files again, or remove them.")
+    return image.volume
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ def test_the_time_limit_is_5(chest: Path, tmp_path: Path, server: str) -> None:
 
 def test_models_and_doctor(server: str) -> None:
     names = {row["human_readable_id"] for row in json.loads(delineate("models", "--json").stdout)}
-    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr", "region", "scribbles", "Histogram+GraphCut", "GMM+GraphCut"}
+    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr", "region", "scribbles", "Histogram+GraphCut", "GMM+GraphCut", "nuclei"}
     assert "sleeper" in delineate("models", "--models", FOLDER).stdout
     assert "noop" in delineate("models", "--server", server).stdout
     done = subprocess.run(

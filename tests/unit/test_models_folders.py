@@ -23,7 +23,7 @@ FOLDERS = sorted(path.parent for path in Path(delineate.models.__file__).parent.
 
 def test_all_are_there() -> None:
     names = {tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))["name"] for folder in FOLDERS}
-    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr", "region", "scribbles", "Histogram+GraphCut", "GMM+GraphCut"}
+    assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr", "region", "scribbles", "Histogram+GraphCut", "GMM+GraphCut", "nuclei"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
@@ -34,6 +34,8 @@ def test_declared_and_returned_structures_agree(folder: Path) -> None:
     assert model.runner == "python" and model.spacing is None
     if model.prompts:  # takes any image as it is; names come with the request
         assert (model.orientation, model.labels, bool(model.config)) == ("as-sent", {"region": 1}, True)
+    elif model.takes_slides:
+        assert (model.orientation, model.labels, model.dimension) == ("as-sent", {delineator.label: 1}, 2)
     else:
         assert (model.orientation, model.structures) == ("LPS", delineator.structures)
 

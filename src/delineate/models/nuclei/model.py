@@ -25,13 +25,14 @@ except ImportError as error:
 
 USUAL_MPP: Final = 0.25  # µm of a pixel where the file does not say: an objective of 40 x
 MOST_FOUND: Final = 1_000_000
-_LABEL: Final = "Nuclei"
 _REMEMBERED: Final = 256  # slides
 _SAMPLES, _SAMPLE = 6, 256  # along a side of the slide; pixels of each
 
 
 class Nuclei:
     """See `delineate.models.nuclei.segment` for the method."""
+
+    label: Final = "Nuclei"
 
     def __init__(self, parameters: Mapping[str, Any], folder: Path | None) -> None:
         self._thresholds: OrderedDict[tuple[str, Scale], float] = OrderedDict()
@@ -63,9 +64,9 @@ class Nuclei:
             count += len(kept)
             if count > MOST_FOUND:
                 raise ModelError(f"there are more than {MOST_FOUND:,} nuclei", "Ask for a smaller part of the slide.", "input")
-        groups = {_LABEL: _in_order(Polygons.joined(found), np.concatenate(middles) if middles else np.zeros((0, 2)))}
-        outlines = Outlines(within=part.bounds, groups=groups, colours={_LABEL: (255, 0, 0)})
-        return Findings(values={"count": len(groups[_LABEL]), "mpp": round(scale.mpp, 4)}, outlines=outlines)
+        groups = {self.label: _in_order(Polygons.joined(found), np.concatenate(middles) if middles else np.zeros((0, 2)))}
+        outlines = Outlines(within=part.bounds, groups=groups, colours={self.label: (255, 0, 0)})
+        return Findings(values={"count": len(groups[self.label]), "mpp": round(scale.mpp, 4)}, outlines=outlines)
 
     def _threshold(self, part: SlidePart, scale: Scale) -> float:
         """What parts nuclei from the rest on this slide; remembered, because looking all over it takes longer than a small part."""

@@ -57,8 +57,10 @@ def test_info(server: Any) -> None:
         "type": "segmentation", "labels": {"Bright": 1}, "dimension": 3, "description": "Everything at or above a level.", "config": {},
     }  # fmt: skip
     assert "Bright" in info["labels"]
-    assert set(info["strategies"]) == {"first", "random"}
-    assert (info["trainers"], info["scoring"], info["train_stats"]) == ({}, {}, {})
+    assert set(info["strategies"]) == {"first", "random", "uncertainty", "diversity"}
+    assert set(info["scoring"]) == {"dice", "sum"}
+    assert set(info["train_stats"]) == set(info["trainers"])
+    assert all(one["description"] for group in ("strategies", "scoring", "trainers") for one in info[group].values())
     assert info["datastore"] == {"total": 2, "completed": 0, "label_tags": {}}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+import delineate.engines.local
 from delineate import nifti
 from delineate.datastore.strategies_learning import COARSE
 from delineate.geometry import Geometry
@@ -25,6 +26,13 @@ from .conftest import OLD, LabelServer
 Found = TypeVar("Found")
 GRID = Geometry((10, 8, 6), (0.5, 0.75, 2.0), (10.0, -20.0, 30.0))
 NAMES = [{"name": "Heart", "idx": 1}, {"name": "Liver", "idx": 2}]
+
+
+@pytest.fixture(autouse=True)
+def _no_standing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other tests run at once, what stands back from all of them never ends."""
+    monkeypatch.setattr(delineate.engines.local, "BACKGROUND_NICE", 0)
+    monkeypatch.setattr(delineate.engines.local, "BACKGROUND_SESSION_NICE", 0)
 
 
 def until(look: Callable[[], Found | None], seconds: float = 60.0) -> Found:

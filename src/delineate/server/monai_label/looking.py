@@ -35,7 +35,7 @@ _OWNER: Final = "active learning"  # of its own: whoever trains waits for one of
 _AHEAD: Final = 2  # tasks of a kind that wait or run
 _MOST: Final = {LOOKS: (64, 64 << 20), DOUBT: (16, 16 << 20)}  # images and bytes of one task: some seconds
 _COARSE_VERSION: Final = 1  # the name changes instead
-_BUSY, _IDLE = 0.25, 1.0  # s between two steps
+_FIRST, _BUSY, _IDLE = 2.0, 0.25, 1.0  # s after the start, which has enough to do; between two steps
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Looking:
             await asyncio.wait([self._work])
 
     async def _run(self) -> None:
+        await asyncio.sleep(_FIRST)
         while True:
             is_busy = False
             try:

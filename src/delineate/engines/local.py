@@ -95,25 +95,15 @@ class LocalEngine:
         self._lock = WorkerLock(self._data / "run", f"{self._prefix}-engine")
         self._stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
+        shared = (self._database, self._tasks, blobs, memory_mb << 20)
         self._keepers = [
-            Keeper(
-                index + 1, self._prefix, devices[index % len(devices)] if devices else "", options, self._database, self._tasks, blobs,
-                memory_bytes=memory_mb << 20,
-            )
-            for index in range(workers)
-        ]  # fmt: skip
-        behind = replace(
-            options,
-            lane=BACKGROUND,
-            idle=BACKGROUND_IDLE,
-            nice=BACKGROUND_NICE,
-            session_nice=BACKGROUND_SESSION_NICE,
-            threads=max(1, _cores() // 2),
-            images_mb=0,
-        )
-        self._background = Keeper(
-            workers + 1, self._prefix, "", behind, self._database, self._tasks, blobs, memory_bytes=memory_mb << 20, lane=BACKGROUND
-        )
+            self._keeper(index, devices[index % len(devices)] if devices else "", options, *shared) for index in range(workers)
+        ]
+        self._background = self._keeper(workers, "", _behind(options), *shared)
+
+    def _keeper(self, index: int, device: str, options: WorkerOptions, *shared: Any) -> Keeper:
+        database, tasks, blobs, memory = shared
+        return Keeper(index + 1, self._prefix, device, options, database, tasks, blobs, memory_bytes=memory, lane=options.lane)
 
     def start(self) -> None:
         """Give back what dead workers held and start our own, all in the background."""
@@ -199,6 +189,19 @@ class LocalEngine:
         if prefix == self._prefix:
             return name.endswith("-engine") or any(keeper.name == name for keeper in self._all)
         return not name.endswith("-engine") and is_held(self._data / "run", f"{prefix}-engine")
+
+
+def _behind(options: WorkerOptions) -> WorkerOptions:
+    """Those of the worker of the background: it gives way, keeps no image, and ends when there is nothing to do."""
+    return replace(
+        options,
+        lane=BACKGROUND,
+        idle=BACKGROUND_IDLE,
+        nice=BACKGROUND_NICE,
+        session_nice=BACKGROUND_SESSION_NICE,
+        threads=max(1, _cores() // 2),
+        images_mb=0,
+    )
 
 
 def _cores() -> int:

@@ -82,36 +82,33 @@ class TaskStore(TaskLeases):
             writers = {"input": archive, **(beside or {})}
             for writer in writers.values():
                 stack.enter_context(writer)
-            if key is not None and not 0 < len(key) <= 255:
-                raise InputError("the idempotency key must have 1 to 255 characters", "Use a random uuid.")
+            _check_key(key)
             for writer in writers.values():
                 writer.seal()
-            values: dict[str, Any] = {
-                "model": model,
-                "owner": owner,
-                "protocol": protocol,
-                "key": key,
-                "lane": lane,
-                "prompts": dict(prompts or {}),
-            }
-            values["not_before"] = self._clock() + RESERVED if rung else 0.0
+            values: dict[str, Any] = {"model": model, "owner": owner, "protocol": protocol, "key": key, "lane": lane}
+            values |= {"prompts": dict(prompts or {}), "not_before": self._clock() + RESERVED if rung else 0.0}
             try:
-                for writer in writers.values():
-                    self.blobs.place(writer)
-                with self.database.write() as connection:
-                    known = self._with_key(connection, owner, key)
-                    if known is not None:
-                        return self._same(connection, known, values, archive.digest)
-                    id = self._insert(connection, values | {"rank": -priority})
-                    for role, writer in writers.items():
-                        self._place(connection, id, role, writer)
-                    self._event(connection, id, "submitted", owner, protocol)
-                    task = self._load(connection, id)
+                task, is_new = self._submitted(writers, values | {"rank": -priority})
             except BaseException as error:
                 self._abandon(writers.values(), error)
                 raise
-        self._forget()
+        if is_new:
+            self._forget()
         return task
+
+    def _submitted(self, writers: Mapping[str, BlobWriter], values: Mapping[str, Any]) -> tuple[Task, bool]:
+        """The task, and whether it is new."""
+        for writer in writers.values():
+            self.blobs.place(writer)
+        with self.database.write() as connection:
+            known = self._with_key(connection, values["owner"], values["key"])
+            if known is not None:
+                return self._same(connection, known, values, writers["input"].digest), False
+            id = self._insert(connection, dict(values))
+            for role, writer in writers.items():
+                self._place(connection, id, role, writer)
+            self._event(connection, id, "submitted", values["owner"], values["protocol"])
+            return self._load(connection, id), True
 
     def _insert(self, connection: Connection, values: dict[str, Any]) -> int:
         turn = self._new_turn(connection, values["owner"], values["rank"])
@@ -258,6 +255,11 @@ class TaskStore(TaskLeases):
                 raise
         self._forget(stale)
         return task
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not 0 < len(key) <= 255:
+        raise InputError("the idempotency key must have 1 to 255 characters", "Use a random uuid.")
 
 
 def _new_uid() -> str:

@@ -17,6 +17,7 @@ except (ImportError, OSError):  # the latter without the system's libgomp
 
 from delineate import runners
 from delineate.errors import GeometryError, InputError, ModelError, TaskCancelledError
+from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation
 from delineate.store.folders import ModelFolders
 from delineate.testing.models.jobs import make_job
@@ -25,9 +26,11 @@ from delineate.training import applying
 from delineate.training.features import NAMES, Features
 from delineate.training.files import FOREST, Reservoir, checked, read_forest, write_forest
 from delineate.training.forest import Forest, grow
-from delineate.training.sampling import Case, annotated_planes, draw
+from delineate.training.sampling import Case, draw
+from delineate.training.shaping import filled, settled, smoothness
+from delineate.training.speaking import speaking_planes
 from delineate.training.trainer import Example, train, write_model
-from delineate.training.working import HU, RELATIVE, scale_of, working
+from delineate.training.working import HU, RELATIVE, fingerprint, scale_of, working
 
 SPACING = 5.0
 
@@ -92,12 +95,91 @@ def test_mr_is_learned_whatever_its_units() -> None:
     assert dice(applying.segment(grown, louder).mask("Body"), second.segmentation.mask("Body")) > 0.95
 
 
+def cone(planes: int = 12, tip: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """A dark cone, widest at its foot in plane 0, that ends `tip` planes below the top; values and mask."""
+    radius = np.clip(8 - 8 * np.arange(planes) / (planes - tip), 0, None)
+    y, x = np.mgrid[-10:11, -10:11]
+    mask = (y**2 + x**2)[None] < radius[:, None, None] ** 2
+    return np.where(mask, -800, 50).astype(np.int16), mask
+
+
 def test_slices_without_labels_between_labelled_ones_are_unknown() -> None:
-    labelled = np.zeros((6, 2, 2), bool)
-    labelled[[1, 3]] = True
-    assert annotated_planes(labelled).tolist() == [False, True, False, True, False, False]
-    labelled[2] = True
-    assert annotated_planes(labelled).all()
+    values, mask = cone()
+    even = mask & (np.arange(12) % 2 == 0)[:, None, None]
+    assert speaking_planes(even, values, 3.0).tolist() == [True, False] * 4 + [True, False, True, True]
+
+
+def test_beyond_a_tip_a_structure_is_absent() -> None:
+    values, mask = cone()
+    assert speaking_planes(mask, values, 3.0).all()
+
+
+def test_beyond_a_cut_that_the_image_goes_on_behind_nothing_is_known() -> None:
+    values, mask = cone()
+    lower = mask & (np.arange(12) < 5)[:, None, None]
+    assert speaking_planes(lower, values, 3.0).tolist() == [True] * 5 + [False] * 7
+    assert speaking_planes(lower[::-1], values[::-1], 3.0).tolist() == [False] * 7 + [True] * 5
+
+
+def test_beyond_a_flat_end_that_the_image_shows_a_structure_is_absent() -> None:
+    mask = np.zeros((20, 9, 9), bool)
+    mask[:8, 2:7, 2:7] = True
+    values = np.where(mask, 300, 0).astype(np.int16)
+    assert speaking_planes(mask, values, 5.0).all()
+    lower = mask & (np.arange(20) < 4)[:, None, None]  # known again one centimetre after the image shows the end
+    assert speaking_planes(lower, values, 5.0).tolist() == [True] * 4 + [False] * 6 + [True] * 10
+
+
+def test_absence_is_known_for_ten_centimetres_only() -> None:
+    mask = np.zeros((20, 9, 9), bool)
+    mask[:2, 2:7, 2:7] = True
+    assert speaking_planes(mask, np.where(mask, 300, 0), 20.0).tolist() == [True] * 7 + [False] * 13
+
+
+def test_half_a_structure_labelled_without_a_word_is_learned_as_whole(tmp_path: Path) -> None:
+    phantom, other = chest(), chest(3)
+    labels = lungs(phantom)
+    planes = np.flatnonzero(labels.mask("Lung_L").any(axis=(1, 2)))
+    lower = (np.arange(labels.geometry.shape[0]) < (planes[0] + planes[-1]) // 2)[:, None, None]
+    half = Case(phantom.volume, replace(labels, layers=tuple(layer * lower for layer in labels.layers)))
+    grown = grow([draw(half, SPACING, HU)], spacing=SPACING, scale=HU)
+    for image, truth in (phantom, other):
+        found = applying.segment(grown, image)
+        assert min(dice(found.mask(name), truth.mask(name)) for name in found.names) > 0.9
+
+
+def test_an_image_that_was_learned_from_is_known_again(forest: Forest) -> None:
+    taught, other = chest(), chest(3)
+    assert [fingerprint(taught.volume).hex()] == list(forest.marks) and fingerprint(other.volume).hex() not in forest.marks
+    turned = reorientation(taught.volume.geometry, "RSA")
+    assert fingerprint(taught.volume.mapped(turned)).hex() in forest.marks
+    assert all(grown.own and grown.own != grown.trees for grown in forest.structures)
+    found = applying.segment(forest, taught.volume)
+    assert min(dice(found.mask(name)[1::2], taught.segmentation.mask(name)[1::2]) for name in found.names) > 0.95
+
+
+def ball(shape: tuple[int, int, int] = (24, 24, 24), radius: float = 9) -> np.ndarray:
+    z, y, x = np.indices(shape) - np.array(shape)[:, None, None, None] // 2
+    return z**2 + y**2 + x**2 <= radius**2
+
+
+def test_a_core_that_nothing_parts_from_its_shell_belongs_to_it() -> None:
+    whole, core = ball(), ball(radius=4)
+    chance = np.where(whole & ~core, 245, np.where(core, 60, 3)).astype(np.uint8)
+    alike = np.where(whole, -850, 50).astype(np.float32)
+    assert ((settled(chance, alike, 400) > 127) == whole).mean() > 0.99
+    apart = np.where(core, 50, alike).astype(np.float32)
+    assert not (settled(chance, apart, 400) > 127)[core].any()
+
+
+def test_gaps_are_closed_only_where_the_labels_had_none() -> None:
+    whole = ball()
+    pierced = whole.copy()
+    pierced[:, 12, 12] = False
+    planes = np.ones(24, bool)
+    assert smoothness(whole, planes) == 3 and smoothness(pierced & (np.indices(whole.shape).sum(0) % 3 > 0), planes) == 0
+    assert (filled(pierced, 2) == whole).mean() > 0.995
+    assert (filled(pierced, 0) == pierced).all() and not filled(np.zeros_like(whole), 2).any()
 
 
 def test_a_structure_that_an_image_does_not_list_is_unknown_there() -> None:

@@ -23,7 +23,7 @@ from delineate.training.forest import Forest, Grown
 from delineate.training.sampling import Samples
 from delineate.training.working import SCALES
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 FOREST: Final = "forest.npz"
 """Name of a forest in its model's folder."""
 
@@ -40,10 +40,15 @@ def write_forest(path: Path, forest: Forest) -> None:
         "spacing": forest.spacing,
         "scale": forest.scale,
         "images": forest.images,
-        "structures": [{"name": g.name, "parts": g.parts, "volume": g.volume, "dice": g.dice} for g in forest.structures],
+        "marks": list(forest.marks),
+        "structures": [
+            {"name": g.name, "parts": g.parts, "volume": g.volume, "contrast": g.contrast, "closing": g.closing, "dice": g.dice}
+            for g in forest.structures
+        ],
     }
-    trees = {f"trees{i}": np.frombuffer(g.trees.encode("ascii"), np.uint8) for i, g in enumerate(forest.structures)}
-    _write(path, facts, trees)
+    texts = {f"trees{i}": g.trees for i, g in enumerate(forest.structures)}
+    texts.update({f"own{i}": g.own for i, g in enumerate(forest.structures) if g.own})
+    _write(path, facts, {name: np.frombuffer(text.encode("ascii"), np.uint8) for name, text in texts.items()})
 
 
 def read_forest(path: Path) -> Forest:
@@ -62,8 +67,11 @@ def read_forest(path: Path) -> Forest:
             Grown(
                 name=str(fact["name"]),
                 trees=checked(arrays[f"trees{i}"].tobytes().decode("ascii")),
+                own=checked(arrays[f"own{i}"].tobytes().decode("ascii")) if f"own{i}" in arrays else "",
                 parts=int(fact["parts"]),
                 volume=float(fact["volume"]),
+                contrast=float(fact["contrast"]),
+                closing=min(16, max(0, int(fact["closing"]))),
                 dice=None if fact["dice"] is None else float(fact["dice"]),
             )
             for i, fact in enumerate(facts["structures"])
@@ -71,7 +79,8 @@ def read_forest(path: Path) -> Forest:
         spacing, scale = float(facts["spacing"]), str(facts["scale"])
         if not (structures and 0.1 <= spacing <= 100 and scale in SCALES):
             raise ValueError("no structures, or a working grid that makes no sense")
-        return Forest(structures=structures, spacing=spacing, scale=scale, images=int(facts["images"]))
+        marks = tuple(str(mark) for mark in facts["marks"])
+        return Forest(structures=structures, spacing=spacing, scale=scale, images=int(facts["images"]), marks=marks)
     except OSError as error:
         raise ModelError(f"the forest {path.name} cannot be read: {error.strerror or error}", _ADVICE, kind="start") from error
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
@@ -131,8 +140,11 @@ class Reservoir:
             if (facts["features"], facts["version"]) != (VERSION, version):
                 return None
             samples = Samples(names=tuple(facts["names"]), **arrays)
+            count = samples.truth.size
             fits = (
-                samples.rows.shape == (samples.truth.size, len(NAMES)) and samples.held.shape == samples.weight.shape == samples.truth.shape
+                samples.rows.shape == (count, len(NAMES))
+                and samples.known.shape == (count, len(samples.names))
+                and samples.held.shape == samples.weight.shape == samples.truth.shape
             )
             return samples if fits else None
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
@@ -140,7 +152,7 @@ class Reservoir:
 
     def put(self, image: str, version: str, samples: Samples) -> None:
         """Keep samples in place of what was kept of the image."""
-        names = ("rows", "truth", "held", "weight", "parts", "volumes")
+        names = ("rows", "truth", "known", "held", "weight", "parts", "volumes", "contrasts", "closings", "mark")
         facts = {"features": VERSION, "version": version, "names": list(samples.names)}
         _write(self._path(image), facts, {name: getattr(samples, name) for name in names})
 

@@ -57,6 +57,9 @@ class Grown:
     """What was learned of one structure.
 
     trees : in LightGBM's text; parts : connected ones, at most; volume : ml; dice : on voxels held back, None where there were none.
+    own : trees for the images that were learned from, empty where `trees` serve for these as well.
+    contrast : the usual step of values over the border, from one working voxel to the next.
+    closing : radius in working voxels of the gaps and dents that its labels never had.
     """
 
     name: str
@@ -64,27 +67,40 @@ class Grown:
     parts: int
     volume: float
     dice: float | None = None
+    own: str = ""
+    contrast: float = 0.0
+    closing: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forest:
-    """Trees of all structures; `spacing` (mm) and `scale` of the working grid they hold for, and the number of `images` they grew on."""
+    """Trees of all structures; `spacing` (mm) and `scale` of the working grid they hold for, and the number of `images` they grew on.
+
+    marks : fingerprints of these images, in hexadecimal digits.
+    """
 
     structures: tuple[Grown, ...]
     spacing: float
     scale: str
     images: int
-    _boosters: list[Any] = field(default_factory=list, compare=False, repr=False)
+    marks: tuple[str, ...] = ()
+    _boosters: dict[tuple[int, bool], Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def probabilities(self, rows: Array, threads: int = 0) -> Array:
-        """Of voxels' features, shape (voxels, features): the probability of each structure, shape (structures, voxels)."""
-        lightgbm = _lightgbm()
-        while len(self._boosters) < len(self.structures):
-            self._boosters.append(lightgbm.Booster(model_str=self.structures[len(self._boosters)].trees))
+    def probabilities(self, rows: Array, threads: int = 0, own: bool = False) -> Array:
+        """Of voxels' features, shape (voxels, features): the probability of each structure, shape (structures, voxels).
+
+        own : the voxels are of an image that was learned from.
+        """
         result = np.empty((len(self.structures), rows.shape[0]), dtype=np.float32)
-        for one, booster in zip(result, self._boosters, strict=True):
-            one[:] = booster.predict(rows, num_threads=threads)
+        for number, one in enumerate(result):
+            one[:] = self._booster(number, own).predict(rows, num_threads=threads)
         return result
+
+    def _booster(self, number: int, own: bool) -> Any:
+        if (number, own) not in self._boosters:
+            grown = self.structures[number]
+            self._boosters[number, own] = _lightgbm().Booster(model_str=(grown.own if own else "") or grown.trees)
+        return self._boosters[number, own]
 
 
 def grow(
@@ -120,40 +136,53 @@ def grow(
             report((number + fraction) / len(names), f"learning {name}")
 
         grown.append(_grow_one(name, [case for case in cases if name in case.names], told, stop or Never(), threads))
-    return Forest(structures=tuple(grown), spacing=spacing, scale=scale, images=len(cases))
+    marks = tuple(dict.fromkeys(case.mark.tobytes().hex() for case in cases))
+    return Forest(structures=tuple(grown), spacing=spacing, scale=scale, images=len(cases), marks=marks)
 
 
 def _grow_one(name: str, cases: Sequence[Samples], told: Callable[[float], None], stop: Stop, threads: int) -> Grown:
-    lightgbm = _lightgbm()
     judged = [case for number, case in enumerate(cases) if number % 5 == 4]
     taught = [case for number, case in enumerate(cases) if number % 5 != 4]
-    use = [np.ones_like(case.held) if judged else ~case.held for case in taught]
-    rows, truth = _gathered(name, taught, use)
+    rows, truth = _gathered(name, taught, [np.ones_like(case.held) if judged else ~case.held for case in taught])
     if not truth.any():
         raise InputError(f"no voxel of {name} is labelled", "Label it in an image, or leave it out.")
-    settings = {**_SETTINGS, "num_threads": threads}
-    if len(cases) < SEVERAL:  # penalised away rather than left out, so that rows are the same for every forest
-        settings["feature_contri"] = [1.0 if feature in NARROW else 0.0 for feature in NAMES]
-    booster = lightgbm.Booster(
-        settings, lightgbm.Dataset(rows, label=truth, params=settings, feature_name=[f"f{i}" for i in range(len(NAMES))])
+    few = len(cases) < SEVERAL
+    share = 0.5 if few else 1.0
+    trees = _boosted(rows, truth, NARROW if few else NAMES, lambda fraction: told(share * fraction), stop, threads)
+    own = _boosted(rows, truth, NAMES, lambda fraction: told(share + share * fraction), stop, threads) if few else None
+    column = [case.names.index(name) for case in cases]
+    contrasts = [float(case.contrasts[c]) for case, c in zip(cases, column, strict=True) if case.contrasts[c] > 0]
+    return Grown(
+        name=name,
+        trees=trees.model_to_string(importance_type="gain"),
+        own=own.model_to_string(importance_type="gain") if own is not None else "",
+        parts=max(1, max(int(case.parts[c]) for case, c in zip(cases, column, strict=True))),
+        volume=float(np.median([case.volumes[c] for case, c in zip(cases, column, strict=True)])),
+        contrast=float(np.median(contrasts)) if contrasts else 0.0,
+        closing=min(int(case.closings[c]) for case, c in zip(cases, column, strict=True)),
+        dice=_dice(name, judged or cases, trees),
     )
+
+
+def _boosted(rows: Array, truth: Array, features: Sequence[str], told: Callable[[float], None], stop: Stop, threads: int) -> Any:
+    """Trees over some of the features; the others are penalised away rather than left out, so that rows are the same for all."""
+    lightgbm = _lightgbm()
+    settings = {**_SETTINGS, "num_threads": threads}
+    if len(features) < len(NAMES):
+        settings["feature_contri"] = [1.0 if feature in features else 0.0 for feature in NAMES]
+    names = [f"f{i}" for i in range(len(NAMES))]
+    booster = lightgbm.Booster(settings, lightgbm.Dataset(rows, label=truth, params=settings, feature_name=names))
     for number in range(ROUNDS):
         if stop.is_set():
             raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
         booster.update()
         told((number + 1) / ROUNDS)
-    parts = max(int(case.parts[case.names.index(name)]) for case in cases)
-    volumes = [float(case.volumes[case.names.index(name)]) for case in cases]
-    return Grown(
-        name=name,
-        trees=booster.model_to_string(importance_type="gain"),
-        parts=max(1, parts),
-        volume=float(np.median(volumes)),
-        dice=_dice(name, judged or cases, booster),
-    )
+    return booster
 
 
-def _gathered(name: str, cases: Sequence[Samples], use: Sequence[np.ndarray]) -> tuple[Array, np.ndarray]:
+def _gathered(name: str, cases: Sequence[Samples], use: Sequence[np.ndarray]) -> tuple[Array, Array]:
+    """Rows that speak of a structure, and whether they are of it."""
+    use = [u & case.known[:, case.names.index(name)] for case, u in zip(cases, use, strict=True)]
     share = max(1, -(-sum(int(u.sum()) for u in use) // MOST_ROWS))
     rows = np.concatenate([case.rows[u][::share] for case, u in zip(cases, use, strict=True)])
     truth = np.concatenate([case.truth[u][::share] == case.names.index(name) + 1 for case, u in zip(cases, use, strict=True)])
@@ -164,11 +193,13 @@ def _dice(name: str, cases: Sequence[Samples], booster: Any) -> float | None:
     """Agreement on voxels held back, each counted for as many as it stands for; None where none were."""
     both = either = 0.0
     for case in cases:
-        if not case.held.any():
+        column = case.names.index(name)
+        held = case.held & case.known[:, column]
+        if not held.any():
             continue
-        found = booster.predict(case.rows[case.held]) > 0.5
-        truth = case.truth[case.held] == case.names.index(name) + 1
-        weight = case.weight[case.held]
+        found = booster.predict(case.rows[held]) > 0.5
+        truth = case.truth[held] == column + 1
+        weight = case.weight[held]
         both += float(weight[found & truth].sum())
         either += float(weight[found].sum() + weight[truth].sum())
     return 2 * both / either if either else None

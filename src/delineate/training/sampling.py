@@ -14,7 +14,9 @@ from delineate.geometry import Geometry
 from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation
 from delineate.training.features import Features
-from delineate.training.working import Array, nearest, working
+from delineate.training.shaping import smoothness
+from delineate.training.speaking import speaking_planes
+from delineate.training.working import Array, fingerprint, nearest, working
 from delineate.volume import Volume
 
 _POSITIVES, _NEGATIVES, _NEAR, _HELD = 8_000, 16_000, 6_000, 4_000
@@ -33,8 +35,8 @@ class Case:
     """An image with its labels.
 
     labels : on the image's grid; a structure that is listed and has no voxel is known to be absent, one that is not listed is unknown.
-    annotated : which voxels somebody has looked at, bool, of a shape that broadcasts to the image's (z, y, x); None: see
-        `annotated_planes`.
+    annotated : which voxels somebody has looked at, bool, of a shape that broadcasts to the image's (z, y, x); None: for each
+        structure by itself, see `delineate.training.speaking`.
     """
 
     image: Volume
@@ -54,29 +56,36 @@ class Samples:
     """What is kept of a case.
 
     rows : float32, shape (n, features); truth : 1 + index of the structure in `names`, 0 for none, shape (n,).
+    known : which structures a voxel speaks of, shape (n, structures).
     held : voxels that are not to be learned from, drawn evenly; weight : how many voxels each of these stands for.
     parts, volumes : connected parts and millilitres of each structure, as far as it was labelled.
+    contrasts, closings : of each structure, see `delineate.training.forest.Grown`; mark : the image's fingerprint.
     """
 
     names: tuple[str, ...]
     rows: Array
     truth: npt.NDArray[np.uint8]
+    known: Mask
     held: Mask
     weight: Array
     parts: npt.NDArray[np.int64]
     volumes: npt.NDArray[np.float64]
+    contrasts: npt.NDArray[np.float64]
+    closings: npt.NDArray[np.int64]
+    mark: npt.NDArray[np.uint8]
 
 
-def annotated_planes(labelled: Mask) -> Mask:
-    """Which axial planes are taken as looked at where nobody says.
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """Labels on the working grid: 1 + index of the structure, and for each structure where that is known, broadcasting to the grid."""
 
-    labelled : where any structure is, shape (z, y, x), first axis from feet to head. Labels without gaps: the whole image,
-    so that what is beyond them is background. With gaps: the planes that hold a label, and no other.
-    """
-    planes: Mask = np.asarray(labelled.any(axis=(1, 2)))
-    there = np.flatnonzero(planes)
-    without_gaps = there.size == 0 or there[-1] - there[0] + 1 == there.size
-    return np.ones_like(planes) if without_gaps else planes
+    labels: npt.NDArray[np.uint8]
+    known: list[Mask]
+
+    @property
+    def annotated(self) -> Mask:
+        """Where anything is known, shape (z, y, x)."""
+        return np.broadcast_to(np.logical_or.reduce(self.known), self.labels.shape)
 
 
 def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[str], None] = lambda text: None) -> Samples:
@@ -94,12 +103,14 @@ def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[s
         Kind ``input``: an image that the features cannot be computed of.
     """
     image = working(case.image, spacing, scale, log)
-    truth, annotated = _on_working_grid(case, image.geometry)
+    seen = _on_working_grid(case, image.geometry)
+    truth, annotated = seen.labels, seen.annotated
     if not annotated.any():
         raise InputError("no voxel of the image is annotated", "Label a slice at least, or say which slices are annotated.")
     rng = np.random.default_rng(seed)
     names = tuple(case.labels.names)
-    held_planes = _held(np.asarray(annotated.any(axis=(1, 2))))
+    planes = np.asarray(annotated.any(axis=(1, 2)))
+    held_planes = _held(planes)
     features = Features(image)
     looks = features.only(_LOOKS)
     learn = _learned(truth, annotated & ~held_planes[:, None, None], looks, len(names), rng)
@@ -109,15 +120,19 @@ def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[s
         names=names,
         rows=features.rows(chosen),
         truth=truth.ravel()[chosen],
+        known=_known(seen, chosen),
         held=np.arange(chosen.size) >= learn.size,
         weight=np.concatenate([np.ones(learn.size, np.float32), weight]),
         parts=np.array([_parts(truth == label, annotated) for label in range(1, len(names) + 1)]),
         volumes=np.array([case.labels.volume_ml(name) for name in names]),
+        contrasts=np.array([_contrast(image.values, truth == label, annotated) for label in range(1, len(names) + 1)]),
+        closings=np.array([smoothness(truth == label, planes) for label in range(1, len(names) + 1)]),
+        mark=np.frombuffer(fingerprint(case.image), np.uint8),
     )
 
 
-def _on_working_grid(case: Case, grid: Geometry) -> tuple[npt.NDArray[np.uint8], Mask]:
-    """Structures and what is annotated at the nearest voxel of each working voxel. Where structures overlap the smallest one counts."""
+def _on_working_grid(case: Case, grid: Geometry) -> _Truth:
+    """Structures and what is known at the nearest voxel of each working voxel. Where structures overlap the smallest one counts."""
     axes = reorientation(case.image.geometry, "LPS")
     turned = axes.grid(case.image.geometry)
     places = np.ix_(*nearest(turned, grid))
@@ -125,8 +140,7 @@ def _on_working_grid(case: Case, grid: Geometry) -> tuple[npt.NDArray[np.uint8],
     sizes = {s.name: int(np.count_nonzero(case.labels.mask(s.name))) for s in case.labels}
     order = {s.name: label for label, s in enumerate(case.labels, start=1)}
     for name in sorted(sizes, key=lambda n: -sizes[n]):
-        structure = case.labels[name]
-        truth[axes.apply(case.labels.layers[structure.layer])[places] == structure.label] = order[name]
+        truth[axes.apply(case.labels.layers[case.labels[name].layer])[places] == case.labels[name].label] = order[name]
     if case.annotated is not None:
         try:
             mask = np.broadcast_to(np.asarray(case.annotated, dtype=bool), case.image.geometry.shape)
@@ -134,10 +148,31 @@ def _on_working_grid(case: Case, grid: Geometry) -> tuple[npt.NDArray[np.uint8],
             raise GeometryError(
                 f"annotated voxels of shape {np.shape(case.annotated)} do not fit an image of shape {case.image.geometry.shape}"
             ) from None
-        return truth, axes.apply(mask)[places]
-    labelled = np.logical_or.reduce([axes.apply(layer) > 0 for layer in case.labels.layers])
-    planes = annotated_planes(labelled)[nearest(turned, grid)[0]]
-    return truth, np.broadcast_to(planes[:, None, None], grid.shape)
+        return _Truth(truth, [axes.apply(mask)[places]] * len(order))
+    values, planes = axes.apply(case.image.voxels), places[0].ravel()
+    known = []
+    for structure in case.labels:
+        labelled = axes.apply(case.labels.layers[structure.layer]) == structure.label
+        known.append(speaking_planes(labelled, values, turned.spacing[2])[planes, None, None])
+    return _Truth(truth, known)
+
+
+def _known(seen: _Truth, chosen: Index) -> Mask:
+    """Which structures the chosen voxels speak of; a voxel of one structure is none of any other."""
+    columns = [np.broadcast_to(known, seen.labels.shape).ravel()[chosen] for known in seen.known]
+    result: Mask = np.stack(columns, axis=1) | (seen.labels.ravel()[chosen] > 0)[:, None]
+    return result
+
+
+def _contrast(values: Array, mask: Mask, annotated: Mask) -> float:
+    """The median step of values over the border of a structure, within axial planes; 0 where it has none."""
+    steps = []
+    for axis in (1, 2):
+        lower, upper = (np.s_[:, :-1], np.s_[:, 1:]) if axis == 1 else (np.s_[:, :, :-1], np.s_[:, :, 1:])
+        border = (mask[lower] != mask[upper]) & annotated[lower] & annotated[upper]
+        steps.append(np.abs(values[lower][border] - values[upper][border]))
+    found = np.concatenate(steps)
+    return float(np.median(found)) if found.size else 0.0
 
 
 def _held(planes: Mask) -> Mask:

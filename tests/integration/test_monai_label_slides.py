@@ -274,6 +274,22 @@ def test_a_task_of_slides_leaves_nothing_behind(server: Any) -> None:
         time.sleep(0.01)
 
 
+def test_who_hangs_up_cancels_and_the_worker_goes_on(server: Any, tissue: Any) -> None:
+    large = server.studies / "large.tif"
+    write_pyramid(large, tissue[0], repeat=5, compression=None)
+    os.utime(large, (OLD, OLD))
+    end = time.monotonic() + 20
+    while server.http.head("/datastore/image", params={"image": "large"}).status_code != 200:
+        assert time.monotonic() < end, "the slide is not found"
+        time.sleep(0.02)
+    with pytest.raises(httpx.ReadTimeout):
+        server.http.post("/infer/wsi/nuclei", params={"image": "large"}, json={"size": [0, 0], "tile_size": [256, 256]}, timeout=1.0)
+    assert ask(server).status_code == 200
+    states = [task.state for task in server.service.tasks.tasks(model="nuclei")]
+    assert TaskState.CANCELLED in states
+    assert TaskState.RUNNING not in states
+
+
 def test_qupath_asks_for_the_next_patch_of_what_is_open(client: MONAILabelClient) -> None:
     for _ in range(20):
         sample = client.next_sample("random", {"image": "slide", "image_size": [WIDTH, 300], "patch_size": [512, 512]})

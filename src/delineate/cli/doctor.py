@@ -25,6 +25,7 @@ PARTS = (
     ("isal", "ISA-L codec", "", "pip install isal (images are packed four times slower without it)"),
     ("SimpleITK", "NRRD and MetaImage files", "images", ""),
     ("pydicom", "DICOM images", "dicom", ""),
+    ("tifffile", "slides", "slides", ""),
     ("matplotlib", "pictures", "pictures", ""),
     ("fastapi", "server", "server", ""),
     ("sqlalchemy", "store", "server", ""),

@@ -604,11 +604,12 @@ def test_work_is_found_by_its_name(store: TaskStore) -> None:
 
 def test_a_task_is_left_to_whom_the_engine_rings(store: TaskStore, clock: Clock) -> None:
     first = submit(store, rung=True)
-    assert store.claim("who only looked", rung=False) is None
+    assert store.claim("who only looked", rung=0.0) is None
+    assert store.claim("who was called for an earlier one", rung=clock.now - 1) is None
     assert claim(store, "who was rung").uid == first.uid
     second = submit(store, b"other", rung=True)
     clock.now += RESERVED
-    assert claim(store, "who only looked", rung=False).uid == second.uid
+    assert claim(store, "who only looked", rung=0.0).uid == second.uid
 
 
 def test_no_ring_shortens_the_wait_after_a_crash(store: TaskStore, clock: Clock) -> None:
@@ -616,7 +617,7 @@ def test_no_ring_shortens_the_wait_after_a_crash(store: TaskStore, clock: Clock)
     claim(store)
     store.fail(task.uid, "w", CRASH, retry_after=5.0)
     clock.now += 4.9
-    assert store.claim("w", rung=True) is None
+    assert store.claim("w") is None
     clock.now += 0.2
     assert claim(store).attempt == 2
 

@@ -6,6 +6,7 @@ transaction that it still is, so a worker that was taken for dead and is not can
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -47,12 +48,12 @@ _NOBODY: Final[dict[str, Any]] = {"lease_holder": None, "lease_expires": None}
 class TaskLeases(TaskRecords):
     """The part of `TaskStore` that workers use."""
 
-    def claim(self, worker: str, lease: float = LEASE, lane: str = FRONT, *, rung: bool = True) -> Task | None:
+    def claim(self, worker: str, lease: float = LEASE, lane: str = FRONT, *, rung: float = math.inf) -> Task | None:
         """Take the next task of a lane: by priority, then fair between owners, then by age; None when none is due.
 
         Fair: each task has a *turn*, the start tag of start-time fair queueing (Goyal, Vin and Cheng, IEEE/ACM
-        Transactions on Networking 5, 1997) with tasks of equal cost. `rung`: False for who looks without having been called,
-        and leaves what is `RESERVED`.
+        Transactions on Networking 5, 1997) with tasks of equal cost. `rung`: up to which submission, Unix seconds, the worker was
+        called; of later ones it leaves what is `RESERVED`, all of it with 0.
         """
         with self.database.read() as connection:  # idle workers ask often: they do not take the writers' lock
             if self._next(connection, lane, rung) is None:
@@ -74,8 +75,8 @@ class TaskLeases(TaskRecords):
         with self.database.read() as connection:
             return self._next(connection, lane) is not None
 
-    def _next(self, connection: Connection, lane: str, rung: bool = True) -> Row[Any] | None:
-        return connection.execute(NEXT, {"now": self._clock(), "in_lane": lane, "tries_below": int(rung)}).first()
+    def _next(self, connection: Connection, lane: str, rung: float = math.inf) -> Row[Any] | None:
+        return connection.execute(NEXT, {"now": self._clock(), "in_lane": lane, "rung": rung}).first()
 
     def heartbeat(
         self, uid: str, worker: str, lease: float = LEASE, fraction: float = 0.0, message: str = "", *, attempt: int | None = None

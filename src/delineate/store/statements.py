@@ -29,8 +29,8 @@ NEXT: Final[sa.Select[Any]] = (
     .where(
         TASKS.c.state == PENDING,
         TASKS.c.lane == sa.bindparam("in_lane"),
-        # One that was never tried is put off only for those who were not rung.
-        sa.or_(TASKS.c.not_before <= sa.bindparam("now"), TASKS.c.attempt < sa.bindparam("tries_below")),
+        # One that was never tried is put off only for those who were not rung for it.
+        sa.or_(TASKS.c.not_before <= sa.bindparam("now"), sa.and_(TASKS.c.attempt == 0, TASKS.c.created <= sa.bindparam("rung"))),
     )
     .order_by(TASKS.c.rank, TASKS.c.turn, TASKS.c.id)
     .limit(1)

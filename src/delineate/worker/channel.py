@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import threading
@@ -47,7 +48,8 @@ class Channel:
         self._reported = 0.0
         self._is_in_model = False
         self.wake = threading.Event()
-        self.patience = 0.0  # s to wait after the wake: another worker is nearer to the task
+        self._calls: list[tuple[float, float]] = []  # of `look`: when to obey (monotonic), and when it was said (Unix seconds)
+        self._calls_lock = threading.Lock()
         self.stopping = threading.Event()
 
     def listen(self) -> None:
@@ -114,6 +116,15 @@ class Channel:
         finally:
             self._is_in_model = False
 
+    def rung(self) -> tuple[float | None, float]:
+        """Up to which submission, Unix seconds, tasks are this worker's to take by now, None where it was not called since; and
+        seconds until that changes: another worker, which is nearer to the task, is left that long."""
+        now = time.monotonic()
+        with self._calls_lock:
+            due = [said for when, said in self._calls if when <= now]
+            self._calls = [call for call in self._calls if call[0] > now]
+            return max(due, default=None), min((when - now for when, _ in self._calls), default=math.inf)
+
     def hear_interrupts(self) -> None:
         """Install the handler of `INTERRUPT`. For the main thread."""
         signal.signal(INTERRUPT, self._interrupt)
@@ -151,7 +162,9 @@ class Channel:
                 signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
         elif command["command"] == "stop":
             self.stopping.set()
-        self.patience = float(command.get("after", 0.0))
+        elif command["command"] == "look":
+            with self._calls_lock:
+                self._calls.append((time.monotonic() + float(command["after"]), time.time()))
         self.wake.set()
 
 

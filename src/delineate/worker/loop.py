@@ -18,7 +18,6 @@ _log = logging.getLogger(__name__)
 EAGER_LOOK, IDLE_LOOK = 0.008, 0.08  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
 EAGER = 5.0  # s after a task
 EAGER_CLAIM, IDLE_CLAIM = 0.2, 1.0  # s after which to try a claim though nothing changed: a task put off becomes due by itself
-RING_WAIT = 0.01  # s; who finds a task by looking lets the server say whose it should be
 TROUBLE_WAIT = 1.0  # s after the store failed
 
 
@@ -35,7 +34,7 @@ class Loop:
         self._idle = idle
         self._database = database
         self._worked = time.monotonic()
-        self._is_rung = True  # whoever begins or has just worked takes what there is
+        self._rung = math.inf  # up to which submission: whoever begins or has just worked takes what there is
 
     def run(self) -> None:
         """Work until the channel says stop.
@@ -60,36 +59,28 @@ class Loop:
         if space.is_short(self._place.desk.folder):
             raise StorageFullError(f"less than {space.FLOOR >> 20} MiB are free on the disk of {self._place.desk.folder}")
         seen = self._database.changes()
-        task = self._place.tasks.claim(self._place.name, self._lease, self._lane, rung=self._is_rung)
+        task = self._place.tasks.claim(self._place.name, self._lease, self._lane, rung=self._rung)
         if task is None:
-            self._is_rung = self._rest(seen)
+            self._rung = self._rest(seen)
         return task
 
     def _work(self, task: Task) -> None:
         (Errand if task.protocol == WORK else Attempt)(self._place, task).run()
-        self._worked, self._is_rung = time.monotonic(), True
+        self._worked, self._rung = time.monotonic(), math.inf
 
-    def _rest(self, seen: int) -> bool:
-        """Wait until there may be a task: True where the engine said so, and no other worker should have it first."""
+    def _rest(self, seen: int) -> float:
+        """Wait until there may be a task: up to which submission the engine called this worker, 0 where it did not."""
         channel = self._place.channel
         now = time.monotonic()
         is_eager = now - self._worked < EAGER
         until = now + (EAGER_CLAIM if is_eager else IDLE_CLAIM)
         look = EAGER_LOOK if is_eager else IDLE_LOOK
         while not channel.stopping.is_set() and time.monotonic() < until:
-            if channel.wake.wait(look):
-                self._let_others_first()
-                return True
-            if self._database.changes() != seen:
-                is_rung = channel.wake.wait(RING_WAIT)
-                if is_rung:
-                    self._let_others_first()
-                return is_rung
-        return False
-
-    def _let_others_first(self) -> None:
-        channel = self._place.channel
-        channel.wake.clear()
-        patience = channel.patience
-        if patience > 0 and channel.wake.wait(patience):  # a ring without patience ends it
-            channel.wake.clear()
+            rung, pause = channel.rung()
+            if rung is not None:
+                return rung
+            if channel.wake.wait(min(look, pause)):
+                channel.wake.clear()
+            elif self._database.changes() != seen:
+                break
+        return 0.0

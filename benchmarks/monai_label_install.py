@@ -21,7 +21,9 @@ def install(peer: Path | None, folder: Path, table: Table) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--disable-pip-version-check", f"{ROOT}[server]"]
-    subprocess.run(pip, check=True)
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"it could not be installed: {done.stderr[-2000:]}")
     seconds = time.perf_counter() - begin
     table.line(
         "installation",

@@ -139,9 +139,11 @@ class Asker:
         answer = self._connection.getresponse()
         return answer.status, answer.read()
 
-    def form(self, method: str, path: str, query: Mapping[str, str], files: Mapping[str, tuple[str, bytes]]) -> bytes:
+    def form(
+        self, method: str, path: str, query: Mapping[str, str], files: Mapping[str, tuple[str, bytes]], params: str = "{}"
+    ) -> bytes:  # fmt: skip
         """Send a form with parameters and files; `RuntimeError` for another answer than 200."""
-        parts = [b'Content-Disposition: form-data; name="params"\r\n\r\n{}\r\n']
+        parts = [b'Content-Disposition: form-data; name="params"\r\n\r\n' + params.encode() + b"\r\n"]
         for name, (filename, data) in files.items():
             head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n'
             parts.append(head.encode() + data + b"\r\n")

@@ -12,7 +12,6 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from delineate.errors import InputError
 from delineate.protocols import monai_label as wire
 from delineate.protocols.messages import FileBody
 from delineate.protocols.reference import Place
@@ -27,7 +26,7 @@ from delineate.server.results import BodyResponse
 from delineate.server.security import Guard
 from delineate.server.service import Service
 from delineate.store.versions import ModelVersion, split
-from delineate.store.writer import BlobWriter
+from delineate.task import Task
 from delineate.training.trainers import TRAINERS, WEIGHTS, is_installed
 
 WEIGHTS_FILE: Final = "forest.npz"
@@ -78,14 +77,8 @@ class WeightRoutes:
         taker = BlobTaker(Named(self._service.blobs.incoming), {wire.FILE_FIELD})
         async with Form(taker, self._threads, _LARGEST) as form:
             await form.read(request)
-            sent = taker.take(wire.FILE_FIELD)
-            if (sent is None) == (version is None):
-                raise InputError("the request has no weights", "Send the file in the field file, or name a version.")
-            if sent is not None:
-                task = await form.finish(partial(self._submit, model, sent, self._guard.owner(request)))
-        if version is not None:
-            await self._files.run(lambda: self._service.models.versions.select(model, version))
-        else:
+            task = await form.finish(partial(self._submit, model, version, taker, self._guard.owner(request)))
+        if task is not None:
             await self._works.answer(await self._works.ended(task))  # raises where it is no forest
         return JSONResponse(await self._files.run(lambda: self._info(model)))
 
@@ -94,7 +87,12 @@ class WeightRoutes:
         await self._files.run(lambda: self._remove(model))
         return JSONResponse({})
 
-    def _submit(self, model: str, sent: BlobWriter, owner: str) -> Any:
+    def _submit(self, model: str, version: int | None, taker: BlobTaker, owner: str) -> Task | None:
+        """A task that makes a version of the file; None where an older version was made current instead."""
+        if version is not None and taker.take(wire.FILE_FIELD) is None:
+            self._service.models.versions.select(model, version)
+            return None
+        sent = taker.require(wire.FILE_FIELD)
         sent.seal()
         place = Place(blob=sent.digest, name=WEIGHTS_FILE)
         given = {"model": model, "description": "From a file that was sent", "file": place.to_json()}

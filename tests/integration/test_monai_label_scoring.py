@@ -150,6 +150,8 @@ def test_one_run_at_a_time_which_can_be_stopped(label_server: Callable[..., Labe
         ("/scoring/nope", "{}", 404),
         ("/scoring/dice", "[1]", 422),
         ("/scoring/dice", '{"tolerance": -1}', 422),
+        ("/scoring/dice", '{"tolerance": ' + "9" * 4000 + "}", 422),
+        ("/scoring/dice", '{"note": 1e999}', 422),
         ("/scoring/dice", '{"tolerance": "much"}', 422),
         ("/scoring/dice", '{"y": "../x"}', 422),
         ("/scoring/dice", '{"y_pred": 3}', 422),

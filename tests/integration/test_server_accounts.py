@@ -295,6 +295,13 @@ def test_labels_and_leases_name_the_user_beside_the_client(server: Any) -> None:
     assert (info["user"], info["client_id"]) == ("alice", "slicer")
 
 
+@pytest.mark.parametrize("wish", ['{"save_label": true}', '{"save_label": true, "label_tag": "final"}'])
+def test_an_answer_is_kept_as_a_label_for_annotators_alone(server: Any, tokens: dict[str, str], wish: str) -> None:
+    refused = server.http.post("/infer/noop", params={"image": "a"}, data={"params": wish}, headers=bearer(tokens["user"]))
+    assert (refused.status_code, "the role annotator" in refused.json()["message"]) == (403, True)
+    assert server.service.tasks.tasks() == []
+
+
 # ---------------------------------------------------------------- an OpenID provider
 
 

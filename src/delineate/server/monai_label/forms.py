@@ -27,6 +27,9 @@ FIELD_BYTES: Final = 4 << 20
 PARTS: Final = 20_000
 """Limit for the parts of a form: a series is sent as one file for each slice."""
 
+DEEPEST: Final = 64
+"""Levels of a JSON body: what is only just read could be too deep to be written again, further down the stack."""
+
 _FORM: Final = b"multipart/form-data"
 _ENCODED: Final = b"application/x-www-form-urlencoded"
 _JSON: Final = b"application/json"
@@ -195,11 +198,26 @@ def json_object(text: str | bytes, what: str) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text, parse_constant=_no_constant)
+        # 1e999 becomes infinity, and half a surrogate pair no text: both would be taken, and could never be answered again.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise InputError(f"{what} is not JSON", 'Send an object such as {"threshold": 300}.') from None
     if not isinstance(value, dict):
         raise InputError(f"{what} is JSON, but no object", 'Send an object such as {"threshold": 300}.')
+    if _is_deeper(value, DEEPEST):
+        raise InputError(f"{what} is nested deeper than {DEEPEST} levels", 'Send an object such as {"threshold": 300}.')
     return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = [value]
+    for _ in range(levels):
+        inner = [
+            one for outer in inner for one in (outer.values() if isinstance(outer, dict) else outer) if isinstance(one, (dict, list))
+        ]  # fmt: skip
+        if not inner:
+            return False
+    return True
 
 
 def _no_constant(name: str) -> float:

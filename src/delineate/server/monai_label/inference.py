@@ -18,6 +18,7 @@ from delineate.protocols import monai_label as wire
 from delineate.protocols.infer_result import StoredResult
 from delineate.protocols.inference_server import KEY_HEADER
 from delineate.protocols.monai_label_answers import infer_answer
+from delineate.server.accounts.identity import Role, RoleMissingError
 from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.asking import Asked, Asking
@@ -36,6 +37,9 @@ from delineate.task import Task
 Output = Annotated[
     Literal["image", "json", "all", "dicom_seg"] | None, Query(description="Which part of the answer; all of it where not given.")
 ]
+
+SAVES: Final = Role.ANNOTATOR
+"""The least that may keep an answer as a label, as at ``PUT /datastore/label``."""
 
 _FORM: Final = {
     "requestBody": {
@@ -106,10 +110,14 @@ class InferRoutes:
         params = json_object(fields.get(wire.PARAMS_FIELD, ""), wire.PARAMS_FIELD)
         # Some clients say in the parameters what others say in the address.
         image, session = (_text(params, name) or given for name, given in (("image", image), ("session_id", session)))
-        return Asked(
+        asked = Asked(
             model=model, image=image, session=session, params=params, owner=self._guard.owner(request),
             session_owner=owner_of(self._guard, request), key=request.headers.get(KEY_HEADER), name=name,
         )  # fmt: skip
+        identity = self._guard.identity(request)
+        if asked.save_tag and identity is not None and identity.role < SAVES:
+            raise RoleMissingError(SAVES, identity.role)
+        return asked
 
     async def left_alone(self, request: Request, task: Task) -> Response:
         """Nobody waits any more: cancel the task where its client went away. Raises `UnavailableError` where the server stops."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Query
 from starlette.requests import Request
@@ -27,6 +26,8 @@ from delineate.task import Task
 Sync = Annotated[bool, Query(description="Answer when it has ended, with what was found.")]
 All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
 Running = Annotated[bool, Query(description="Only one that waits or runs now.")]
+
+_LARGEST_TOLERANCE: Final = 1000.0  # mm
 
 
 class ScoringRoutes:
@@ -81,8 +82,8 @@ class ScoringRoutes:
             raise NotHereError("this server has no scoring method of that name", "See scoring in the answer of /info/.")
         wanted = wire.ScoringParams.from_json(dict(params), strict=True)
         tolerance = TOLERANCE if wanted.tolerance is None else wanted.tolerance
-        if not (math.isfinite(tolerance) and tolerance >= 0):
-            raise InputError("the tolerance makes no sense", "Give millimetres, 0 or more.")
+        if not 0 <= tolerance <= _LARGEST_TOLERANCE:
+            raise InputError("the tolerance makes no sense", f"Give millimetres, 0 to {_LARGEST_TOLERANCE:g}.")
         tags = (check_tag(wanted.y or FINAL), check_tag(wanted.y_pred or ORIGINAL_TAG))
         asked = {name: value for name, value in params.items() if name != "method"}
 

@@ -308,6 +308,19 @@ def test_sessions(server: Any) -> None:
     assert list((server.settings.data / "sessions").iterdir()) == []
 
 
+def test_what_is_sent_again_under_its_key_is_done_once(server: Any) -> None:
+    data, key = (server.studies / "a.nii.gz").read_bytes(), {"idempotency-key": "k" * 43}
+    first, again, other = (
+        server.http.put("/session/", files=[("files", ("x.nii.gz", data))], headers=headers).json() for headers in (key, key, {})
+    )
+    assert first == again
+    assert other["session_id"] != first["session_id"]
+    assert len(list((server.settings.data / "sessions").iterdir())) == 2
+    samples = [server.http.post("/activelearning/random", json={"client_id": "alice"}, headers=key).json() for _ in range(4)]
+    assert samples == samples[:1] * 4
+    assert len(server.app.state.labels.annotation.datastore.leases()) == 1
+
+
 def test_a_session_of_many_files_and_of_an_archive(server: Any) -> None:
     many = server.http.put("/session/", files=[("files", (f"s{n}.dcm", b"x" * n)) for n in range(1, 30)]).json()
     whole = server.http.get(f"/session/{many['session_id']}", params={"image": True})

@@ -122,7 +122,8 @@ class LabelServer:
     def next_sample(self, strategy: str, params: Params = None, timeout: Optional[float] = None) -> Flow[wire.Sample]:
         """The image to annotate next; empty where nothing is left."""
         path = path_of(wire.STRATEGY_PATH, strategy)
-        answer = yield from self._ask("POST", path, timeout, "the next sample", params, repeatable=False, limit=None)
+        request = Request("POST", path, (), JSON_HEADERS, _json_body(self._with_client(params)), timeout=None)
+        answer = _checked((yield from self._keyed(request, timeout, "the next sample")), "the next sample")
         return wire.Sample.from_json(answer.json() or {})
 
     # ------------------------------------------------------------ sessions

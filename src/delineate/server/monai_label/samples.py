@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from delineate.datastore.records import Sample
 from delineate.protocols import monai_label as wire
+from delineate.protocols.inference_server import KEY_HEADER
 from delineate.protocols.monai_label_datastore import FINAL_TAG
 from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.patches import next_patch
+from delineate.server.monai_label.repeats import Repeats
 from delineate.server.monai_label.routing import Routes
 from delineate.server.security import Guard
 
@@ -23,6 +27,7 @@ class SampleRoutes:
         self._annotation = annotation
         self._guard = guard
         self._files = files
+        self._repeats = Repeats()
 
     def add_to(self, routes: Routes) -> None:
         """Add the routes."""
@@ -32,7 +37,7 @@ class SampleRoutes:
         """The image to label next, kept from others for a while; `{}` when nothing is left.
 
         JSON: `client_id` says who asks, `label_tag` which label is missing. With `image`, `image_size` and `patch_size`: a part of
-        that slide, as `bbox`.
+        that slide, as `bbox`. Asked again under the same `Idempotency-Key` it is the same answer.
         """
         body = json_object(await small_body(request), "the request")
         wanted = wire.SampleRequest.from_json(body, strict=True)
@@ -41,8 +46,12 @@ class SampleRoutes:
             return JSONResponse(patch.to_json())
         holder = self._holder(request, wanted.client_id)
         tag = wanted.label_tag or FINAL_TAG
-        sample = await self._files.run(lambda: self._annotation.datastore.next_sample(strategy, holder, tag=tag))
-        return JSONResponse({} if sample is None else _message(sample).to_json())
+
+        async def choose() -> dict[str, Any]:
+            sample = await self._files.run(lambda: self._annotation.datastore.next_sample(strategy, holder, tag=tag))
+            return {} if sample is None else _message(sample).to_json()
+
+        return JSONResponse(await self._repeats.once(f"sample {strategy} {tag}", holder, request.headers.get(KEY_HEADER), choose))
 
     def _holder(self, request: Request, client_id: str | None) -> str:
         owner = self._guard.owner(request)

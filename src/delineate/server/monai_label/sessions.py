@@ -13,10 +13,12 @@ from starlette.responses import JSONResponse, Response
 from delineate.datastore.faults import UnknownImageError
 from delineate.datastore.sessions import Session
 from delineate.protocols import monai_label as wire
+from delineate.protocols.inference_server import KEY_HEADER
 from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.downloads import Downloads
 from delineate.server.monai_label.forms import Form
+from delineate.server.monai_label.repeats import Repeats
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.takers import SessionTaker
 from delineate.server.security import Guard
@@ -48,6 +50,7 @@ class SessionRoutes:
         self._downloads = downloads
         self._threads = threads
         self._limit = limit
+        self._repeats = Repeats()
 
     def add_to(self, routes: Routes) -> None:
         """Add the routes."""
@@ -61,14 +64,21 @@ class SessionRoutes:
         uncompress: Annotated[bool, Query(description="The one file is an archive, whose files are meant.")] = False,
         expiry: Annotated[int, Query(ge=0, description="Seconds without use until it is forgotten; 0 for the most there is.")] = 0,
     ) -> Response:
-        """Send an image ahead: one file in `files`, or many, such as those of a DICOM series."""
+        """Send an image ahead: one file in `files`, or many, such as those of a DICOM series.
+
+        Sent again under the same `Idempotency-Key` it is the same session.
+        """
         sessions = self._annotation.sessions
         taker = SessionTaker(sessions, wire.FILES_FIELD)
         async with Form(taker, self._threads, self._limit) as form:
             await form.read(request)
             owner = owner_of(self._guard, request)
-            session = await form.finish(lambda: sessions.create(taker.upload(), owner=owner, expiry=expiry, unpack=uncompress))
-        return JSONResponse(wire.NewSession(session_id=session.uid, session_info=_message(session)).to_json())
+
+            async def create() -> Any:
+                session = await form.finish(lambda: sessions.create(taker.upload(), owner=owner, expiry=expiry, unpack=uncompress))
+                return wire.NewSession(session_id=session.uid, session_info=_message(session)).to_json()
+
+            return JSONResponse(await self._repeats.once("session", owner, request.headers.get(KEY_HEADER), create))
 
     async def show(
         self,

@@ -158,6 +158,19 @@ def test_an_image_that_was_learned_from_is_known_again(forest: Forest) -> None:
     assert min(dice(found.mask(name)[1::2], taught.segmentation.mask(name)[1::2]) for name in found.names) > 0.95
 
 
+def test_room_air_teaches_what_gas_is_unless_a_structure_holds_gas() -> None:
+    phantom = chest()
+    value, depth = NAMES.index("value"), NAMES.index("depth")
+
+    def gas(mask: np.ndarray) -> np.ndarray:
+        samples = draw(Case(phantom.volume, Segmentation.from_masks({"it": mask}, phantom.volume.geometry)), SPACING, HU)
+        shown = (samples.rows[:, value] < -980) & (samples.rows[:, depth] > 0) & (samples.truth == 0) & ~samples.held
+        return samples.known[shown, 0]
+
+    assert np.count_nonzero(gas(phantom.segmentation.mask("Lung_L"))) > 1000
+    assert not gas(phantom.volume.values() < -980).all()
+
+
 def ball(shape: tuple[int, int, int] = (24, 24, 24), radius: float = 9) -> np.ndarray:
     z, y, x = np.indices(shape) - np.array(shape)[:, None, None, None] // 2
     return z**2 + y**2 + x**2 <= radius**2

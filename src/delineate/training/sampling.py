@@ -13,15 +13,17 @@ from delineate.errors import GeometryError, InputError
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation
-from delineate.training.features import Features
+from delineate.training.features import NAMES, Features
 from delineate.training.shaping import smoothness
 from delineate.training.speaking import speaking_planes
-from delineate.training.working import Array, fingerprint, nearest, working
+from delineate.training.working import HU, Array, fingerprint, nearest, working
 from delineate.volume import Volume
 
 _POSITIVES, _NEGATIVES, _NEAR, _HELD = 8_000, 16_000, 6_000, 4_000
 _LOOKS = ("value", "mean@2", "depth")
 _BINS = 8
+_AIR, _GAS, _LEAST_AIR = -900.0, 3_000, 100  # HU; voxels
+_HOLDS_AIR = 0.02  # of a structure: more that is as dark as room air is gas that belongs to it
 _STRETCHES, _HELD_STRETCHES = 10, (3, 8)
 _REACH = 2  # working voxels around a structure that count as near
 _PART = 0.05  # of the largest component: smaller ones are specks of the annotator
@@ -116,11 +118,16 @@ def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[s
     learn = _learned(truth, annotated & ~held_planes[:, None, None], looks, len(names), rng)
     judge, weight = _judged(truth, annotated & held_planes[:, None, None], len(names), rng)
     chosen = np.concatenate([learn, judge])
+    rows, known = features.rows(chosen), _known(seen, chosen)
+    if scale == HU:
+        gas, unlike = _room_air(rows, truth.ravel()[chosen], len(names), rng)
+        rows, known = np.concatenate([gas, rows]), np.concatenate([np.broadcast_to(unlike, (len(gas), len(names))), known])
+        chosen, learn = np.concatenate([np.full(len(gas), -1), chosen]), np.concatenate([np.full(len(gas), -1), learn])
     return Samples(
         names=names,
-        rows=features.rows(chosen),
-        truth=truth.ravel()[chosen],
-        known=_known(seen, chosen),
+        rows=rows,
+        truth=np.where(chosen < 0, np.uint8(0), truth.ravel()[chosen]),
+        known=known,
         held=np.arange(chosen.size) >= learn.size,
         weight=np.concatenate([np.ones(learn.size, np.float32), weight]),
         parts=np.array([_parts(truth == label, annotated) for label in range(1, len(names) + 1)]),
@@ -162,6 +169,27 @@ def _known(seen: _Truth, chosen: Index) -> Mask:
     columns = [np.broadcast_to(known, seen.labels.shape).ravel()[chosen] for known in seen.known]
     result: Mask = np.stack(columns, axis=1) | (seen.labels.ravel()[chosen] > 0)[:, None]
     return result
+
+
+def _room_air(rows: Array, truth: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> tuple[Array, Mask]:
+    """Air around the patient as if it were inside, and which structures are unlike it, shape (structures,).
+
+    It shows what gas looks like where the annotated slices show no bowel: without it what is inside and dark would do for a lung.
+    """
+    value, depth = (rows[:, NAMES.index(name)] for name in ("value", "depth"))
+    room, inside = np.flatnonzero((depth <= 0) & (value < _AIR) & (truth == 0)), rows[depth > 0]
+    if room.size < _LEAST_AIR or not len(inside):
+        return rows[:0], np.ones(count, dtype=bool)
+    limit, middle = np.percentile(value[room], (25, 50))
+    room = room[value[room] <= middle]  # the rest is foam and what surrounds the skin
+    dark = [np.count_nonzero(value[truth == label] < limit) for label in range(1, count + 1)]
+    size = [np.count_nonzero(truth == label) for label in range(1, count + 1)]
+    unlike = np.array(dark) <= _HOLDS_AIR * np.array(size)
+    gas = rows[rng.permutation(room)[:_GAS]]
+    elsewhere = inside[rng.integers(len(inside), size=len(gas))]
+    for name in ("depth", "across", "along"):
+        gas[:, NAMES.index(name)] = elsewhere[:, NAMES.index(name)]
+    return gas, unlike
 
 
 def _contrast(values: Array, mask: Mask, annotated: Mask) -> float:

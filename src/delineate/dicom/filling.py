@@ -7,10 +7,13 @@ centres; pairs of cuts are runs of pixels inside. Structures that overlap come t
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+
+from delineate.segmentation import label_dtype
 
 _THREADS: Final = 2
 _GRAIN: Final = 1e-6  # pixels: positions that were written as decimals and turned into pixels do not come back exactly
@@ -68,3 +71,57 @@ def runs_inside(polygons: Polygons, shape: tuple[int, int, int]) -> Runs:
     kept = np.flatnonzero(length)
     place = line[kept] * columns + begin[kept]
     return Runs(structure[kept], place, place + length[kept])
+
+
+def layers_of(runs: Runs, structures: int, shape: tuple[int, int, int]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Label maps in which structure `i` has label `i + 1`; structures that overlap lie in different ones.
+
+    Returns
+    -------
+    layers : of `shape`, at least one; places : int, shape (structures,), the layer of each
+    """
+    places = _apart(runs, structures)
+    kind = label_dtype(structures)
+    layers = []
+    for layer in range(int(places.max(initial=0)) + 1):
+        chosen = places[runs.structures] == layer
+        layers.append(_label_map(runs.structures[chosen] + 1, runs.first[chosen], runs.after[chosen], kind, shape))
+    return tuple(layers), places
+
+
+def _apart(runs: Runs, structures: int) -> np.ndarray:
+    """A layer for each structure, the first in which nothing overlaps it."""
+    order = np.argsort(runs.first, kind="stable")
+    first, after, structure = runs.first[order], runs.after[order], runs.structures[order]
+    overlap = np.zeros((structures, structures), dtype=bool)
+    one, step = np.arange(len(order) - 1), 1
+    while len(one := one[one + step < len(order)]):
+        one = one[first[one + step] < after[one]]  # what begins later than the next ones does not reach them either
+        overlap[structure[one], structure[one + step]] = True
+        step += 1
+    overlap |= overlap.T
+    places = np.zeros(structures, dtype=np.int64)
+    for number in range(structures):
+        taken = set(places[:number][overlap[number, :number]].tolist())
+        places[number] = next(place for place in range(number + 1) if place not in taken)
+    return places
+
+
+def _label_map(labels: np.ndarray, first: np.ndarray, after: np.ndarray, kind: np.dtype, shape: tuple[int, int, int]) -> np.ndarray:
+    """One label map of runs that do not overlap: labels change where runs begin and end, and nowhere else."""
+    area = shape[1] * shape[2]
+    result = np.empty(shape, kind)
+    flat = result.reshape(-1)
+    changes = np.zeros(flat.size, kind)
+    values = labels.astype(kind)
+    changes[first] = values
+    depth = max(1, -(-shape[0] // _THREADS))
+    within = (after % (depth * area) != 0) & (after < flat.size)  # a run never goes on into the next row, so every part begins with nothing
+    changes[after[within]] ^= values[within]  # where one ends another may begin; no two end at one place
+
+    def fill(part: slice) -> None:
+        np.bitwise_xor.accumulate(changes[part], out=flat[part])
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(fill, (slice(k * area, (k + depth) * area) for k in range(0, shape[0], depth))))
+    return result

@@ -189,7 +189,7 @@ class _Slab:
         after_down = self._ends(downs.end, row(downs.end), last_row, width, 1, 1, top, bottom)
         after_up = self._ends(ups.end, row(ups.end), 0, -width, -1, -1, bottom, top)
         upright = np.concatenate([after_top.next, after_bottom.next])  # of each run across, the one that follows
-        order, sizes = _walk(np.concatenate([after_down.next, after_up.next])[upright])
+        order, sizes = walk(np.concatenate([after_down.next, after_up.next])[upright])
         follows = upright[order]
         corners = np.empty((2 * len(order), 2))
         x = np.concatenate([column(downs.end) + HALF, column(ups.end) - HALF])
@@ -208,7 +208,7 @@ class _Slab:
         return table
 
 
-def _walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All cycles of a permutation, one after the other, and their lengths.
 
     The end of each is joined to the beginning of the next, so that one walk through a graph, in compiled code, meets all.

@@ -64,6 +64,7 @@ class LabelServer:
             self.put(name)
         studies = self.studies if has_studies else None
         models = (Path(delineate.testing.models.__path__[0]), *settings.pop("models", ()))
+        settings.setdefault("active_learning", False)  # tasks of the server's own would come between those that are counted
         self.settings = Settings(data=folder / "data", models=models, studies=studies, sync=False, workers=workers, **settings)
         self.engine = None
         if workers:

@@ -328,10 +328,11 @@ def test_batch(label_server: Start) -> None:
     assert ended["details"][-1] == "3 of 3 images done"
     assert server.http.get("/datastore/").json()["label_tags"] == {"mine": 3}
     again = server.http.post("/batch/infer/threshold", params={"images": "unlabeled", "run_sync": True}, json={"label_tag": "mine"})
-    assert again.json() == {}
+    assert set(again.json()) == {"a", "b", "c"}, "a model's label is no person's"
+    assert server.http.post("/batch/infer/threshold", params={"images": "labeled", "run_sync": True}).json() == {}
     every = server.http.post("/batch/infer/threshold", params={"images": "all", "run_sync": True}, json={"save_label": False})
     assert set(every.json()) == {"a", "b", "c"}
-    assert [one["status"] for one in server.http.get("/batch/infer", params={"all": True}).json()] == ["DONE"] * 3
+    assert [one["status"] for one in server.http.get("/batch/infer", params={"all": True}).json()] == ["DONE"] * 4
     assert server.service.tasks.tasks() == []
 
 

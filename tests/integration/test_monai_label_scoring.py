@@ -234,7 +234,7 @@ def ask(server: LabelServer, strategy: str, who: str = "ann") -> dict[str, Any]:
 def test_the_image_that_is_unlike_the_others_comes_first(label_server: Callable[..., LabelServer], tmp_path: Path) -> None:
     folder = tmp_path / "site"
     (folder / "studies" / "labels" / "final").mkdir(parents=True)
-    server = label_server(folder=folder, workers=1)
+    server = label_server(folder=folder, workers=1, active_learning=True)
     ordinary(server, 5)
     odd(server)
     (server.studies / "broken.nii.gz").write_bytes((server.studies / "noise.nii.gz").read_bytes()[:2000])
@@ -266,14 +266,14 @@ def test_before_anything_is_known_the_choice_is_by_chance_and_says_so(label_serv
 
 def test_what_waits_is_limited_and_goes_on_after_a_kill_and_a_restart(label_server: Callable[..., LabelServer], tmp_path: Path) -> None:
     folder = tmp_path / "site"
-    first = label_server(folder=folder)
+    first = label_server(folder=folder, active_learning=True)
     ordinary(first, 6)
     for number in range(200):
         first.put(f"small{number}.nii.gz")
     first.app.state.labels.annotation.datastore.look()
     until(lambda: True if len(first.service.tasks.work("describe", limit=100)) == 2 else None)
     first.stop()
-    server = label_server(folder=folder, workers=1)
+    server = label_server(folder=folder, workers=1, active_learning=True)
     killed = until(lambda: _background(server))
     killed.kill()
     until(lambda: True if len(described(server)) == 206 else None)

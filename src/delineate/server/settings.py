@@ -36,6 +36,7 @@ class Settings:
     models: tuple[Path, ...] = ()
     studies: Path | None = None
     sample_lease: float = 3600.0
+    active_learning: bool = True
     auto_scoring: bool = False
     session_expiry: float = 3600.0
     model_versions: int = 10

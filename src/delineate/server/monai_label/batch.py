@@ -23,7 +23,7 @@ from delineate.server.monai_label.routing import Routes
 from delineate.server.security import Guard
 from delineate.server.service import Service
 
-Images = Annotated[Literal["all", "labeled", "unlabeled"], Query(description="Those with or without a label of the tag, or all.")]
+Images = Annotated[Literal["all", "labeled", "unlabeled"], Query(description="Those with or without a `final` label, or all.")]
 Sync = Annotated[bool, Query(description="Answer when it has ended, with what came of each image.")]
 All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
 Running = Annotated[bool, Query(description="Only one that runs now.")]
@@ -55,7 +55,7 @@ class BatchRoutes:
         await self._files.run(lambda: self._service.require_model(model))
         tag = check_tag(wanted.label_tag or ORIGINAL_TAG)
         chosen = None if images == "all" else images == "unlabeled"
-        found = await self._files.run(lambda: self._annotation.datastore.images(unlabelled=chosen, tag=tag))
+        found = await self._files.run(lambda: self._annotation.datastore.images(unlabelled=chosen))
         asked = {"model": model, "images": images, **params}
         own = ("save_label", "label_tag", "max_workers", "max_batch_size")
         record = BatchRecord(

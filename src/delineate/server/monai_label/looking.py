@@ -55,7 +55,8 @@ class Looking:
 
     def begin(self) -> None:
         """The server runs."""
-        if self._annotation.has_datastore:
+        settings = self._service.settings
+        if self._annotation.has_datastore and (settings.active_learning or settings.auto_scoring):
             self._work = asyncio.get_running_loop().create_task(self._run())
 
     async def end(self) -> None:
@@ -84,7 +85,11 @@ class Looking:
         self._scores.collect()
         if self._service.settings.auto_scoring:
             self._scores.submit_new()
-        store = self._annotation.datastore
+        is_busy = self._service.settings.active_learning and self._look(self._annotation.datastore)
+        self._seen = -1 if is_busy else changes
+        return is_busy
+
+    def _look(self, store: LocalDatastore) -> bool:
         described = self._advance(LOOKS, store, "", _COARSE_VERSION)
         model, version = self._model()
         doubted = self._advance(DOUBT, store, model, version)
@@ -92,9 +97,7 @@ class Looking:
         if isinstance(chooser, Diversity):
             state = store.state()
             chooser.prepare(FINAL, (id for id, entry in state.entries.items() if FINAL in entry.labels))
-        is_busy = described or doubted
-        self._seen = -1 if is_busy else changes
-        return is_busy
+        return described or doubted
 
     def _advance(self, kind: str, store: LocalDatastore, model: str, version: int) -> bool:
         """One kind: whether tasks of it wait or run."""

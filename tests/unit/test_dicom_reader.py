@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
@@ -17,6 +18,7 @@ pytest.importorskip("pydicom")
 
 from delineate import files
 from delineate.client.packing import loaded, packed
+from delineate.dicom.header import read_header
 from delineate.dicom.reader import looked_at, read
 from delineate.dicom.stack import labels_on_planes
 from delineate.errors import ArchiveError, ImageError, MissingPartError
@@ -306,6 +308,26 @@ def test_a_slice_that_is_cut_off_is_named(tmp_path: Path) -> None:
     assert files.read_volume(tmp_path, []).geometry.size == (7, 6, 4)
 
 
+@pytest.mark.parametrize(("syntax", "mark", "at"), [(JPEG_LS, b"\xff\xf7", 5), (JPEG_2000, b"\xff\x51", 12)])
+def test_a_code_stream_of_another_size_is_not_decoded(syntax: str, mark: bytes, at: int, tmp_path: Path) -> None:
+    """One decoder never ends where the height is 0; others take memory for whatever is said."""
+    if syntax == JPEG_LS:
+        pytest.importorskip("jpeg_ls")
+    path = write_series(tmp_path, replace(stack(syntax=syntax), voxels=np.tile(VOXELS, (1, 6, 6))))[0]
+    content = bytearray(path.read_bytes())
+    place = content.index(mark, read_header(path).offset) + at
+    for value in (b"\0\0", b"\x7f\xff"):
+        content[place : place + 2] = value
+        path.write_bytes(content)
+        assert "pixels instead of Columns x Rows, 42 x 36" in refused(path)
+
+
+def test_fragments_that_are_cut_off_are_told(tmp_path: Path) -> None:
+    path = write_series(tmp_path, stack(syntax=RLE))[0]
+    path.write_bytes(path.read_bytes()[:-20])
+    assert path.name in refused(path)
+
+
 def test_a_deflated_slice_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = write_series(tmp_path, replace(stack(syntax=DEFLATED), voxels=np.random.default_rng(1).integers(0, 99, VOXELS.shape, np.int16)))[
         0
@@ -365,6 +387,12 @@ def test_damaged_fragments_are_named(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-60] + b"\xff" * 60)
     assert path.name in refused(path)
+    start = read_header(path).offset
+    assert start < len(content) - 80
+    for position in range(start, len(content) - 8, 3):  # one decoder panics at some of them
+        path.write_bytes(content[:position] + b"\x7f\x83" + content[position + 2 :])
+        with contextlib.suppress(ImageError):
+            read(path)
 
 
 def test_functional_groups_that_are_too_few(tmp_path: Path) -> None:

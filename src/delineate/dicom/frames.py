@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from delineate.dicom.header import AGAIN, Header
 from delineate.dicom.parts import pydicom
-from delineate.dicom.pixels import PixelFormat, format_of
+from delineate.dicom.pixel_format import PixelFormat
+from delineate.dicom.pixels import format_of
 from delineate.dicom.slices import Slice, checked_orientation, checked_slope, checked_spacing, units_of
 from delineate.errors import DelineateError, ImageError
 

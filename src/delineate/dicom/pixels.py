@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from delineate.dicom.codestream import require_sizes
 from delineate.dicom.header import AGAIN, NATIVE, Header, inflate
 from delineate.dicom.parts import pydicom
+from delineate.dicom.pixel_format import PixelFormat
 from delineate.errors import ImageError, MissingPartError
 
 LARGEST: Final = 1 << 36  # bytes of one image
 _INFLATED: Final = 1 << 31  # bytes of one deflated file
 _SAY: Final = "Export the series again, uncompressed."
-
-
-class PixelFormat(NamedTuple):
-    """How one plane is stored."""
-
-    rows: int
-    columns: int
-    allocated: int
-    stored: int
-    high: int
-    is_signed: bool
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of stored values in memory."""
-        return np.dtype(f"{'i' if self.is_signed else 'u'}{self.allocated // 8}")
-
-    @property
-    def plane_bytes(self) -> int:
-        """Of one frame."""
-        return self.rows * self.columns * self.allocated // 8
 
 
 def format_of(header: Header) -> PixelFormat:
@@ -108,7 +89,7 @@ def planes_of(frames: Sequence[tuple[Header, int]], form: PixelFormat, target: n
         header = frames[indices[0]][0]
         numbers = [frames[index][1] for index in indices]
         places = [target[index if len(target) > 1 else 0] for index in indices]
-        source = _native(header, numbers, places) if header.syntax in NATIVE else _decoded(header, numbers, places)
+        source = _native(header, numbers, places) if header.syntax in NATIVE else _decoded(header, form, numbers, places)
         for index, plane in zip(indices, source, strict=True):
             _settle_bits(plane, form)
             yield index, plane
@@ -154,9 +135,10 @@ def _fill(file: BinaryIO, header: Header, start: int, plane: np.ndarray) -> None
         plane.byteswap(inplace=True)
 
 
-def _decoded(header: Header, numbers: Sequence[int], places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def _decoded(header: Header, form: PixelFormat, numbers: Sequence[int], places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
     library = pydicom()
     try:
+        require_sizes(header, form)
         chosen = numbers if header.frames > 1 else None
         decoded = library.pixels.iter_pixels(header.path, raw=True, indices=chosen)
         for plane, found in zip(places, decoded, strict=True):
@@ -164,7 +146,9 @@ def _decoded(header: Header, numbers: Sequence[int], places: Sequence[np.ndarray
             yield plane
     except ImageError:
         raise
-    except Exception as error:  # what decoders make of damaged fragments is anything
+    except BaseException as error:  # what decoders make of damaged fragments is anything, a panic of Rust's too
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
         syntax = library.uid.UID(header.syntax)
         if not _is_decodable(library, syntax):
             raise MissingPartError(f"a decoder of {syntax.name}", "dicom") from error

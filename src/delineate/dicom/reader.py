@@ -16,7 +16,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from delineate.dicom.pixels import LARGEST, PixelFormat, planes_of
+from delineate.dicom.pixel_format import PixelFormat
+from delineate.dicom.pixels import LARGEST, planes_of
 from delineate.dicom.planes import SHIFT, Planes
 from delineate.dicom.series import Found, Group, scan
 from delineate.dicom.slices import Slice

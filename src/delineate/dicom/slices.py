@@ -10,7 +10,8 @@ import numpy as np
 
 from delineate.dicom.attributes import APART
 from delineate.dicom.header import AGAIN, Header
-from delineate.dicom.pixels import PixelFormat, format_of
+from delineate.dicom.pixel_format import PixelFormat
+from delineate.dicom.pixels import format_of
 from delineate.errors import ImageError
 from delineate.geometry import ORTHOGONALITY_TOLERANCE, Vector
 

@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from delineate import nifti
+from delineate.datastore.findings import DOUBT, LOOKS, Finding
 from delineate.datastore.local import LocalDatastore
 from delineate.geometry import Geometry
+from delineate.scoring.looks import COARSE
 from delineate.store.database import Database
 from delineate.volume import Volume
 
@@ -45,6 +47,18 @@ def fill(folder: Path, images: int) -> None:
             (folder / "labels" / "final" / f"case{number:05}.nii.gz").write_bytes(image)
 
 
+def find(store: LocalDatastore) -> None:
+    """What the background would find out about every image."""
+    generator = np.random.default_rng(0)
+    found: list[Finding] = []
+    for image in store.images():
+        about: dict[str, object] = {"image": image.id, "image_version": image.version, "version": 1}
+        vector = generator.normal(size=149).astype(np.float32)
+        found.append(Finding(kind=DOUBT, source="voxel-forest", value=float(generator.random()), **about))  # type: ignore[arg-type]
+        found.append(Finding(kind=LOOKS, source=COARSE, vector=vector, **about))  # type: ignore[arg-type]
+    store.findings.keep(found)
+
+
 def measure(work: Callable[[int], object], count: int) -> tuple[float, float]:
     """(median, 95th percentile) milliseconds of one call."""
     walls = []
@@ -64,6 +78,8 @@ def verbs(store: LocalDatastore, count: int) -> None:
         "add_image": lambda n: store.add_image(store.received(io.BytesIO(image), f"new{n}.nii.gz"), who="a"),
         "next_sample random": lambda n: store.next_sample("random", f"a{n % 4}"),
         "next_sample first": lambda n: store.next_sample("first", f"a{n % 4}"),
+        "next_sample uncertainty": lambda n: store.next_sample("uncertainty", f"a{n % 4}"),
+        "next_sample diversity": lambda n: store.next_sample("diversity", f"a{n % 4}"),
         "save_label": lambda n: store.save_label(f"new{n}", "final", store.received(io.BytesIO(label), "l.nii.gz"), who="a"),
         "save_label again": lambda n: store.save_label(f"new{n}", "final", store.received(io.BytesIO(label), "l.nii.gz"), who="b"),
         "update_label_info": lambda n: store.update_label_info(f"new{n}", "final", {"k": n}),
@@ -155,6 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{'verb':32} | ms median | 95 % (target {TARGET_MS:.0f} for next sample, save label, statistics)")
             with LocalDatastore(Path(folder) / "studies", database, settle=0.0) as store:
                 print(f"{'one fsync of this disk':32} | {disk(Path(folder)):8.2f} |")
+                find(store)
+                store.next_sample("diversity", "somebody")  # as the server prepares it at its start
                 verbs(store, options.count)
                 print(f"{'one fsync of this disk, again':32} | {disk(Path(folder)):8.2f} |")
                 under_load(store, 3.0)

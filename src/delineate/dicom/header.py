@@ -28,12 +28,12 @@ AGAIN: Final = "Export or send the file again."
 _STEPS: Final = (1 << 15, 1 << 18, 1 << 22, 1 << 26, 1 << 30)  # bytes read of a file until its pixels are reached
 _HEADER: Final = 1 << 26  # bytes of an inflated header
 _DEEPEST: Final = 32
-_LONG: Final = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_SHORT: Final = frozenset(
+LONG: Final = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+SHORT: Final = frozenset(
     (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM",
      b"UI", b"UL", b"US")
 )  # fmt: skip
-_UNDEFINED: Final = 0xFFFFFFFF
+UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PREAMBLE: Final = 132
 
@@ -167,7 +167,7 @@ def _cut_off(name: str) -> ImageError:
 
 
 def _parse(path: Path, name: str, size: int, data: bytes) -> Header:
-    syntax, at = _meta(data)
+    syntax, at = meta(data)
     elements: dict[str, bytes] = {}
     order = ">" if syntax == BIG_ENDIAN else "<"
     if not syntax:
@@ -176,7 +176,7 @@ def _parse(path: Path, name: str, size: int, data: bytes) -> Header:
     if syntax == DEFLATED:
         packed, data, at = at, inflate(data[at:], name, _HEADER), 0
     try:
-        offset, length = _walk(data, at, order, _is_explicit(data, at), elements)
+        offset, length = _walk(data, at, order, is_explicit_at(data, at), elements)
     except struct.error as error:
         if not is_whole:
             raise _ShortError from None
@@ -192,7 +192,7 @@ def _parse(path: Path, name: str, size: int, data: bytes) -> Header:
     )
 
 
-def _meta(data: bytes) -> tuple[str, int]:
+def meta(data: bytes) -> tuple[str, int]:
     """The transfer syntax, empty where nobody says, and where the data set begins: after the meta information (PS3.10, 7.1)."""
     at = _PREAMBLE if data[128:132] == b"DICM" else 0
     syntax = ""
@@ -201,10 +201,10 @@ def _meta(data: bytes) -> tuple[str, int]:
             raise _ShortError
         element, vr, length = struct.unpack_from("<H2sH", data, at + 2)
         at += 8
-        if vr in _LONG:
+        if vr in LONG:
             (length,) = struct.unpack_from("<I", data, at)
             at += 4
-        elif vr not in _SHORT:
+        elif vr not in SHORT:
             raise NotDicomError
         if element == 0x0010:
             syntax = data[at : at + length].decode("latin-1").strip(" \0")
@@ -214,9 +214,9 @@ def _meta(data: bytes) -> tuple[str, int]:
     return syntax, at
 
 
-def _is_explicit(data: bytes, at: int) -> bool:
+def is_explicit_at(data: bytes, at: int) -> bool:
     """Whether types stand in the data set. Its first element shows it; some writers' transfer syntax is wrong about it."""
-    return data[at + 4 : at + 6] in _SHORT or data[at + 4 : at + 6] in _LONG
+    return data[at + 4 : at + 6] in SHORT or data[at + 4 : at + 6] in LONG
 
 
 def _guessed(data: bytes, at: int, name: str) -> tuple[str, str]:
@@ -225,7 +225,7 @@ def _guessed(data: bytes, at: int, name: str) -> tuple[str, str]:
         little, big = struct.unpack_from("<H", data, at)[0], struct.unpack_from(">H", data, at)[0]
         order, group = ("<", little) if little <= big else (">", big)
         if group in (0x0008, 0x0010, 0x0018, 0x0020):
-            if _is_explicit(data, at):
+            if is_explicit_at(data, at):
                 return (BIG_ENDIAN if order == ">" else EXPLICIT), order
             if order == "<" and struct.unpack_from("<I", data, at + 4)[0] < 1 << 16:
                 return IMPLICIT, order
@@ -260,29 +260,29 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
         if is_explicit:
             group, element, vr, length = head(data, at)
             at += 8
-            if vr in _LONG:
+            if vr in LONG:
                 (length,) = wide(data, at)
                 at += 4
-            elif vr not in _SHORT:
+            elif vr not in SHORT:
                 raise ValueError("no value representation")
         else:
             group, element, length = head(data, at)
             at += 8
         tag = group << 16 | element
         if tag >= PIXELS or tag in FLOAT_PIXELS:
-            return (at, -1 if length == _UNDEFINED else length) if tag == PIXELS else (-1, -1)
+            return (at, -1 if length == UNDEFINED else length) if tag == PIXELS else (-1, -1)
         name = NAMES.get(tag)
-        if name is not None and name not in PRESENCE and length != _UNDEFINED:
+        if name is not None and name not in PRESENCE and length != UNDEFINED:
             elements[name] = data[at : at + length]
         elif name is not None:
             elements[name] = b"1"
-        at = at + length if length != _UNDEFINED else _after_sequence(data, at, order, is_explicit and vr != b"UN", 0)
+        at = at + length if length != UNDEFINED else after_sequence(data, at, order, is_explicit and vr != b"UN", 0)
         if at > end:
             raise struct.error("the value ends beyond the bytes")
     return -1, -1
 
 
-def _after_sequence(data: bytes, at: int, order: str, is_explicit: bool, depth: int) -> int:
+def after_sequence(data: bytes, at: int, order: str, is_explicit: bool, depth: int) -> int:
     """Where a sequence of undefined length ends."""
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
@@ -294,10 +294,10 @@ def _after_sequence(data: bytes, at: int, order: str, is_explicit: bool, depth: 
             return at
         if tag != _ITEM:
             raise ValueError("no item in a sequence")
-        at = at + length if length != _UNDEFINED else _after_item(data, at, order, is_explicit, depth)
+        at = at + length if length != UNDEFINED else after_item(data, at, order, is_explicit, depth)
 
 
-def _after_item(data: bytes, at: int, order: str, is_explicit: bool, depth: int) -> int:
+def after_item(data: bytes, at: int, order: str, is_explicit: bool, depth: int) -> int:
     """Where an item of undefined length ends."""
     while True:
         group, element, length = struct.unpack_from(order + "HHI", data, at)
@@ -306,14 +306,14 @@ def _after_item(data: bytes, at: int, order: str, is_explicit: bool, depth: int)
         inner = is_explicit
         if is_explicit:
             vr, length = struct.unpack_from(order + "2sH", data, at + 4)
-            if vr in _LONG:
+            if vr in LONG:
                 (length,) = struct.unpack_from(order + "I", data, at + 8)
                 at += 4
                 inner = vr != b"UN"  # what nobody knew the type of stays implicit (PS3.5, 6.2.2)
-            elif vr not in _SHORT:
+            elif vr not in SHORT:
                 raise ValueError("no value representation")
         at += 8
-        at = at + length if length != _UNDEFINED else _after_sequence(data, at, order, inner, depth + 1)
+        at = at + length if length != UNDEFINED else after_sequence(data, at, order, inner, depth + 1)
 
 
 def _quoted(text: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +27,10 @@ except (ImportError, OSError):  # the latter without the system's libgomp
 
 from delineate import nifti
 from delineate.engines import local
+from delineate.store.blobs import BlobStore
+from delineate.store.database import Database
+from delineate.store.tasks import TaskStore
+from delineate.task import TaskState
 from delineate.testing.phantoms import Phantom, chest_ct
 
 from .conftest import LabelServer
@@ -52,6 +60,14 @@ def beside_others() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "BACKGROUND_SESSION_NICE", 0)
         yield
+
+
+def until(look: Callable[[], Found | None], seconds: float = 100.0) -> Found:
+    deadline = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
 
 
 class Site:
@@ -95,7 +111,7 @@ class Site:
         return found
 
     def trained(self, seconds: float = 200.0) -> dict[str, Any]:
-        return self.until(lambda: found if (found := self.status())["status"] not in ("SUBMITTED", "RUNNING") else None, seconds)
+        return until(lambda: found if (found := self.status())["status"] not in ("SUBMITTED", "RUNNING") else None, seconds)
 
     def running(self) -> psutil.Process:
         """The worker of the background, once it works on a training."""
@@ -106,14 +122,7 @@ class Site:
                 return None
             return psutil.Process(int((self.server.settings.data / "run" / f"{task.lease_holder}.lock").read_text()))
 
-        return self.until(look)
-
-    def until(self, look: Callable[[], Found | None], seconds: float = 100.0) -> Found:
-        deadline = time.monotonic() + seconds
-        while (found := look()) is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return found
+        return until(look)
 
     def infer(self, seed: int, model: str = "voxel-forest") -> httpx.Response:
         query = {"image": f"p{seed}", "output": "image"}
@@ -272,7 +281,7 @@ def test_killed_workers_and_servers_delay_it_only(slow: Site) -> None:
     slow.label(0)
     slow.train()
     slow.running().kill()
-    slow.until(lambda: slow.server.service.tasks.work("train")[0].lost or None)
+    until(lambda: slow.server.service.tasks.work("train")[0].lost or None)
     process = slow.running()
     # The server goes, and its workers with it, as when it is killed: nothing is settled.
     slow.server.http.close()
@@ -286,6 +295,48 @@ def test_killed_workers_and_servers_delay_it_only(slow: Site) -> None:
     assert slow.versions() == [1]
     assert len(slow.server.service.tasks.work("train", limit=9)) == 1
     assert slow.agreement(0) > 0.9
+
+
+def test_the_server_s_own_death_delays_it_only(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    path = tmp_path / "studies" / "p0.nii.gz"
+    nifti.write(path, chest(0).volume)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    labels = tmp_path / "studies" / "labels" / "final"
+    labels.mkdir(parents=True)
+    nifti.write_labels(labels / "p0.nii.gz", lungs(chest(0)), chest(0).volume.geometry)
+    os.utime(labels / "p0.nii.gz", (1_700_000_000, 1_700_000_000))
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'delineate.db'}")
+    tasks = TaskStore(database, BlobStore(tmp_path / "data" / "blobs"))
+    with served(tmp_path) as (process, url):
+        assert httpx.post(f"{url}/train/voxel-forest", json={}, timeout=60).json()["status"] == "SUBMITTED"
+        until(lambda: tasks.work("train")[0].state is TaskState.RUNNING or None)
+        children = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(children, timeout=10)  # they die with it
+    with served(tmp_path) as (_, url):
+        until(lambda: tasks.work("train")[0].state.is_final or None, 250)
+        (task,) = tasks.work("train", limit=9)
+        assert (task.state, task.lost) == (TaskState.FINISHED, 1), task.failure
+        assert httpx.get(f"{url}/model/info/voxel-forest", timeout=60).json()["versions"] == [1]
+        assert httpx.get(f"{url}/info/", timeout=60).json()["models"]["voxel-forest"]["labels"] == {"label_1": 1, "label_2": 2}
+    database.close()
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server as a process of its own."""
+    options = ["--port", "0", "--data", str(folder / "data"), "--studies", str(folder / "studies"), "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "delineate.cli", "serve", *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline().decode().rpartition(" ")[2].strip()
+    finally:
+        process.terminate()
+        process.stdout.close()
+        assert process.wait(30) in (0, -signal.SIGKILL)
 
 
 def test_what_was_seen_is_not_read_again(site: Site) -> None:

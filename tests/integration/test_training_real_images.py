@@ -71,6 +71,20 @@ def test_lungs_of_another_patient_from_half_the_slices(tmp_path: Path, first: in
     assert preview(other.image, found).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("rest", [0, 1])
+@pytest.mark.parametrize("teacher", ["chest", "trunk"])
+def test_lungs_under_one_label_with_nothing_said(tmp_path: Path, teacher: str, rest: int) -> None:
+    whole, other = (_as_one(case) for case in ((chest(), trunk()) if teacher == "chest" else (trunk(), chest())))
+    taught = replace(half(whole, rest), annotated=None)
+    forest = train([Example(image="one", version="1", load=lambda: taught)], Reservoir(tmp_path))
+    assert dice(applying.segment(forest, other.image).mask("Lungs"), other.labels.mask("Lungs")) >= 0.9
+
+
+def _as_one(case: Case) -> Case:
+    both = case.labels.mask("Lung_L") | case.labels.mask("Lung_R")
+    return Case(case.image, Segmentation.from_masks({"Lungs": both}, case.image.geometry))
+
+
 def test_an_image_teaches_its_other_half(tmp_path: Path) -> None:
     case = trunk()
     forest = train([Example(image="trunk", version="1", load=lambda: half(case, 0))], Reservoir(tmp_path))

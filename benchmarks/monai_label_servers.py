@@ -26,6 +26,7 @@ from delineate.volume import Volume
 HERE = Path(__file__).resolve().parent
 OLD = 1_700_000_000  # s: a file that was written just now may not be whole yet
 START_LIMIT = 180.0  # s: the peer's first start compiles half of torch's modules
+KEPT = 3.0  # s of rest after which a connection is not used again: the peer closes it after 5
 BOUNDARY = "bench-boundary-7d0c1"
 SIZES = {"small": 8, "medium": 120, "large": 300}  # planes of 512 x 512 voxels, of 64 x 64 where it is small
 
@@ -124,6 +125,7 @@ class Asker:
 
     def __init__(self, port: int, timeout: float = 120.0) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        self._used = time.monotonic()
 
     def __enter__(self) -> Asker:
         return self
@@ -135,9 +137,13 @@ class Asker:
         self, method: str, path: str, body: bytes | None = None, kind: str = "", query: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
         """Status and body of an answer."""
+        if time.monotonic() - self._used > KEPT:
+            self._connection.close()  # it is opened again
         self._connection.request(method, path + (f"?{urlencode(query)}" if query else ""), body, {"Content-Type": kind} if kind else {})
         answer = self._connection.getresponse()
-        return answer.status, answer.read()
+        found = answer.status, answer.read()
+        self._used = time.monotonic()
+        return found
 
     def form(
         self, method: str, path: str, query: Mapping[str, str], files: Mapping[str, tuple[str, bytes]], params: str = "{}"

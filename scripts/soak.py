@@ -1,9 +1,9 @@
 """Two annotators and a training for ten minutes: `make soak`, or `python scripts/soak.py --minutes 2`.
 
 Each annotator asks for a sample, fetches the image, clicks into it, sometimes on a session, corrects nothing and saves the
-label; a third client trains over and over. Asserted: no error anywhere, in the server's log neither; never one image with
-two annotators; memory of server and workers flat after a warm-up; no file and no descriptor left. Exit code 1 with the
-reasons where something does not hold.
+label; a third client trains over and over. The time counts from when the trained model is in use. Asserted: no error
+anywhere, in the server's log neither; never one image with two annotators; memory of server and workers flat from then on;
+no file and no descriptor left. Exit code 1 with the reasons where something does not hold.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ READY = "delineate: ready at "
 OLD = 1_700_000_000
 MIB = 1 << 20
 SIZE = (112, 96, 48)  # x, y, z
-WARM_UP = 0.3  # of the time
+WARM_UP = 900.0  # s at most, until the trained model is in use: only then the clock starts
+USES = 8  # of the trained model, by which everything is loaded that will be
 GROWTH, SHARE = 16.0, 0.08  # MiB, and of what there was: so much may memory grow after the warm-up
 DESCRIPTORS = 8
 TRAINER = "voxel-forest"
@@ -174,10 +175,11 @@ class Soak:
         self._times: dict[str, list[float]] = defaultdict(list)
         self._counts: dict[str, int] = defaultdict(int)
         self._end = 0.0
+        self._warm = 0.0
 
     def run(self, process: psutil.Process, url: str, annotators: int) -> None:
         """All of them until the time is up, then until the server rests."""
-        self._end = time.monotonic() + self._seconds
+        self._end = time.monotonic() + WARM_UP
         watch = Watch(process)
         watch.look()
         watching = threading.Thread(target=watch.run)
@@ -186,13 +188,24 @@ class Soak:
         people.append(threading.Thread(target=self._person, args=(self._ask, url, annotators + 1)))
         for thread in (watching, *people):
             thread.start()
+        self._warm_up(watch)
         for thread in people:
             thread.join()
-        self._rest(url)
+        self._rest()
         watch.stop.set()
         watching.join()
         watch.look()
         self._judge(watch)
+
+    def _warm_up(self, watch: Watch) -> None:
+        while self._counts["used"] < USES and time.monotonic() < self._end:
+            time.sleep(0.2)
+        if self._counts["used"] < USES:
+            self._troubles.append(f"the trained model was used {self._counts['used']} times in the first {WARM_UP:g} s")
+            return
+        self._warm = time.monotonic() - watch.begin
+        print(f"warm after {self._warm:.0f} s", flush=True)
+        self._end = time.monotonic() + self._seconds
 
     def _person(self, what: Any, url: str, number: int) -> None:
         results = self.folder / f"results-{number}"
@@ -248,6 +261,7 @@ class Soak:
         Path(path).unlink()
         if turn % 2 and TRAINER in client.info()["models"] and self._counts["trained"]:
             found, _ = self._timed(f"infer {TRAINER}", client.infer, TRAINER, image, {})
+            self._counts["used"] += 1
             if found:
                 Path(found).unlink()
 
@@ -285,7 +299,7 @@ class Soak:
             self._timed("datastore", client.datastore)
             time.sleep(0.2)
 
-    def _rest(self, url: str) -> None:
+    def _rest(self) -> None:
         """Until nothing is queued or runs: the background has something to do for a while."""
         end = time.monotonic() + 120
         while time.monotonic() < end:
@@ -301,14 +315,14 @@ class Soak:
     def _judge(self, watch: Watch) -> None:
         print(f"{'':20}{'begin':>8}{'warm':>8}{'end':>8}{'most':>8}  MiB; growth after the warm-up; descriptors warm, end")
         for role, seen in watch.memory.items():
-            after = [(when, much) for when, much in seen if when > WARM_UP * self._seconds]
+            after = [(when, much) for when, much in seen if when > self._warm]
             if len(after) < 8:
                 print(f"{role:20}{seen[0][1]:8.0f}{'':8}{seen[-1][1]:8.0f}{max(much for _, much in seen):8.0f}  seen too seldom to judge")
                 continue
             fitted = statistics.linear_regression([when for when, _ in after], [much for _, much in after])
             growth = fitted.slope * (after[-1][0] - after[0][0])
             usual = statistics.median(much for _, much in after)
-            open_files = [much for when, much in watch.descriptors[role] if when > WARM_UP * self._seconds]
+            open_files = [much for when, much in watch.descriptors[role] if when > self._warm]
             print(
                 f"{role:20}{seen[0][1]:8.0f}{after[0][1]:8.0f}{seen[-1][1]:8.0f}{max(much for _, much in seen):8.0f}"
                 f"  {growth:+.1f}; {open_files[0]:.0f}, {open_files[-1]:.0f}"

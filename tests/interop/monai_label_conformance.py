@@ -21,6 +21,7 @@ from delineate.volume import Volume
 
 # Checks that the original server is known to fail, and what it does.
 KNOWN: dict[str, str] = {
+    "batch": "without a graphics card it fails, dividing by their number",
     "batch of an unknown model": "200, and a task that fails",
     "checksum": "one that matches is found not to",
     "image keeps dots in its name": "pat.1.nii.gz becomes pat",
@@ -75,7 +76,7 @@ def main() -> int:
         word = ("passes" if check.passed else "fails") if is_as_known else "WRONG"
         print(f"{word:8}{words}{': ' + (KNOWN.get(words) or '') if is_known else ''}")
         if check.detail:
-            print(f"          {check.detail[:300]}")
+            print(f"          {check.detail[:300]}{' … ' + check.detail[-900:] if len(check.detail) > 1200 else ''}")
     return 1 if wrong else 0
 
 

@@ -26,6 +26,7 @@ from delineate.testing.conformance.monai_label_plain import (
 from delineate.testing.conformance.plain import NotAnnouncedError, Server, expect, fail
 
 RUNS: Final = ("/train/", "/scoring/", "/batch/infer")
+MOST_IMAGES: Final = 50
 ENDED: Final = ("DONE", "ERROR", "STOPPED")
 
 
@@ -104,14 +105,16 @@ class TaskChecks(Checks):
                 self._runs(server, f"/scoring/{method}", "/scoring/")
 
     def test_batch(self, server: Server) -> None:
-        """A task that ends; on the images with a label of a tag that one image has."""
-        tag = new_name()
+        """A task that ends; nothing is saved. Left out where it would work for long."""
         with stored_image(server) as name:
-            files = form(mask(), "label", filename="l.nii.gz")
-            read_json(server.request("PUT", "/datastore/label", {"image": name, "tag": tag}, files), "a label")
-            body = {"label_tag": tag, "save_label": True, "max_workers": 1}
+            tag = new_name()  # some servers go by it, others by the label of a person
+            for one in ("final", tag):
+                files = form(mask(), "label", filename="l.nii.gz")
+                read_json(server.request("PUT", "/datastore/label", {"image": name, "tag": one}, files), "a label")
+            if read_json(server.request("GET", "/datastore/"), "the datastore")["completed"] > MOST_IMAGES:
+                raise NotAnnouncedError("the server has many labelled images")
+            body = {"save_label": False, "label_tag": tag, "max_workers": 1}
             self._runs(server, f"/batch/infer/{server.model}?images=labeled", "/batch/infer", body)
-            server.request("DELETE", "/datastore/label", {"id": name, "tag": tag})
 
     def _runs(self, server: Server, path: str, where: str, body: dict[str, Any] | None = None) -> None:
         started = server.request("POST", path, json=body or {})

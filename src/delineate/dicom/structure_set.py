@@ -1,0 +1,270 @@
+"""RTSTRUCT files as they are: regions, and their contours in millimetres. Any that conform, and others with notes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from delineate.dicom.contours import Contours
+from delineate.dicom.decimals import read_numbers
+from delineate.dicom.elements import DataSet, Element
+from delineate.dicom.header import AGAIN, BIG_ENDIAN, DEFLATED, NotDicomError, inflate, is_explicit_at, read_header
+from delineate.dicom.parts import pydicom
+from delineate.errors import ImageError
+from delineate.segmentation import Colour
+
+RTSTRUCT: Final = "1.2.840.10008.5.1.4.1.1.481.3"
+CLOSED: Final = "CLOSED_PLANAR"
+XOR: Final = "CLOSEDPLANAR_XOR"
+
+ROI_CONTOURS: Final = 0x30060039
+COLOUR: Final = 0x3006002A
+CONTOURS: Final = 0x30060040
+TYPE: Final = 0x30060042
+COUNT: Final = 0x30060046
+DATA: Final = 0x30060050
+ROI_NUMBER: Final = 0x30060084
+
+_LARGEST: Final = 1 << 32
+_GIVE: Final = "Give an RTSTRUCT file."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A region of interest; kind : RT ROI Interpreted Type, code : SNOMED CT code, either empty where the file does not say."""
+
+    number: int
+    name: str
+    colour: Colour | None = None
+    kind: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StructureSet:
+    """What an RTSTRUCT file holds.
+
+    frames_of_reference, series_uids : of the images that it refers to; contours : of `regions`, by their place in that tuple
+    notes : sentences on what is odd
+    """
+
+    label: str
+    frames_of_reference: tuple[str, ...]
+    series_uids: tuple[str, ...]
+    regions: tuple[Region, ...]
+    contours: Contours
+    notes: tuple[str, ...] = ()
+
+
+def load(path: str | PathLike[str]) -> StructureSet:
+    """Read a file.
+
+    Raises
+    ------
+    ImageError
+        No such file, no RTSTRUCT, damaged.
+    """
+    path = Path(path)
+    data, at, order = _data_set(path)
+    notes: list[str] = []
+    try:
+        return _structure_set(path.name, DataSet(data, order), at, notes)
+    except (struct.error, ValueError) as error:
+        raise ImageError(f"{path.name} is damaged: its contours cannot be read", AGAIN) from error
+
+
+def _data_set(path: Path) -> tuple[bytes, int, str]:
+    """Bytes, where the data set begins in them, and their order."""
+    try:
+        header = read_header(path)
+        data = path.read_bytes()
+    except NotDicomError:
+        raise ImageError(f"{path.name} is not a DICOM file", _GIVE) from None
+    except OSError as error:
+        raise ImageError(f"{path.name} cannot be read: {error.strerror}", "Check the path.") from None
+    if header.text("SOPClassUID") != RTSTRUCT and header.text("Modality") != "RTSTRUCT":
+        raise ImageError(f"{path.name} holds no contours: its Modality is {header.text('Modality')!r}", _GIVE)
+    if header.syntax == DEFLATED:
+        return inflate(data[header.packed :], path.name, _LARGEST), 0, "<"
+    return data, _begin(data), ">" if header.syntax == BIG_ENDIAN else "<"
+
+
+def _begin(data: bytes) -> int:
+    """Where the data set begins: after the meta information."""
+    at = 132 if data[128:132] == b"DICM" else 0
+    while data[at : at + 2] == b"\x02\x00":
+        at = next(DataSet(data).elements(at, len(data), True)).after
+    return at
+
+
+def _structure_set(name: str, source: DataSet, at: int, notes: list[str]) -> StructureSet:
+    data, is_explicit = source.data, is_explicit_at(source.data, at)
+    found = next((e for e in source.elements(at, len(data), is_explicit) if e.tag == ROI_CONTOURS), None)
+    begin = _element_begin(data, found) if found else len(data)
+    rest = data[at:begin] + (data[found.after :] if found else b"")
+    about = _decoded(rest, source, is_explicit, name)
+    regions = _regions(about, notes)
+    lists = _Lists(source, {region.number: place for place, region in enumerate(regions)}, notes)
+    if found is None:
+        notes.append("ROIContourSequence is missing: there are no contours")
+    else:
+        for item in source.items(found):
+            lists.take(*item)
+    contours = lists.contours([region.name for region in regions])
+    coloured = tuple(_with_colour(region, lists.colours.get(place)) for place, region in enumerate(regions))
+    frames = [str(item.get("FrameOfReferenceUID", "")) for item in about.get("ReferencedFrameOfReferenceSequence") or ()]
+    frames += [str(item.get("ReferencedFrameOfReferenceUID", "")) for item in about.get("StructureSetROISequence") or ()]
+    return StructureSet(
+        label=str(about.get("StructureSetLabel") or ""),
+        frames_of_reference=tuple(dict.fromkeys(filter(None, frames))),
+        series_uids=tuple(dict.fromkeys(_series(about))),
+        regions=coloured,
+        contours=contours,
+        notes=tuple(notes),
+    )
+
+
+def _element_begin(data: bytes, element: Element) -> int:
+    """Where its tag stands, before a length of four bytes and what else there is."""
+    head = element.begin - 8
+    return head if data[head : head + 4] in (b"\x06\x30\x39\x00", b"\x30\x06\x00\x39") else head - 4
+
+
+def _decoded(data: bytes, source: DataSet, is_explicit: bool, name: str) -> Any:
+    """All but the contours, by a library."""
+    library = pydicom()
+    try:
+        about = library.filereader.read_dataset(BytesIO(data), not is_explicit, source.is_little)
+        about.decode()
+        return about
+    except Exception as error:  # what a library makes of damaged elements is anything
+        raise ImageError(f"the attributes of {name} cannot be read", AGAIN) from error
+
+
+def _regions(about: Any, notes: list[str]) -> list[Region]:
+    kinds, codes = {}, {}
+    for item in about.get("RTROIObservationsSequence") or ():
+        number = _whole(item.get("ReferencedROINumber"))
+        kinds[number] = str(item.get("RTROIInterpretedType") or "")
+        for code in item.get("RTROIIdentificationCodeSequence") or ():
+            if code.get("CodingSchemeDesignator") == "SCT":
+                codes[number] = str(code.get("CodeValue") or "")
+    regions: list[Region] = []
+    used: set[str] = set()
+    for item in about.get("StructureSetROISequence") or ():
+        number = _whole(item.get("ROINumber"))
+        if any(region.number == number for region in regions):
+            notes.append(f"two regions have ROINumber {number}: the first is taken")
+            continue
+        name = str(item.get("ROIName") or "").strip()
+        if not name:
+            name = f"ROI {number}"
+            notes.append(f"region {number} has no name: it is called {name}")
+        regions.append(Region(number=number, name=_unused(name, used, notes), kind=kinds.get(number, ""), code=codes.get(number, "")))
+    return regions
+
+
+def _unused(name: str, used: set[str], notes: list[str]) -> str:
+    unique, count = name, 2
+    while unique in used:
+        unique, count = f"{name} ({count})", count + 1
+    used.add(unique)
+    if unique != name:
+        notes.append(f"two regions are called {name}: one is {unique} now")
+    return unique
+
+
+def _with_colour(region: Region, colour: Colour | None) -> Region:
+    return Region(number=region.number, name=region.name, colour=colour, kind=region.kind, code=region.code)
+
+
+def _series(about: Any) -> Iterator[str]:
+    for frame in about.get("ReferencedFrameOfReferenceSequence") or ():
+        for study in frame.get("RTReferencedStudySequence") or ():
+            for series in study.get("RTReferencedSeriesSequence") or ():
+                yield str(series.get("SeriesInstanceUID") or "")
+
+
+def _whole(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return -1
+
+
+class _Lists:
+    """Contours as they are found, one structure's item after the other."""
+
+    def __init__(self, source: DataSet, places: dict[int, int], notes: list[str]) -> None:
+        self._source, self._places, self._notes = source, places, notes
+        self._structures: list[int] = []
+        self._data: list[bytes] = []
+        self._others: dict[tuple[int, str], int] = {}
+        self.colours: dict[int, Colour] = {}
+
+    def take(self, begin: int, end: int, is_explicit: bool) -> None:
+        """An item of ROIContourSequence."""
+        data = self._source.data
+        found = {element.tag: element for element in self._source.elements(begin, end, is_explicit)}
+        number = _whole(data[found[ROI_NUMBER].begin : found[ROI_NUMBER].end].strip(b" \0") if ROI_NUMBER in found else "")
+        place = self._places.get(number)
+        if place is None:
+            self._notes.append(f"contours refer to region {number}, which is not in StructureSetROISequence: left out")
+            return
+        if COLOUR in found:
+            self._take_colour(place, data[found[COLOUR].begin : found[COLOUR].end])
+        if CONTOURS in found:
+            for item in self._source.items(found[CONTOURS]):
+                self._take_contour(place, *item)
+
+    def _take_colour(self, place: int, text: bytes) -> None:
+        try:
+            red, green, blue = (min(max(int(part), 0), 255) for part in text.strip(b" \0").split(b"\\"))
+            self.colours[place] = (red, green, blue)
+        except ValueError:
+            self._notes.append("a ROIDisplayColor is not three numbers: left out")
+
+    def _take_contour(self, place: int, begin: int, end: int, is_explicit: bool) -> None:
+        data, kind, points = self._source.data, b"", b""
+        for element in self._source.elements(begin, end, is_explicit):
+            if element.tag == DATA:
+                points = data[element.begin : element.end]
+            elif element.tag == TYPE:
+                kind = data[element.begin : element.end].strip(b" \0")
+        if kind and kind not in (CLOSED.encode(), XOR.encode()):
+            self._skip(place, f"of the type {kind.decode('latin-1')[:20]}: left out")
+            return
+        self._structures.append(place)
+        self._data.append(points.strip(b" \0"))
+
+    def _skip(self, place: int, why: str, count: int = 1) -> None:
+        self._others[place, why] = self._others.get((place, why), 0) + count
+
+    def contours(self, names: list[str]) -> Contours:
+        """All that were found, without those that enclose nothing."""
+        sizes = np.array([text.count(b"\\") + 1 for text in self._data], dtype=np.int64)
+        numbers = read_numbers(b"\\".join(self._data)) if self._data else np.zeros(0)
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        structures = np.array(self._structures, dtype=np.int64)
+        finite = np.add.reduceat(~np.isfinite(numbers), starts[:-1]) == 0 if len(sizes) else np.zeros(0, dtype=bool)
+        is_damaged = (sizes % 3 != 0) | ~finite
+        is_damaged &= sizes > 1
+        is_short = ~is_damaged & (sizes < 9)
+        for chosen, why in ((is_damaged, "damaged (ContourData): left out"), (is_short, "of fewer than three points: left out")):
+            for place in structures[chosen].tolist():
+                self._skip(place, why)
+        for (place, why), count in self._others.items():
+            self._notes.append(f"{names[place]}: {count} {'contours are' if count > 1 else 'contour is'} {why}")
+        kept = np.flatnonzero(~is_damaged & ~is_short)
+        if len(kept) == len(sizes):
+            return Contours(structures, starts // 3, numbers.reshape(-1, 3))
+        begins = np.concatenate([[0], np.cumsum(sizes[kept])])
+        places = np.arange(begins[-1]) + np.repeat(starts[:-1][kept] - begins[:-1], sizes[kept])
+        return Contours(structures[kept], begins // 3, numbers[places].reshape(-1, 3))

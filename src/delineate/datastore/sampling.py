@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 from delineate.datastore import names
 from delineate.datastore.faults import UnknownStrategyError
@@ -41,12 +42,14 @@ class Sampling(FoundLabels):
             state = self._snapshot.load(connection)
             leases = connection.execute(LEASES, {"of": self._datastore, "now": now}).all()
             others = {lease.name for lease in leases if lease.holder != holder}
-            candidates = state.unlabelled(tag)
-            if others:
-                candidates = [image for image in candidates if image.id not in others]
+            unlabelled = state.unlabelled(tag)
+            candidates = [image for image in unlabelled if image.id not in others] if others else unlabelled
             if not candidates:
                 return None
-            labelled = (id for id, entry in state.entries.items() if tag in entry.labels)
+
+            def labelled() -> AbstractSet[str]:
+                return state.entries.keys() - {image.id for image in unlabelled}
+
             situation = Situation(candidates=candidates, labelled=labelled, leased=others, tag=tag, name=strategy, now=now)
             choice = chooser.choose(situation)
             row = self._image_row(connection, choice.image.id)

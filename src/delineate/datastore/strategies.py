@@ -6,7 +6,8 @@ Those here need nothing but the images; those that need what was found out about
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -22,14 +23,14 @@ class Situation:
     Parameters
     ----------
     candidates : not empty; without a label of `tag`, nobody else's.
-    labelled, leased : ids of the images with a label of `tag`, and of those that others have now; to be gone through once.
+    labelled : gives the ids of the images with a label of `tag`, for who needs them; leased : ids of those that others have now.
     name : the strategy's own, under which images keep its history.
     now : Unix seconds.
     """
 
     candidates: Sequence[ImageRecord]
-    labelled: Iterable[str] = ()
-    leased: Iterable[str] = ()
+    labelled: Callable[[], AbstractSet[str]] = frozenset
+    leased: AbstractSet[str] = frozenset()
     tag: str = FINAL
     name: str = ""
     now: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
@@ -65,7 +66,7 @@ class Diversity:
         self._rows: dict[str, int] = {}
         self._images: list[str] = []  # by row
         self._vectors: Vector = np.empty((0, 0), dtype=np.float32)
-        self._covers: OrderedDict[str, Cover] = OrderedDict()
+        self._covers: OrderedDict[str, tuple[AbstractSet[str], Cover]] = OrderedDict()  # with what is covered, by tag
 
     def choose(self, situation: Situation) -> Choice:
         """One of the candidates."""
@@ -73,7 +74,7 @@ class Diversity:
             found = self._current()
             if not self._rows:
                 return _other(self._otherwise, situation, "no image was looked at yet")
-            distances = self._cover(situation.tag, situation.labelled).distances(self._numbers(situation.leased))
+            distances = self._cover(situation.tag, situation.labelled()).distances(self._numbers(situation.leased))
             is_first = bool(np.isinf(distances[0]))  # far from nothing
             if is_first:
                 distances = -np.linalg.norm(self._vectors - self._vectors.mean(axis=0), axis=1)
@@ -86,7 +87,7 @@ class Diversity:
                 return Choice(image, None, {"chosen_by": "the most usual, since none is labelled"})
             return Choice(image, float(distances[self._rows[image.id]]))
 
-    def prepare(self, tag: str, labelled: Iterable[str]) -> None:
+    def prepare(self, tag: str, labelled: AbstractSet[str]) -> None:
         """Compute beforehand what the next choice needs."""
         with self._lock:
             self._current()
@@ -110,14 +111,15 @@ class Diversity:
         self._found = found
         return found
 
-    def _cover(self, tag: str, labelled: Iterable[str]) -> Cover:
-        numbers = self._numbers(labelled)
-        cover = self._covers.get(tag)
-        if cover is None or not cover.centres <= numbers:
-            cover = self._covers[tag] = Cover()
-            if len(self._covers) > _TAGS:
-                self._covers.popitem(last=False)
-        cover.update(self._vectors, numbers)
+    def _cover(self, tag: str, labelled: AbstractSet[str]) -> Cover:
+        known = self._rows.keys() & labelled
+        covered, cover = self._covers.get(tag, (frozenset[str](), Cover()))
+        if not covered <= known:
+            covered, cover = frozenset(), Cover()
+        cover.update(self._vectors, self._numbers(known - covered))
+        self._covers[tag] = (known, cover)
+        if len(self._covers) > _TAGS:
+            self._covers.popitem(last=False)
         return cover
 
     def _numbers(self, images: Iterable[str]) -> set[int]:
@@ -135,7 +137,7 @@ class Cover:
         self._near: dict[int, Vector] = {}  # to single ones that are no centres
 
     def update(self, vectors: Vector, centres: set[int]) -> None:
-        """`vectors` begin with those of before, `centres` hold those of before."""
+        """Add to both; `vectors` begin with those of before."""
         fresh = vectors[len(self._nearest) :]
         if len(fresh):
             self._vectors = vectors

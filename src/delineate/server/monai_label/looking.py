@@ -96,7 +96,7 @@ class Looking:
         chooser = store.strategies.get("diversity")
         if isinstance(chooser, Diversity):
             state = store.state()
-            chooser.prepare(FINAL, (id for id, entry in state.entries.items() if FINAL in entry.labels))
+            chooser.prepare(FINAL, {id for id, entry in state.entries.items() if FINAL in entry.labels})
         return described or doubted
 
     def _advance(self, kind: str, store: LocalDatastore, model: str, version: int) -> bool:

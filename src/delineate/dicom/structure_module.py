@@ -82,9 +82,8 @@ def _about(source: Series, label: str, description: str, at: datetime) -> Any:
         SeriesDescription=description[:64] or label[:64],
         OperatorsName="",
         ManufacturerModelName=_MAKER,
-        DeviceSerialNumber="",
         SoftwareVersions=__version__,
-        SeriesNumber=None,
+        SeriesNumber=1,
         FrameOfReferenceUID=source.frame_of_reference,
         PositionReferenceIndicator="",
         StructureSetLabel=label[:16],
@@ -93,7 +92,6 @@ def _about(source: Series, label: str, description: str, at: datetime) -> Any:
         StructureSetTime=time,
         ApprovalStatus="UNAPPROVED",
     )
-    del data.DeviceSerialNumber
     for name, value in _kept(source.attributes):
         setattr(data, name, value)
     return data

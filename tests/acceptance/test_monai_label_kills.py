@@ -28,7 +28,7 @@ from delineate.testing import models
 from delineate.volume import Volume
 
 KILLS, IMAGES, CLIENTS = (60, 600, 4) if os.environ.get("DELINEATE_SOAK") else (20, 200, 4)
-PATIENCE = 60.0  # s for one call to get through
+PATIENCE = 300.0  # s for one call to get through: an infer may have to wait for the last kill
 GRID = Geometry((12, 10, 8), (1.0, 1.0, 2.0))
 
 

@@ -24,12 +24,13 @@ from delineate.testing.models.jobs import make_job
 from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct
 from delineate.training import applying
 from delineate.training.features import NAMES, Features
-from delineate.training.files import FOREST, Reservoir, checked, read_forest, write_forest
+from delineate.training.files import FOREST, Reservoir, read_forest, write_forest
 from delineate.training.forest import Forest, grow
 from delineate.training.sampling import Case, draw
 from delineate.training.shaping import filled, settled, smoothness
 from delineate.training.speaking import speaking_planes
 from delineate.training.trainer import Example, train, write_model
+from delineate.training.trees import checked
 from delineate.training.working import HU, RELATIVE, fingerprint, scale_of, working
 
 SPACING = 5.0
@@ -241,7 +242,8 @@ def test_a_forest_is_a_model_folder(forest: Forest, tmp_path: Path) -> None:
 
 def test_a_forest_comes_back_from_disk(forest: Forest, tmp_path: Path) -> None:
     write_forest(tmp_path / FOREST, forest)
-    assert read_forest(tmp_path / FOREST) == forest
+    understood = [replace(grown, trees=checked(grown.trees), own=grown.own and checked(grown.own)) for grown in forest.structures]
+    assert read_forest(tmp_path / FOREST) == replace(forest, structures=tuple(understood))
     assert [path.name for path in tmp_path.iterdir()] == [FOREST]
 
 
@@ -269,6 +271,20 @@ def test_trees_that_lead_astray_are_refused(forest: Forest, key: str, value: str
     lines[place] = f"{key}={value}"
     with pytest.raises(ValueError):
         checked("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../x\n"}, {"name": ""}, {"name": "x" * 300}, {"name": "Lung_L"}, {"volume": float("nan")}, {"contrast": float("inf")},
+        {"parts": 10**30}, {"parts": -1}, {"dice": float("nan")}, {"dice": 2.0},
+    ],
+)  # fmt: skip
+def test_a_forest_of_odd_facts_is_refused(forest: Forest, tmp_path: Path, change: dict[str, object]) -> None:
+    left, right = forest.structures
+    write_forest(tmp_path / FOREST, replace(forest, structures=(left, replace(right, **change))))
+    with pytest.raises(ModelError, match="is no forest"):
+        read_forest(tmp_path / FOREST)
 
 
 def test_what_was_seen_is_not_looked_at_again(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Forests and samples on disk: one file each, written whole or not at all, read without running anything that is in them.
 
-A file is an ``.npz`` of plain arrays, one of which is a JSON text. Trees are LightGBM's text; LightGBM follows the numbers in it without
-looking, so every number that says where to go next is checked before.
+A file is an ``.npz`` of plain arrays, one of which is a JSON text. Trees are LightGBM's text, checked by `delineate.training.trees`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from delineate.errors import ModelError, StoreError
 from delineate.training.features import NAMES, VERSION
 from delineate.training.forest import Forest, Grown
 from delineate.training.sampling import Samples
+from delineate.training.trees import checked
 from delineate.training.working import SCALES
 
 FORMAT: Final = 2
@@ -28,7 +28,9 @@ FOREST: Final = "forest.npz"
 """Name of a forest in its model's folder."""
 
 _MOST_BYTES: Final = 512 << 20
-_INTEGERS: Final = ("split_feature", "left_child", "right_child", "decision_type")
+_LARGEST: Final = 1e9
+_LONGEST_NAME: Final = 255
+_MOST_STRUCTURES: Final = 255
 _ADVICE: Final = "Train the model again."
 
 
@@ -65,63 +67,42 @@ def read_forest(path: Path) -> Forest:
             raise ModelError(f"the forest in {path.name} is of another version", _ADVICE, kind="start")
         structures = tuple(
             Grown(
-                name=str(fact["name"]),
+                name=_name(fact["name"]),
                 trees=checked(arrays[f"trees{i}"].tobytes().decode("ascii")),
                 own=checked(arrays[f"own{i}"].tobytes().decode("ascii")) if f"own{i}" in arrays else "",
-                parts=int(fact["parts"]),
-                volume=float(fact["volume"]),
-                contrast=float(fact["contrast"]),
+                parts=int(_number(fact["parts"], 0, _LARGEST)),
+                volume=_number(fact["volume"], 0, _LARGEST),
+                contrast=_number(fact["contrast"], -_LARGEST, _LARGEST),
                 closing=min(16, max(0, int(fact["closing"]))),
-                dice=None if fact["dice"] is None else float(fact["dice"]),
+                dice=None if fact["dice"] is None else _number(fact["dice"], 0, 1),
             )
             for i, fact in enumerate(facts["structures"])
         )
         spacing, scale = float(facts["spacing"]), str(facts["scale"])
-        if not (structures and 0.1 <= spacing <= 100 and scale in SCALES):
-            raise ValueError("no structures, or a working grid that makes no sense")
+        if not 0 < len({grown.name for grown in structures}) == len(structures) <= _MOST_STRUCTURES:
+            raise ValueError("no structures, too many, or two of one name")
+        if not (0.1 <= spacing <= 100 and scale in SCALES):
+            raise ValueError("a working grid that makes no sense")
         marks = tuple(str(mark) for mark in facts["marks"])
-        return Forest(structures=structures, spacing=spacing, scale=scale, images=int(facts["images"]), marks=marks)
+        return Forest(structures=structures, spacing=spacing, scale=scale, images=int(_number(facts["images"], 0, _LARGEST)), marks=marks)
     except OSError as error:
         raise ModelError(f"the forest {path.name} cannot be read: {error.strerror or error}", _ADVICE, kind="start") from error
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zipfile.BadZipFile, EOFError) as error:
         raise ModelError(f"{path.name} is no forest: {error}", _ADVICE, kind="start") from error
 
 
-def checked(text: str) -> str:
-    """The text of trees, if no branch leads out of its tree or back and no feature is beyond the row; else `ValueError`."""
-    head, *trees = text.split("\nTree=")
-    if not head.startswith("tree\n") or not trees or f"max_feature_idx={len(NAMES) - 1}" not in head.split("\n"):
-        raise ValueError("the trees are not of these features")
-    if not {"num_class=1", "num_tree_per_iteration=1"} <= set(head.split("\n")):
-        raise ValueError("the trees are of more than one class")
-    for tree in trees:
-        lines = [line.partition("=") for line in tree.partition("end of trees")[0].split("\n")[1:] if line]
-        fields = {name: value for name, _, value in lines}
-        if len(fields) != len(lines) or fields.get("num_cat") != "0" or fields.get("is_linear", "0") != "0":
-            raise ValueError("a tree is of a kind that is not used")
-        _check_tree(fields)
-    return text
+def _number(value: Any, low: float, high: float) -> float:
+    """A number within bounds. Raises `ValueError`; NaN is in none."""
+    number = float(value)
+    if not low <= number <= high:
+        raise ValueError("a number in it makes no sense")
+    return number
 
 
-def _check_tree(fields: Mapping[str, str]) -> None:
-    leaves = int(fields["num_leaves"])
-    if len(fields["leaf_value"].split()) != leaves or not 1 <= leaves <= 4096:
-        raise ValueError("a tree has another number of leaves than it says")
-    if leaves == 1:
-        return
-    feature, left, right, decision = (np.array(fields[name].split(), dtype=np.int64) for name in _INTEGERS)
-    threshold = np.array(fields["threshold"].split(), dtype=np.float64)
-    if {a.size for a in (feature, left, right, decision, threshold)} != {leaves - 1}:
-        raise ValueError("a tree has another number of branches than of leaves")
-    if feature.min() < 0 or feature.max() >= len(NAMES) or (decision & 1).any():
-        raise ValueError("a tree asks for a feature that is not there")
-    following = np.concatenate([left, right])
-    origin = np.tile(np.arange(leaves - 1), 2)
-    inner = following >= 0
-    if (following[inner] <= origin[inner]).any() or np.unique(following).size != 2 * (leaves - 1):
-        raise ValueError("a tree leads back into itself")
-    if following.max() >= leaves - 1 or following.min() < -leaves:
-        raise ValueError("a tree leads out of itself")
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value.strip()) <= _LONGEST_NAME:
+        raise ValueError("a structure has no name, or one that is none")
+    return value
 
 
 class Reservoir:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -11,7 +11,8 @@ from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-_BINARY: Final = {"type": "string", "format": "binary"}
+BINARY: Final[Mapping[str, Any]] = {"type": "string", "format": "binary"}
+"""Schema of a file."""
 
 TAGS: Final = [
     {"name": "tasks", "description": "The inference-server protocol in its three dialects, and additions that old clients never notice."},
@@ -36,14 +37,20 @@ _ERRORS: Final[dict[int, str]] = {
 
 
 def _answers(kind: str, *errors: int, description: str = "") -> dict[str, Any]:
-    schema = {"type": "string"} if kind.startswith("text/") else _BINARY
+    schema = {"type": "string"} if kind.startswith("text/") else BINARY
     responses: dict[str, Any] = {"200": {"description": description, "content": {kind: {"schema": schema}}}}
     responses |= {str(code): {"description": _ERRORS[code]} for code in errors}
     return {"responses": responses}
 
 
+def form_body(properties: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    """A route's extra description: its body is a multipart form of these fields."""
+    schema = {"type": "object", "properties": dict(properties), **({"required": list(required)} if required else {})}
+    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
+
+
 def _file_form(*fields: str) -> dict[str, Any]:
-    properties = {name: {**_BINARY, "description": "The archive: .zip, .tar or .tar.gz."} for name in fields}
+    properties = {name: {**BINARY, "description": "The archive: .zip, .tar or .tar.gz."} for name in fields}
     return {"multipart/form-data": {"schema": {"type": "object", "properties": properties}}}
 
 
@@ -56,7 +63,7 @@ _FORM["multipart/form-data"]["schema"]["properties"]["prompts"] = {
 POST_TASK: Final[Mapping[str, Any]] = {
     "requestBody": {
         "required": True,
-        "content": {**_FORM, "application/zip": {"schema": _BINARY}, "application/x-tar": {"schema": _BINARY}},
+        "content": {**_FORM, "application/zip": {"schema": BINARY}, "application/x-tar": {"schema": BINARY}},
     },
     "responses": {
         "200": {"description": "The uid (v2: an object with it).", "content": {"application/json": {"schema": {}}}},

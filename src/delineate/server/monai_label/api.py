@@ -17,6 +17,7 @@ from delineate.server.monai_label.batches import Batches
 from delineate.server.monai_label.datastore import DatastoreRoutes
 from delineate.server.monai_label.downloads import Downloads
 from delineate.server.monai_label.inference import InferRoutes
+from delineate.server.monai_label.infers import Infers
 from delineate.server.monai_label.info import InfoRoutes
 from delineate.server.monai_label.keeping import Keeping
 from delineate.server.monai_label.looking import Looking
@@ -54,7 +55,7 @@ class LabelApi:
         annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
         asking, keeping = Asking(service, annotation), Keeping(service, annotation)
         self._keeping = keeping
-        infers = InferRoutes(service, asking, keeping, guard, listening, files, threads)
+        infers = Infers(service, asking, keeping, guard, listening, files, threads)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
         statistics, trainings = TrainStatistics(service), Works(TRAIN, service, listening, files)
         scores = Scores(service, annotation)
@@ -70,8 +71,8 @@ class LabelApi:
             TrainRoutes(service, annotation, trainings, statistics, guard, files),
             WeightRoutes(service, Works(WEIGHTS, service, listening, files), guard, files, threads),
             ScoringRoutes(scores, Works(SCORE, service, listening, files), guard, files),
-            SlideRoutes(service, asking, keeping, infers, guard, listening, files, threads),  # before the route that holds a model's name
-            infers,
+            SlideRoutes(infers, threads),  # before the route that holds a model's name
+            InferRoutes(infers, threads),
         )
 
     def add_to(self, app: FastAPI) -> None:

@@ -18,6 +18,7 @@ from delineate.server.monai_label.datastore import Image, Label, Tag
 from delineate.server.monai_label.forms import Form, json_object
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.takers import BlobTaker, Named
+from delineate.server.openapi import BINARY, form_body
 from delineate.server.security import Guard
 
 NewId = Annotated[str, Query(description="Its id; by default its file's name.")]
@@ -27,9 +28,8 @@ FinalTag = Annotated[str, Query(description="Of the label; `final` where it is e
 def _form(file: str, fields: Mapping[str, str]) -> dict[str, Any]:
     properties: dict[str, Any] = {name: {"type": "string", "description": text} for name, text in fields.items()}
     if file:
-        properties[file] = {"type": "string", "format": "binary"}
-    schema = {"type": "object", "properties": properties, "required": [file] if file else []}
-    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
+        properties[file] = BINARY
+    return form_body(properties, [file] if file else [])
 
 
 _PARAMS: Final = {PARAMS_FIELD: "A JSON object, kept with it."}

@@ -21,21 +21,10 @@ from delineate.server.monai_label.forms import Form
 from delineate.server.monai_label.repeats import Repeats
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.takers import SessionTaker
+from delineate.server.openapi import BINARY, form_body
 from delineate.server.security import Guard
 
-_FORM: Final = {
-    "requestBody": {
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                    "required": ["files"],
-                }
-            }
-        }
-    }
-}
+_FORM: Final = form_body({wire.FILES_FIELD: {"type": "array", "items": BINARY}}, [wire.FILES_FIELD])
 
 
 class SessionRoutes:

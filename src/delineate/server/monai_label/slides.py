@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Query
@@ -13,21 +12,12 @@ from starlette.responses import Response
 
 from delineate.errors import InputError, ResultLostError
 from delineate.protocols import monai_label as wire
-from delineate.protocols.inference_server import KEY_HEADER
-from delineate.server.files import Files
-from delineate.server.listening import Listening
-from delineate.server.monai_label.asking import Asked, Asking
-from delineate.server.monai_label.forms import Form, json_object
-from delineate.server.monai_label.inference import AnsweredThen, InferRoutes
-from delineate.server.monai_label.keeping import Keeping
+from delineate.server.monai_label.forms import json_object
+from delineate.server.monai_label.infers import Infers
 from delineate.server.monai_label.routing import Routes
-from delineate.server.monai_label.sessions import owner_of
-from delineate.server.monai_label.takers import BlobTaker, Named
+from delineate.server.openapi import BINARY, form_body
 from delineate.server.results import BodyResponse
-from delineate.server.security import Guard
-from delineate.server.service import Service
 from delineate.slides.part import DOCUMENT, USUAL_SIZE, read_part
-from delineate.task import Task
 
 Output = Annotated[Literal["dsa", "asap", "json"] | None, Query(description="Form of the outlines; JSON where not given.")]
 Image = Annotated[str, Query(description="Id of an image in the datastore.")]
@@ -49,37 +39,19 @@ _PART: Final = {
     },
 }  # fmt: skip
 _BODY: Final = {"requestBody": {"content": {"application/json": {"schema": _PART}}}}
-_FORM: Final = {
-    "requestBody": {
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "wsi": {"type": "string", "description": "JSON, as the body of /infer/wsi/{model}."},
-                        "file": {"type": "string", "format": "binary", "description": "A slide, where no id names one."},
-                    },
-                }
-            }
-        }
+_FORM: Final = form_body(
+    {
+        wire.WSI_FIELD: {"type": "string", "description": "JSON, as the body of /infer/wsi/{model}."},
+        wire.FILE_FIELD: {**BINARY, "description": "A slide, where no id names one."},
     }
-}
+)
 
 
 class SlideRoutes:
-    """Asks as `InferRoutes` does."""
+    """Infer on slides."""
 
-    def __init__(
-        self, service: Service, asking: Asking, keeping: Keeping, infers: InferRoutes, guard: Guard, listening: Listening,
-        files: Files, threads: Executor,
-    ) -> None:  # fmt: skip
-        self._service = service
-        self._asking = asking
-        self._keeping = keeping
+    def __init__(self, infers: Infers, threads: Executor) -> None:
         self._infers = infers
-        self._guard = guard
-        self._listening = listening
-        self._files = files
         self._threads = threads
 
     def add_to(self, routes: Routes) -> None:
@@ -101,29 +73,21 @@ class SlideRoutes:
         return await self._run(request, model, image, session_id, output)
 
     async def _run(self, request: Request, model: str, image: str, session: str, output: str | None) -> Response:
-        record = await self._files.run(lambda: self._service.require_model(model))
+        record = await self._infers.model(model)
         if not record.takes_slides:
             raise InputError("the model does not work on slides", "Ask at /infer/{model}; models of slides have pathology in /info/.")
-        taker = BlobTaker(Named(self._service.waited_for.blobs.incoming), {wire.FILE_FIELD})
-        async with Form(taker, self._threads, self._service.settings.max_upload_mb << 20) as form:
-            await form.read(request)
-            asked = Asked(
-                model=record, image=image, session=session, params=_params(form.fields, output), owner=self._guard.owner(request),
-                session_owner=owner_of(self._guard, request), key=request.headers.get(KEY_HEADER), name=model,
-            )  # fmt: skip
-            task = await form.finish(lambda: self._asking.submit(asked, taker))
-        ended = await self._listening.finished(request, task.uid)
-        if ended is None:
-            return await self._infers.left_alone(request, task)
-        return await self._answer(ended, output or "json")
-
-    async def _answer(self, task: Task, form: str) -> Response:
-        stored = await self._files.run(partial(self._keeping.answer, task))
+        task, _ = await self._infers.ended(
+            request,
+            {wire.FILE_FIELD},
+            lambda fields: self._infers.asked(request, model, record, _params(fields, output), image, session),
+        )
+        stored = await self._infers.answer(task)
         if stored.file is None:
             raise ResultLostError("the model's outlines are not there any more")
-        name = "" if form == "json" else stored.filename or "outlines"
-        answer = BodyResponse(stored.file, media_type=_KINDS[form], filename=name, threads=self._threads)
-        return AnsweredThen(answer, partial(self._keeping.forget_soon, task))
+        kind = output or "json"
+        name = "" if kind == "json" else stored.filename or "outlines"
+        answer = BodyResponse(stored.file, media_type=_KINDS[kind], filename=name, threads=self._threads)
+        return self._infers.last(answer, task)
 
 
 def _params(fields: Mapping[str, str], output: str | None) -> dict[str, Any]:

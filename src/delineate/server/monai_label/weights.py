@@ -22,6 +22,7 @@ from delineate.server.monai_label.forms import Form
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.takers import BlobTaker, Named
 from delineate.server.monai_label.works import Works
+from delineate.server.openapi import BINARY, form_body
 from delineate.server.results import BodyResponse
 from delineate.server.security import Guard
 from delineate.server.service import Service
@@ -33,11 +34,7 @@ WEIGHTS_FILE: Final = "forest.npz"
 """In the archive of a trained model's version."""
 
 _LARGEST: Final = 64 << 20  # bytes of a file that is sent
-_FORM: Final = {
-    "requestBody": {
-        "content": {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}}}
-    }
-}
+_FORM: Final = form_body({wire.FILE_FIELD: BINARY})
 
 
 class WeightRoutes:

@@ -21,9 +21,13 @@ def _words(texts: list[str], size: int, kind: str) -> np.ndarray:
 
 
 class Writer:
-    """Writes points; its tables are made once."""
+    """Writes points; its tables are made once.
 
-    def __init__(self) -> None:
+    decimals : four suffice for pixels of 0.02 mm and more; others are written one by one.
+    """
+
+    def __init__(self, decimals: int = DECIMALS) -> None:
+        self._decimals = decimals
         self._whole: dict[int, np.ndarray] = {}
         self._parts = _words([f"{part:04d}" for part in range(_ONE)], 4, "<u4")
 
@@ -33,8 +37,8 @@ class Writer:
         points : float64, shape (points, 3), mm; starts : int, shape (polygons + 1,), where each polygon's points begin
         """
         scaled = np.rint(points.reshape(-1) * _ONE)
-        if np.abs(scaled).max(initial=0.0) >= _LARGEST * _ONE:
-            return [_slowly(points[a:b]) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
+        if self._decimals != DECIMALS or np.abs(scaled).max(initial=0.0) >= _LARGEST * _ONE:
+            return [_slowly(points[a:b], self._decimals) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
         whole, parts, is_below = self._split(scaled)
         rows = np.zeros(len(scaled), dtype=[("whole", "<u8"), ("parts", "<u4"), ("end", "u1")])
         rows["whole"] = self._table(int(whole.max(initial=0))).take(whole * 2 + is_below)
@@ -61,14 +65,19 @@ class Writer:
         return self._whole[size]
 
 
-def _slowly(points: np.ndarray) -> bytes:
-    return "\\".join(_decimal(value) for value in points.reshape(-1).tolist()).encode()
+def decimals_for(spacing: float) -> int:
+    """How many decimals place a point within a hundredth of the hundredth of a pixel that contours are drawn in by."""
+    return int(np.clip(np.ceil(3.7 - np.log10(spacing)), DECIMALS, 9)) if spacing < 0.02 else DECIMALS
 
 
-def _decimal(value: float) -> str:
+def _slowly(points: np.ndarray, decimals: int) -> bytes:
+    return "\\".join(_decimal(value, decimals) for value in points.reshape(-1).tolist()).encode()
+
+
+def _decimal(value: float, decimals: int) -> str:
     """At most 16 characters."""
-    text = f"{value:.{DECIMALS}f}"
-    return text if len(text) <= 16 else f"{value:.9e}"
+    text = f"{value:.{decimals}f}"
+    return text if len(text) <= 16 else f"{value:.8e}"
 
 
 def read_numbers(text: bytes) -> np.ndarray:

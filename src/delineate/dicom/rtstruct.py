@@ -19,7 +19,7 @@ import numpy as np
 from delineate.dicom.codes import lookup
 from delineate.dicom.contour_items import Items, region, sequence
 from delineate.dicom.contours import Contours, filled, gathered, in_millimetres, planes_over
-from delineate.dicom.decimals import Writer
+from delineate.dicom.decimals import Writer, decimals_for
 from delineate.dicom.keyholes import keyholed
 from delineate.dicom.planes import Planes
 from delineate.dicom.region_names import region_names
@@ -89,11 +89,10 @@ def write_on_planes(
     drawn = [item for item in structures if (traced[item.layer].labels == item.label).any()]
     notes += [f"{item.name} has no voxels: left out" for item in structures if item not in drawn]
     names = region_names([item.name for item in drawn], 16 if options.short_names else 64, notes)
-    items, writer, regions = Items(source.instances), Writer(), []
+    items, writer, regions = Items(source.instances), Writer(decimals_for(min(source.planes.spacing))), []
     for number, item in enumerate(drawn, 1):
-        polygons = traced[item.layer]
-        chosen = np.flatnonzero(polygons.labels == item.label)
-        regions.append(region(number, item.colour or lookup(item.name).colour or item.rgb(), _items(items, writer, polygons, chosen, source)))
+        colour = item.colour or lookup(item.name).colour or item.rgb()
+        regions.append(region(number, colour, _items(items, writer, traced[item.layer], item.label, source)))
     written = [Written(name, lookup(item.name), item.code) for name, item in zip(names, drawn, strict=True)]
     before, after = written_before_contours(written, source, options.label, options.description, options.at, options.uid)
     _save(Path(path), [before, *sequence(regions), after])
@@ -113,7 +112,8 @@ def _traced(layer: np.ndarray, options: Options) -> Traced:
     return keyholed(traced, layer) if options.holes == "keyhole" else traced
 
 
-def _items(items: Items, writer: Writer, polygons: Traced, chosen: np.ndarray, source: Series) -> list[bytes]:
+def _items(items: Items, writer: Writer, polygons: Traced, label: int, source: Series) -> list[bytes]:
+    chosen = np.flatnonzero(polygons.labels == label)
     starts, corners = gathered(polygons.starts, chosen)
     slices = polygons.slices[chosen]
     points = in_millimetres(source.planes, slices, starts, polygons.corners[corners])

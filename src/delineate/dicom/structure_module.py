@@ -39,7 +39,7 @@ def written_before_contours(
 ) -> tuple[bytes, bytes]:
     """The file's bytes before and after ROIContourSequence, implicit VR little endian."""
     library = pydicom()
-    data = _about(source, label, description, at or datetime.now())  # noqa: DTZ005 - dates in DICOM are local
+    data = _about(source, label, description, at or datetime.now())
     data.SOPInstanceUID = uid or library.uid.generate_uid(prefix=None)
     data.SeriesInstanceUID = library.uid.generate_uid(prefix=None)
     data.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]

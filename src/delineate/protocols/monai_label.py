@@ -7,6 +7,7 @@ files in `monai_label_answers`, what a client says in `monai_label_flows`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Dict, Final, List, Mapping, Optional, Sequence, Union
 from urllib.parse import quote
@@ -77,7 +78,12 @@ BATCH_IMAGES: Final = ("all", "labeled", "unlabeled")
 TASK_STATES: Final = ("SUBMITTED", "RUNNING", "DONE", "ERROR", "STOPPED")
 ROLES: Final = ("user", "annotator", "reviewer", "admin")
 PASSWORD_GRANT: Final = "password"  # noqa: S105 - a word of OAuth 2
-TIMESTAMP: Final = "%Y-%m-%d %H:%M:%S"  # of tasks
+TIMESTAMP: Final = "%Y-%m-%d %H:%M:%S"  # of tasks; see `timestamp`
+
+
+def timestamp(seconds: float) -> str:
+    """A Unix time as a `TIMESTAMP`, local."""
+    return time.strftime(TIMESTAMP, time.localtime(seconds))
 
 
 def path_of(template: str, name: str) -> str:

@@ -16,6 +16,7 @@ from delineate.geometry import Geometry
 from delineate.model import Model
 from delineate.prompt import read_prompts
 from delineate.protocols import monai_label as wire
+from delineate.protocols.monai_label_datastore import ORIGINAL_TAG
 from delineate.protocols.reference import MONAI_LABEL, Place, Reference
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.takers import BlobTaker
@@ -51,7 +52,7 @@ class Asked:
     @property
     def save_tag(self) -> str:
         """Under which tag the answer is kept in the datastore too; empty for not at all."""
-        return str(self.params.get("label_tag") or "original") if self.params.get("save_label") else ""
+        return str(self.params.get("label_tag") or ORIGINAL_TAG) if self.params.get("save_label") else ""
 
 
 @dataclass(frozen=True)

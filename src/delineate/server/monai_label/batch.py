@@ -20,13 +20,11 @@ from delineate.server.monai_label.batches import Batches, Run
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.works import All, Running, Sync
 from delineate.server.security import Guard
 from delineate.server.service import Service
 
 Images = Annotated[Literal["all", "labeled", "unlabeled"], Query(description="Those with or without a `final` label, or all.")]
-Sync = Annotated[bool, Query(description="Answer when it has ended, with what came of each image.")]
-All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
-Running = Annotated[bool, Query(description="Only one that runs now.")]
 
 
 class BatchRoutes:
@@ -99,12 +97,8 @@ def _running(run: Run) -> wire.TaskView:
 def _view(record: BatchRecord, state: str, details: tuple[str, ...]) -> wire.TaskView:
     ended: dict[str, Any] = {}
     if record.ended is not None:
-        ended = {"end_ts": _words(record.ended), "exit_code": 0 if state == "DONE" else 1}
+        ended = {"end_ts": wire.timestamp(record.ended), "exit_code": 0 if state == "DONE" else 1}
     shown = {"details": list(details)} if details else {}
     return wire.TaskView.from_json(
-        {"id": record.id, "status": state, "request": dict(record.request), "start_ts": _words(record.started), **shown, **ended}
+        {"id": record.id, "status": state, "request": dict(record.request), "start_ts": wire.timestamp(record.started), **shown, **ended}
     )
-
-
-def _words(seconds: float) -> str:
-    return time.strftime(wire.TIMESTAMP, time.localtime(seconds))

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from delineate.datastore.faults import UnknownItemError
 from delineate.datastore.local import LocalDatastore
-from delineate.datastore.names import FINAL
 from delineate.datastore.records import LabelRecord
 from delineate.errors import DelineateError
-from delineate.protocols.monai_label_datastore import ORIGINAL_TAG
+from delineate.protocols.monai_label_datastore import FINAL_TAG, ORIGINAL_TAG
 from delineate.runners.work import read_answer
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.label_names import names_of
@@ -69,7 +68,7 @@ class Scores:
         """Score person's labels that were not compared with the model's as both are now; None where there is none, or where a run waits."""
         if any(not task.state.is_final for task in self._service.tasks.work(SCORE, limit=_RECENT)):
             return None
-        items = self.items("dice", (FINAL, ORIGINAL_TAG), lambda labels: not _is_scored(*labels))
+        items = self.items("dice", (FINAL_TAG, ORIGINAL_TAG), lambda labels: not _is_scored(*labels))
         return self.submit("dice", items, TOLERANCE, _WHO, {"images": "new"}) if items else None
 
     def collect(self) -> int:

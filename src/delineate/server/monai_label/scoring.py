@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from delineate.datastore.names import FINAL, check_tag
+from delineate.datastore.names import check_tag
 from delineate.errors import InputError
 from delineate.protocols import monai_label as wire
-from delineate.protocols.monai_label_datastore import ORIGINAL_TAG
+from delineate.protocols.monai_label_datastore import FINAL_TAG, ORIGINAL_TAG
 from delineate.server.files import Files
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.scores import METHODS, TOLERANCE, Scores, result_of
-from delineate.server.monai_label.works import Works
+from delineate.server.monai_label.works import All, Running, Sync, Works
 from delineate.server.security import Guard
 from delineate.task import Task
-
-Sync = Annotated[bool, Query(description="Answer when it has ended, with what was found.")]
-All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
-Running = Annotated[bool, Query(description="Only one that waits or runs now.")]
 
 _LARGEST_TOLERANCE: Final = 1000.0  # mm
 
@@ -65,7 +59,7 @@ class ScoringRoutes:
         task = await self._started(method, params, self._guard.owner(request), enqueue=False)
         if run_sync:
             return JSONResponse(await self._result(task))
-        return JSONResponse(await self._submitted(task))
+        return JSONResponse(await self._works.submitted(task))
 
     async def start_all(self, request: Request, run_sync: Sync = False) -> Response:
         """Score by every method, one after the other; parameters of one under its name."""
@@ -74,7 +68,7 @@ class ScoringRoutes:
         for method in METHODS:
             own = params.get(method)
             task = await self._started(method, own if isinstance(own, dict) else {}, owner, enqueue=True)
-            answers[method] = {"result": await (self._result(task) if run_sync else self._submitted(task)), "detail": None}
+            answers[method] = {"result": await (self._result(task) if run_sync else self._works.submitted(task)), "detail": None}
         return JSONResponse(answers)
 
     async def _started(self, method: str, params: Mapping[str, Any], owner: str, *, enqueue: bool) -> Task:
@@ -84,7 +78,7 @@ class ScoringRoutes:
         tolerance = TOLERANCE if wanted.tolerance is None else wanted.tolerance
         if not 0 <= tolerance <= _LARGEST_TOLERANCE:
             raise InputError("the tolerance makes no sense", f"Give millimetres, 0 to {_LARGEST_TOLERANCE:g}.")
-        tags = (check_tag(wanted.y or FINAL), check_tag(wanted.y_pred or ORIGINAL_TAG))
+        tags = (check_tag(wanted.y or FINAL_TAG), check_tag(wanted.y_pred or ORIGINAL_TAG))
         asked = {name: value for name, value in params.items() if name != "method"}
 
         def submit() -> Task:
@@ -96,8 +90,3 @@ class ScoringRoutes:
         answer = await self._works.answer(await self._works.ended(task))  # raises where it failed
         await self._files.run(self._scores.collect)
         return result_of(answer)
-
-    async def _submitted(self, task: Task) -> dict[str, Any]:
-        """As the answer to a start: clients look for this state, however quick the worker was."""
-        view = await self._files.run(partial(self._works.view, task))
-        return {name: value for name, value in view.to_json().items() if name in ("id", "request", "start_ts")} | {"status": "SUBMITTED"}

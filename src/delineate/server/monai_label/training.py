@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final
@@ -24,22 +23,17 @@ from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.label_names import from_label_info
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.train_stats import TrainStatistics
-from delineate.server.monai_label.works import Works
+from delineate.server.monai_label.works import All, Running, Sync, Works
 from delineate.server.security import Guard
 from delineate.server.service import Service
 from delineate.task import Task
 from delineate.training.trainers import TRAIN, TRAINERS, is_installed
 from delineate.worker.referred import place_of
 
-Sync = Annotated[bool, Query(description="Answer when it has ended, with what was measured.")]
 Enqueue = Annotated[bool, Query(description="Wait for the one that runs, where one does, instead of being refused.")]
-All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
-Running = Annotated[bool, Query(description="Only one that waits or runs now.")]
 
 _LABEL_INFO: Final = "label_info"
 _ANNOTATED: Final = "annotated"
-
-_log = logging.getLogger(__name__)
 
 
 class TrainRoutes:
@@ -79,7 +73,7 @@ class TrainRoutes:
         params = json_object(await small_body(request), "the request")
         task = await self._started(model, params, self._guard.owner(request), enqueue)
         if not run_sync:
-            return JSONResponse(_submitted(await self._files.run(partial(self._works.view, task))))
+            return JSONResponse(await self._works.submitted(task))
         ended = await self._works.ended(task)
         await self._works.answer(ended)  # raises where it failed
         return JSONResponse(await self._files.run(lambda: self._statistics.of(ended, in_full=True)))
@@ -92,11 +86,8 @@ class TrainRoutes:
             own = params.get(name)
             given = {**params, **(own if isinstance(own, dict) else {})}
             task = await self._started(name, given, owner, enqueue=True)
-            ended = await self._works.ended(task) if run_sync else task
-            view = await self._files.run(partial(self._works.view, ended))
-            answers[name] = wire.StartedTask(result=view).to_json() | {"detail": None}
-            if not run_sync:
-                answers[name]["result"] = _submitted(view)
+            result = self._works.shown(await self._works.ended(task)) if run_sync else self._works.submitted(task)
+            answers[name] = {"result": await result, "detail": None}
         return JSONResponse(answers)
 
     async def _started(self, model: str, params: Mapping[str, Any], owner: str, enqueue: bool) -> Task:
@@ -128,13 +119,6 @@ def trainer_infos(annotation: Annotation) -> dict[str, wire.TrainerInfo]:
     """The trainers as they are told of."""
     return {
         name: wire.TrainerInfo(description=TRAINERS[name].description, config=dict(TRAINERS[name].config)) for name in _trainers(annotation)
-    }
-
-
-def _submitted(view: wire.TaskView) -> dict[str, Any]:
-    """As the answer to a start: clients look for this state, however quick the worker was."""
-    return {name: value for name, value in view.to_json().items() if name not in ("details", "end_ts", "exit_code")} | {
-        "status": "SUBMITTED"
     }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from fastapi import Query
 from starlette.responses import JSONResponse, Response
 
 from delineate.errors import DelineateError, UnavailableError, UnknownTaskError
@@ -19,6 +20,10 @@ from delineate.server.listening import Listening
 from delineate.server.monai_label.faults import BusyError, NotHereError
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
+
+Sync = Annotated[bool, Query(description="Answer when it has ended, with what came of it.")]
+All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
+Running = Annotated[bool, Query(description="Only one that waits or runs now.")]
 
 _LINES: Final = 20  # of details
 _TAIL: Final = 8192  # bytes that hold them
@@ -90,13 +95,22 @@ class Works:
         tasks = await self._files.run(self.open)
         for task in tasks:
             with contextlib.suppress(UnknownTaskError):
-                await self._files.run(lambda uid=task.uid: self._service.tasks.cancel(uid, "whoever asked for its end"))  # type: ignore[misc]
+                await self._files.run(partial(self._service.tasks.cancel, task.uid, "whoever asked for its end"))
         if not tasks:
             return JSONResponse(None)
         last = tasks[0]
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError, DelineateError):
             last = await asyncio.wait_for(self.ended(last), _PATIENCE)
-        return JSONResponse((await self._files.run(lambda: self.view(last))).to_json())
+        return JSONResponse(await self.shown(last))
+
+    async def shown(self, task: Task) -> dict[str, Any]:
+        """A task as it is answered."""
+        return (await self._files.run(partial(self.view, task))).to_json()
+
+    async def submitted(self, task: Task) -> dict[str, Any]:
+        """As the answer to its start: clients look for this state, however quick the worker was."""
+        shown = await self.shown(task)
+        return {name: value for name, value in shown.items() if name not in ("details", "end_ts", "exit_code")} | {"status": "SUBMITTED"}
 
     def open(self) -> list[Task]:
         """Those that wait or run, the oldest first. Blocks."""
@@ -105,11 +119,11 @@ class Works:
     def view(self, task: Task) -> wire.TaskView:
         """A task in the dress of this API. Blocks."""
         values: dict[str, Any] = {
-            "id": task.uid, "status": _STATES[task.state], "request": dict(task.prompts), "start_ts": _words(task.created),
+            "id": task.uid, "status": _STATES[task.state], "request": dict(task.prompts), "start_ts": wire.timestamp(task.created),
             "details": self._details(task),
         }  # fmt: skip
         if task.finished is not None:
-            values["end_ts"] = _words(task.finished)
+            values["end_ts"] = wire.timestamp(task.finished)
             values["exit_code"] = 0 if task.state is TaskState.FINISHED else 1
         return wire.TaskView.from_json(values)
 
@@ -140,7 +154,3 @@ class Works:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             return file.read(_TAIL)
-
-
-def _words(seconds: float) -> str:
-    return time.strftime(wire.TIMESTAMP, time.localtime(seconds))

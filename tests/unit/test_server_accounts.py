@@ -333,6 +333,21 @@ def test_the_right_password_clears_its_account_and_not_its_address(clock: Clock)
         throttle.check("mine", "10.0.0.1")
 
 
+def test_a_password_that_nobody_looked_at_changes_nothing(clock: Clock) -> None:
+    throttle = Throttle(clock)
+    wrong(throttle, "victim", times=FREE_BY_ACCOUNT - 1)
+    for _ in range(3):
+        throttle.begin("victim", "10.0.0.2")
+        throttle.not_tried("victim", "10.0.0.2")
+    throttle.check("victim", "10.0.0.2")
+    wrong(throttle, "victim", "10.0.0.3")
+    with pytest.raises(TooManyTriesError):
+        throttle.check("victim", "10.0.0.4")
+    throttle.begin("nobody", "10.0.0.5")
+    throttle.not_tried("nobody", "10.0.0.5")
+    assert len(throttle) == 3  # the victim, and the two addresses that tried
+
+
 def test_what_is_remembered_is_bounded(clock: Clock) -> None:
     throttle = Throttle(clock, most=50)
     for number in range(500):

@@ -67,7 +67,7 @@ class AccountRoutes:
         try:
             token = await accounts.log_in(name, password)
         except UnavailableError:
-            self._throttle.right(name, address)
+            self._throttle.not_tried(name, address)
             raise
         except AuthorizationError as error:
             _log.warning("a log-in from %s was refused: %s", address, error.message)  # the name may be a password, typed too early

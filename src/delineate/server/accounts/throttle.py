@@ -37,7 +37,7 @@ class Throttle:
             raise TooManyTriesError(pause)
 
     def begin(self, name: str, address: str) -> None:
-        """A password is looked at: it counts as wrong until `right`, so that many at once are not many for free."""
+        """A password is looked at: it counts as wrong until `right` or `not_tried`, so that many at once are not many for free."""
         for key in (_key("account", name), _key("address", _network(address))):
             self._wrong[key] = (self._count(key) + 1, self._clock())
             self._wrong.move_to_end(key)
@@ -45,9 +45,16 @@ class Throttle:
             self._wrong.popitem(last=False)
 
     def right(self, name: str, address: str) -> None:
-        """It was right, or nobody could tell: what counted before `begin` is as it was; the account's is forgotten."""
+        """It was right: the account's wrong ones are forgotten, the address's are what they were before `begin`."""
         self._wrong.pop(_key("account", name), None)
-        key = _key("address", _network(address))
+        self._take_back(_key("address", _network(address)))
+
+    def not_tried(self, name: str, address: str) -> None:
+        """Nobody could tell: all is as it was before `begin`. Forgetting would let whoever keeps us busy try for free."""
+        for key in (_key("account", name), _key("address", _network(address))):
+            self._take_back(key)
+
+    def _take_back(self, key: bytes) -> None:
         count, at = self._wrong.get(key, (0, 0.0))
         if count > 1:
             self._wrong[key] = (count - 1, at)

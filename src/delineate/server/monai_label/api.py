@@ -7,9 +7,9 @@ from concurrent.futures import Executor
 from fastapi import FastAPI
 
 from delineate.server.accounts.identity import Accounts
-from delineate.server.accounts.routes import AccountRoutes
 from delineate.server.files import Files
 from delineate.server.listening import Listening
+from delineate.server.monai_label.accounts import AccountRoutes
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.asking import Asking
 from delineate.server.monai_label.batch import BatchRoutes

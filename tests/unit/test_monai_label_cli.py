@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,6 +110,8 @@ def test_infer(run: Run, server: ScriptedLabelServer, here: Path) -> None:
     assert code == 0 and out.endswith("wrote mask.nrrd\n")
     assert (here / "mask.nrrd").read_bytes() == MASK
     assert json.loads(server.forms[-1].fields["params"]) == {"result_extension": ".nrrd"}
+    run("infer", "threshold", "ct_small", "-q", "-o", "mask.seg.nrrd", server=server)
+    assert json.loads(server.forms[-1].fields["params"]) == {"result_extension": ".seg.nrrd"}
     code, out, _ = run("infer", "threshold", "--file", "ct.nii.gz", "--label", "label.nii.gz", "-q", "--json", server=server)
     assert json.loads(out)["file"] == "ct-threshold.nii.gz"
     assert [file[0] for file in server.forms[-1].files] == ["label", "file"]
@@ -122,6 +126,9 @@ def test_slides(run: Run, server: ScriptedLabelServer, here: Path) -> None:
     assert server.bodies == [{"level": 1}]
     assert run("wsi-infer", "polygons", "slide", "--format", "asap", "-o", "a.xml", "-q", server=server)[:2] == (0, "wrote a.xml\n")
     assert (here / "a.xml").read_text().startswith("<?xml")
+    before = len(server.bodies)
+    code, _, err = run("wsi-infer", "polygons", "slide", "-o", "none/a.json", "-q", server=server)
+    assert code == 2 and "there is no folder none" in err and len(server.bodies) == before
 
 
 def test_training(run: Run, server: ScriptedLabelServer) -> None:
@@ -184,6 +191,8 @@ def test_login_keeps_the_token_for_this_server_alone(run: Run, here: Path, monke
         assert run("login", "--user", USER, "--print", server=server)[1] == f"{TOKEN}\n"
         code, _, err = run("login", "--user", USER, server=other)
         assert code == 2 and "no accounts" in err
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(PASSWORD.encode() + b"\n")))
+        assert run("login", "--user", USER, "--password-stdin", "--print", server=server)[1] == f"{TOKEN}\n"
         monkeypatch.setattr(click.termui, "hidden_prompt_func", lambda text: "wrong")
         code, out, err = run("login", "--user", USER, server=server)
         assert code == 3 and "wrong" not in out + err

@@ -27,7 +27,8 @@ from delineate.monai_label import (
     MONAILabelError,
     MONAILabelUtils,
 )
-from delineate.protocols.messages import Backoff
+from delineate.protocols.messages import Backoff, Response
+from delineate.protocols.monai_label_failures import error_from
 from delineate.testing.faults import Fault
 from delineate.testing.monai_label import LabelScript, ScriptedLabelServer
 from delineate.testing.monai_label.script import ASAP, CLASSES, DSA, INFO, MASK, PARAMS, PASSWORD, TOKEN, USER
@@ -477,6 +478,20 @@ def test_something_else_that_is_json(scene: Scene) -> None:
 
 
 # ---------------------------------------------------------------- the exception
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "shown"),
+    [
+        (404, "there is none", "the server refused the label (404: there is none)"),
+        (401, "nobody knows who asks", "the server refused the label: nobody knows who asks"),
+        (403, "this needs the role admin", "the server does not allow the label to this user: this needs the role admin"),
+    ],
+)
+def test_our_servers_say_apart_what_to_do(status: int, message: str, shown: str) -> None:
+    said = {"detail": f"{message}. Do that.", "message": message, "advice": "Do that."}
+    error = error_from(Response(status, {"content-type": "application/problem+json"}, json.dumps(said).encode()), "the label")
+    assert (str(error), error.advice) == (shown, "Do that.")
 
 
 def test_the_exception_carries_what_plugins_read(scene: Scene) -> None:

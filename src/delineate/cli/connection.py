@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from delineate.errors import SettingsError
+from delineate.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from delineate.client.sync import Client
@@ -25,6 +26,9 @@ TOKEN_FILE_OPTION = click.option(
 )
 # Not advertised: a command line is visible to other users.
 TOKEN_OPTION = click.option("--token", envvar="DELINEATE_TOKEN", hidden=True)
+PASSWORD_STDIN_OPTION = click.option(
+    "--password-stdin", "is_piped", is_flag=True, help="Read the password from standard input instead of asking for it."
+)
 CA_OPTION = click.option(
     "--ca", "ca_file", type=click.Path(path_type=Path), envvar="DELINEATE_CA", help="PEM file of the server's private authority."
 )
@@ -64,6 +68,14 @@ def connect(
     if token_file is not None:
         token = read_token(token_file)
     return Client(server or DEFAULT_SERVER, token=token, ca_file=ca_file, verify=not insecure, dialect=dialect, **options)
+
+
+def piped_password() -> str:
+    """The password on the first line of standard input; `InputError` where it is no text."""
+    try:
+        return sys.stdin.buffer.readline(1 << 16).decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError("the password is not UTF-8 text", "Send it as text, on one line.") from None
 
 
 def read_token(file: Path) -> str:

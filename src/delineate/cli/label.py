@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from delineate.cli.connection import PASSWORD_STDIN_OPTION, piped_password
 from delineate.cli.label_connection import (
     JSON_OPTION,
     PARAMETERS_OPTION,
@@ -29,7 +30,7 @@ from delineate.protocols.monai_label_answers import suffix_of
 
 _FILE = click.Path(path_type=Path)
 _OUTPUT = click.option("--output", "-o", default=Path(), type=_FILE, help="A file, or a folder that is there.  [default: here]")
-_RESULTS = (".nii.gz", ".nii", ".nrrd")  # what a server writes when its name asks for it
+_RESULTS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")  # what a server writes when a name asks for it, the longer ones first
 
 
 @click.group()
@@ -155,9 +156,9 @@ def infer(
     if not (image_id or file or session_id):
         raise InputError("an infer needs an image", "Give an image's id, --file or --session.")
     params = read_parameters(parameters)
-    wanted = "" if output.is_dir() else suffix_of(output.name)
-    if wanted in _RESULTS:
-        params.setdefault("result_extension", wanted)
+    wanted = [suffix for suffix in _RESULTS if output.name.lower().endswith(suffix)]
+    if wanted and not output.is_dir():
+        params.setdefault("result_extension", wanted[0])
     with ProgressDisplay(quiet) as show, speaking(**connection, folder=_folder(output), progress=show) as client:
         result, answer = client.infer(model, image_id, params, label_in, file, session_id)
     target = None if result is None else _placed(Path(result), output, f"{image_id or session_id or _stem(file)}-{model}")
@@ -179,6 +180,8 @@ def wsi_infer(
     parameters: tuple[str, ...], quiet: bool, **connection: Any,
 ) -> None:  # fmt: skip
     """Run MODEL on the slide IMAGE_ID. Parameters: level, location, size, tile_size, min_poly_area, params."""
+    if output is not None:
+        _folder(output)  # a wrong path should not cost an infer
     with ProgressDisplay(quiet) as show, speaking(**connection, progress=show) as client:
         _, answer = client.wsi_infer(model, image_id, read_parameters(parameters), output_format, session_id)
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else json.dumps(answer, ensure_ascii=False)
@@ -264,14 +267,15 @@ def remove(session_id: str, as_json: bool, **connection: Any) -> None:
 @label.command()
 @click.option("--user", "-u", help="Your name at the server; asked for where it is not given.")
 @click.option("--print", "is_printed", is_flag=True, help="Print the token instead of keeping it.")
+@PASSWORD_STDIN_OPTION
 @label_options
-def login(user: str | None, is_printed: bool, **connection: Any) -> None:
+def login(user: str | None, is_printed: bool, is_piped: bool, **connection: Any) -> None:
     """Ask for your password and get a token; later commands send it to this server."""
     with speaking(**connection) as client:
         if not client.auth_enabled():
             raise InputError("this server has no accounts", "Use it without logging in.")
         name = user or click.prompt("User", err=True)
-        token = client.auth_token(name, click.prompt("Password", hide_input=True, err=True))
+        token = client.auth_token(name, piped_password() if is_piped else click.prompt("Password", hide_input=True, err=True))
         client.update_auth(token)  # refuses what is no token
         url = client.get_server_url()
     if is_printed:

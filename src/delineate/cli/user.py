@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from delineate.cli.connection import PASSWORD_STDIN_OPTION, piped_password
 from delineate.cli.printable import printable
 from delineate.cli.table import print_table, when
 from delineate.errors import InputError, MissingPartError, SettingsError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _ROLES = click.Choice(["user", "annotator", "reviewer", "admin"])
-_STDIN = click.option("--password-stdin", "is_piped", is_flag=True, help="Read the password from standard input instead of asking for it.")
 _OPTIONS = (
     click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="The server's data folder.  [default: delineate-data]"),
     click.option("--settings", "settings_file", type=click.Path(path_type=Path, dir_okay=False), help="The server's TOML file."),
@@ -48,7 +48,7 @@ def user() -> None:
 @click.option("--role", type=_ROLES, default="annotator", show_default=True, help="What the user may.")
 @click.option("--full-name", default="", help="For people.")
 @click.option("--email", default="", help="For people.")
-@_STDIN
+@PASSWORD_STDIN_OPTION
 @_data_options
 def add(name: str, role: str, full_name: str, email: str, is_piped: bool, **place: Any) -> None:
     """Add the user NAME."""
@@ -88,7 +88,7 @@ def remove(name: str, **place: Any) -> None:
 
 @user.command()
 @click.argument("name")
-@_STDIN
+@PASSWORD_STDIN_OPTION
 @_data_options
 def password(name: str, is_piped: bool, **place: Any) -> None:
     """Give the user NAME another password; all tokens of the old one end at once."""
@@ -129,11 +129,7 @@ def _password(is_piped: bool) -> str:
     from delineate.server.accounts.passwords import checked_password
 
     if is_piped:
-        try:
-            given = sys.stdin.buffer.readline(1 << 16).decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise InputError("the password is not UTF-8 text", "Send it as text, on one line.") from None
-        return checked_password(given)
+        return checked_password(piped_password())
     if not sys.stdin.isatty():
         raise InputError("there is no terminal to ask for the password", "Send it to standard input with --password-stdin.")
     return checked_password(click.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True))

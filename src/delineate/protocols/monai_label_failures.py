@@ -79,16 +79,33 @@ def _in_words(answer: Response, what: str, reason: str) -> Tuple[str, str]:
         return "the server redirects %s to %s" % (what, target[:200]), "Use that address if it is the server you mean."
     if "html" in answer.media_type:
         return "the server answered %s with a page for people (%d)" % (what, status), "Check the address, with its path prefix."
-    because = ": " + reason if reason else ""
+    plain, advice = _of_ours(answer)
+    because = ": " + (plain or reason) if plain or reason else ""
     if status == 401:
+        if plain:  # which says already that it wants to know
+            return "the server refused %s%s" % (what, because), advice
         return "the server wants to know who asks" + because, LOG_IN
     if status == 403:
-        return "the server does not allow %s to this user%s" % (what, because), "Ask its administrator for the role that is needed."
+        text = "the server does not allow %s to this user%s" % (what, because)
+        return text, advice or "Ask its administrator for the role that is needed."
     if status in (502, 503, 504, 507):
         return "the server cannot answer %s now (%d%s)" % (what, status, because), "Try again later, or tell its administrator."
     if status >= 500:
         return "the server failed at %s (%d%s)" % (what, status, because), "Its log says why; tell its administrator."
-    return "the server refused %s (%d%s)" % (what, status, because), ""
+    return "the server refused %s (%d%s)" % (what, status, because), advice
+
+
+def _of_ours(answer: Response) -> Tuple[str, str]:
+    """What happened and what to do, which our own servers say apart; empty from others."""
+    try:
+        value = json.loads(answer.content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return "", ""
+    said = [value.get(name) for name in ("message", "advice")] if isinstance(value, dict) else []
+    if not said or not all(isinstance(text, str) and text for text in said):
+        return "", ""
+    message, advice = (" ".join(str(text).split())[:LONGEST_REASON] for text in said)
+    return message, advice
 
 
 def reason_of(answer: Response) -> str:

@@ -33,6 +33,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".zip")
 
+_FLAT = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 _HEADER = 1 << 20  # bytes; Slicer's longest headers are a tenth of it
 _CONVERT = "DICOM is read as an image only."
@@ -81,15 +82,20 @@ def read_volume(path: str | PathLike[str], notes: list[str] | None = None) -> Vo
     """
     if is_dicom(path):
         return _read_dicom(path, notes)
+    name = Path(path).name
+    if not name.lower().endswith(SUFFIXES) and not Path(path).exists():
+        raise ImageError(f"there is no {name}", "Check the path.")
+    if name.lower().endswith(_FLAT):
+        raise ImageError(f"{name} is a picture, not a volume", f"Use a file whose name ends in {', '.join(SUFFIXES)}.")
     suffix = suffix_of(path)
     if suffix in NIFTI_SUFFIXES:
         return nifti.read(path)
     image = _read_image(Path(path), suffix)
-    voxels, geometry = _voxels(image, Path(path).name)
+    voxels, geometry = _voxels(image, name)
     if voxels.ndim != 3:
-        raise ImageError(f"{Path(path).name} holds {voxels.shape[-1]} values per voxel (colour or vectors)")
+        raise ImageError(f"{name} holds {voxels.shape[-1]} values per voxel (colour or vectors)")
     if voxels.dtype.kind == "f" and not any(np.isfinite(plane).any() for plane in voxels):
-        raise ImageError(f"{Path(path).name} holds no number, NaN only", "Export the image again.")
+        raise ImageError(f"{name} holds no number, NaN only", "Export the image again.")
     return Volume(voxels, geometry)
 
 

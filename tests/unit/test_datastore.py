@@ -20,6 +20,7 @@ from delineate.datastore.records import ImageRecord, LabelRecord
 from delineate.errors import ImageError, InputError, StorageFullError, StoreError
 from delineate.geometry import Geometry
 from delineate.store.database import Database
+from delineate.testing.conformance.monai_label_plain import picture
 from delineate.volume import Volume
 
 GRID = Geometry((8, 7, 6), (1.0, 1.0, 2.0), (-4.0, 5.0, 60.0))
@@ -318,6 +319,15 @@ def test_a_label_on_another_grid_is_refused_with_both(store: LocalDatastore) -> 
     assert (caught.value.image, caught.value.label) == (GRID, other)
     assert store.labels("x") == {}
     assert hidden_files(store) == []
+
+
+def test_a_picture_is_no_label_of_a_volume(store: LocalDatastore) -> None:
+    add(store, "x")
+    with pytest.raises(InputError, match="label of a volume"):
+        save(store, "x", data=picture(), name="screenshot.png")
+    assert store.labels("x") == {}
+    add(store, "flat", picture(), "flat.png")
+    assert save(store, "flat", data=picture(), name="mask.png").extension == ".png"
 
 
 def test_the_grid_is_that_of_the_image_as_it_is_now(store: LocalDatastore) -> None:

@@ -20,7 +20,9 @@ from delineate.errors import ImageError, InputError
 from delineate.geometry import Geometry
 from delineate.store.writer import BlobWriter
 
-_PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", *SLIDE_EXTENSIONS})
+PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", *SLIDE_EXTENSIONS})
+"""Extensions of what has no grid: flat images and slides."""
+
 _BLOCK: Final = 1 << 20
 _LONGEST_TEXT: Final = 256 << 20  # bytes of outlines
 _GZIP: Final = b"\x1f\x8b"
@@ -48,7 +50,7 @@ def require_label(path: Path, extension: str) -> Geometry | None:
 
 
 def _looked_at(path: Path, extension: str) -> Geometry | None:
-    if extension in _PICTURES:
+    if extension in PICTURES:
         require_picture(path, extension)
         return None
     if extension == MIRAX:

@@ -14,8 +14,7 @@ from sqlalchemy.engine import Connection, Row
 
 from delineate.datastore import names
 from delineate.datastore.faults import GridMismatchError, UnknownLabelError
-from delineate.datastore.formats import require_label, write_raw
-from delineate.datastore.grids import is_same_place
+from delineate.datastore.formats import PICTURES, require_label, write_raw
 from delineate.datastore.images import ImageVerbs
 from delineate.datastore.layout import Stamp
 from delineate.datastore.reading import checked_info, checked_who
@@ -23,6 +22,7 @@ from delineate.datastore.records import ImageRecord, LabelRecord
 from delineate.datastore.snapshot import label_record
 from delineate.datastore.statements import CHANGE_LABEL, DELETE_LABELS, END_LEASE, INSERT_LABEL, LABELS_OF_TAG
 from delineate.errors import InputError, StoreBusyError, StoreError
+from delineate.orientation import is_same_place
 from delineate.store.writer import BlobWriter
 
 _TRIES: Final = 20
@@ -102,6 +102,8 @@ class LabelVerbs(ImageVerbs):
             written.seal()
             return written, ".nii.gz"
         found = require_label(writer.path, extension)
+        if grid is not None and found is None and extension in PICTURES:
+            raise InputError("a picture cannot be the label of a volume", "Save a label map on the grid of the image: NIfTI, NRRD.")
         if grid is not None and found is not None and not is_same_place(grid, found):
             raise GridMismatchError(grid, found)
         return writer, extension

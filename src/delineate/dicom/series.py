@@ -115,7 +115,7 @@ class Found:
         listed = "; ".join(f"({group.number}) {group}" for group in self.groups)
         if not groups:
             raise ImageError(f"{self.name} has no image {choice!r}; there are {listed}", "Give one of these numbers.")
-        advice = "Say which by its number, or give the files of one. `delineate dicom ls` shows more."
+        advice = "Say which by its number (--series, choice), or give the files of one. `delineate dicom ls` shows more."
         raise ImageError(f"{self.name} holds {len(groups)} images: {listed}", advice)
 
     def _none(self) -> ImageError:
@@ -123,7 +123,7 @@ class Found:
             (item,) = self.skipped
             return item.error or ImageError(f"{item.name} is no DICOM image that can be read: {item.reason}", _GIVE)
         counts = Counter("unusable" if item.error else item.reason for item in self.skipped).most_common(4)
-        reasons = ": " + ", ".join(f"{_counted(count, 'file')} {reason}" for reason, count in counts) if counts else ""
+        reasons = ": " + ", ".join(f"{_counted(count, 'file')} ({reason})" for reason, count in counts) if counts else ""
         return ImageError(f"{self.name} holds no DICOM image{reasons}", _GIVE)
 
 

@@ -18,6 +18,7 @@ import pydicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from delineate.dicom import decimals
 from delineate.dicom.decimals import Writer, read_numbers
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.region_names import region_names
@@ -497,6 +498,28 @@ def test_numbers_of_any_size_fit_in_16_characters() -> None:
 )
 def test_numbers_as_anybody_may_write_them(text: bytes) -> None:
     assert read_numbers(text).tolist() == [1.5, -2.0, 3.25, 100.0, 0.5, 5.0, -0.125, 7.0]
+
+
+@given(st.lists(st.from_regex(rb"\A[-+ ]?[0-9]{0,9}(\.[0-9]{0,9})?(e[0-9])?[ x]?\Z"), min_size=1, max_size=9))
+def test_numbers_are_what_python_reads(texts: list[bytes]) -> None:
+    expected = []
+    for text in texts:
+        try:
+            expected.append(float(text))
+        except ValueError:
+            expected.append(float("nan"))
+    np.testing.assert_array_equal(read_numbers(b"\\".join(texts)), expected)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "-"]), st.from_regex(r"\A[0-9]{0,8}\.[0-9]{1,8}\Z")), min_size=1, max_size=9))
+def test_numbers_in_the_usual_form(texts: list[tuple[str, str]]) -> None:
+    numbers = [sign + text for sign, text in texts]
+    assert read_numbers("\\".join(numbers).encode()).tolist() == [float(number) for number in numbers]
+
+
+def test_numbers_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decimals, "_AT_ONCE", 3)
+    assert read_numbers(b"1.5\\2\\3.25\\4.5\\5.5\\-6.5\\x\\8.5").tolist()[:6] == [1.5, 2, 3.25, 4.5, 5.5, -6.5]
 
 
 def test_no_numbers() -> None:

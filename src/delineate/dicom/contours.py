@@ -21,6 +21,7 @@ from delineate.geometry import Geometry
 ON_SLICE: Final = 0.1  # of the distance between slices
 CLOSE: Final = 0.01  # mm, at least: what positions are rounded to
 _HALF: Final = 0.5 + 1e-6
+_LONGEST: Final = 64  # contours that tell which way the planes lie
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,15 @@ class Contours:
         return Contours(self.structures[numbers], starts, self.points[places])
 
     def normal(self) -> np.ndarray:
-        """The unit vector across most contours, by their areas; zeros where they have none."""
-        if not len(self):
+        """The unit vector across the longest contours, by their areas; zeros where they have none."""
+        longest = self.taken(np.argsort(-np.diff(self.starts), kind="stable")[:_LONGEST])
+        if not len(longest):
             return np.zeros(3)
-        first = np.repeat(self.points[self.starts[:-1]], np.diff(self.starts), axis=0)
-        after = np.arange(1, len(self.points) + 1)
-        after[self.starts[1:] - 1] = self.starts[:-1]
-        areas = np.add.reduceat(np.cross(self.points - first, self.points[after] - first), self.starts[:-1])
+        starts, points = longest.starts, longest.points
+        first = np.repeat(points[starts[:-1]], np.diff(starts), axis=0)
+        after = np.arange(1, len(points) + 1)
+        after[starts[1:] - 1] = starts[:-1]
+        areas = np.add.reduceat(np.cross(points - first, points[after] - first), starts[:-1])
         sizes, vectors = np.linalg.eigh(areas.T @ areas)
         return vectors[:, -1] if sizes[-1] > 0 else np.zeros(3)
 

@@ -12,10 +12,10 @@ import pytest
 
 from delineate import files, nifti
 from delineate.datastore.formats import require_image, require_label, write_raw
-from delineate.datastore.grids import grid_of, is_same_place
+from delineate.datastore.grids import grid_of
 from delineate.errors import ImageError, InputError
 from delineate.geometry import Geometry
-from delineate.orientation import reorientation
+from delineate.orientation import is_same_place, reorientation
 from delineate.store.blobs import BlobStore
 from delineate.testing.conformance.monai_label_plain import picture
 from delineate.volume import Volume

@@ -16,7 +16,6 @@ import numpy as np
 from delineate import nifti
 from delineate.errors import ImageError
 from delineate.geometry import Geometry
-from delineate.orientation import is_same_place as is_same_place
 
 _HEADER: Final = 1 << 20  # bytes; the longest headers of segmentations are a tenth of it
 _TO_LPS: Final = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from delineate import files
 from delineate.errors import DelineateError, ModelError
@@ -12,11 +11,8 @@ from delineate.model import Model
 from delineate.protocols.reference import Place
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
-from delineate.worker.referred import Files
+from delineate.worker.referred import Files, Read, named, readable
 from delineate.worker.shelf import ModelShelf
-from delineate.worker.staged import suffix_of
-
-Read = TypeVar("Read")
 
 
 class WorkReader:
@@ -47,22 +43,5 @@ class WorkReader:
             raise ModelError(error.message, error.advice, "start") from error
 
     def _read(self, place: Place, read: Callable[[Path], Read]) -> Read:
-        path = self._files.find(place)
-        try:
-            found = read(self._named(place, path))
-        except ModelError:
-            raise
-        except (DelineateError, MemoryError, OSError) as error:
-            said = error.sentence() if isinstance(error, DelineateError) else str(error) or "it does not fit into memory"
-            raise ModelError(f"{place.name}: {said}", "Look at the file, or take it away.", "input") from error
-        self._files.require_unchanged(place, path)
-        return found
-
-    def _named(self, place: Place, path: Path) -> Path:
-        """A blob under a name by which its format is known; a file as it is."""
-        if not place.blob:
-            return path
-        link = self._scratch / f"{place.blob}{suffix_of(place.name)}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path)
-        return link
+        with self._files.reading(place) as path:
+            return readable(place, lambda: read(named(place, path, self._scratch)), "Look at the file, or take it away.")

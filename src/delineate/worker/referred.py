@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from delineate.errors import InputError, ModelError
+from delineate.errors import DelineateError, InputError, ModelError
 from delineate.protocols.reference import LARGEST, Place, Reference, is_reference
 from delineate.store.blobs import BlobStore
 
 MOST_FILES: Final = 20_000  # of a folder
 
 _GONE: Final = "Submit the task again."
+
+Read = TypeVar("Read")
 
 
 def place_of(path: Path, name: str = "") -> Place:
@@ -49,6 +51,34 @@ def read_reference(path: Path) -> Reference | None:
         return Reference.from_bytes(data)
     except InputError as error:
         raise ModelError(error.message, error.advice, "input") from error
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of an image's name in lower case, ``.nii.gz`` whole; empty for a name without one, as of a folder."""
+    lower = name.lower()
+    return ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
+
+
+def named(place: Place, path: Path, scratch: Path) -> Path:
+    """A blob's file under a name by which its format is known, a link in `scratch`; what was named by its path as it is."""
+    if not place.blob:
+        return path
+    link = scratch / f"{place.blob}{suffix_of(place.name)}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path)
+    return link
+
+
+def readable(place: Place, read: Callable[[], Read], advice: str) -> Read:
+    """What `read` makes of a place's file; `advice` where its error has none. Raises `ModelError` of kind ``input``."""
+    try:
+        return read()
+    except ModelError:
+        raise
+    except DelineateError as error:
+        raise ModelError(f"{place.name}: {error.message}", error.advice or advice, "input") from error
+    except (MemoryError, OSError) as error:
+        raise ModelError(f"{place.name}: {str(error) or 'it does not fit into memory'}", "Send a smaller image.", "input") from error
 
 
 class Files:

@@ -20,8 +20,7 @@ from delineate.slides.opening import open_slide
 from delineate.slides.outlines import Outlines
 from delineate.slides.part import DOCUMENT, PartRequest, SlidePart, read_part
 from delineate.worker.answer import STEM, Layer
-from delineate.worker.referred import Files
-from delineate.worker.staged import suffix_of
+from delineate.worker.referred import Files, suffix_of
 
 _ENTRY: Final = "outlines.txt"  # an archive's .json belongs to a label map
 _TEXT: Final = 1 << 16  # letters written at once

@@ -6,16 +6,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
 from delineate import files, nifti
-from delineate.datastore.grids import is_same_place
-from delineate.errors import DelineateError, GeometryError, ImageError, InputError, ModelError
+from delineate.errors import GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model
-from delineate.orientation import reorientation
+from delineate.orientation import is_same_place, reorientation
 from delineate.protocols.reference import Place, Reference
 from delineate.protocols.request_archive import meta_of
 from delineate.resampling import labels_to_grid, to_model_grid
@@ -23,13 +22,11 @@ from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 from delineate.worker.convert import converted, to_model
 from delineate.worker.images import Key, WarmImage, WarmImages
-from delineate.worker.referred import Files
+from delineate.worker.referred import Files, named, readable, suffix_of
 from delineate.worker.stage import ADVICE, Sent, require_enough, require_one_grid
 
 _RAW_LABELS: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by bytes of a voxel
 RAW_SUFFIX: Final = ".bin"
-
-Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,24 +126,15 @@ class ReferredImages:
 
     def _decoded(self, place: Place) -> WarmImage:
         with self._files.reading(place) as path:
-            volume = _readable(place, lambda: self._read(place, path))
+            volume = readable(place, lambda: self._read(place, path), ADVICE)
         return self._warm.keep((place.key,), volume, volume.geometry)
 
     def _read(self, place: Place, path: Path) -> Volume:
-        return files.read_volume(path if path.is_dir() else self._named(place, path))
-
-    def _named(self, place: Place, path: Path) -> Path:
-        """A blob under a name by which its format is known; a file as it is."""
-        if not place.blob:
-            return path
-        link = self._scratch / f"{place.blob}{suffix_of(place.name)}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path)
-        return link
+        return files.read_volume(named(place, path, self._scratch))
 
     def _label(self, place: Place, grid: Geometry, seen: Geometry, model: Model) -> np.ndarray:
         path = self._files.find(place)
-        labels = _readable(place, lambda: self._read_label(place, path, grid))
+        labels = readable(place, lambda: self._read_label(place, path, grid), ADVICE)
         self._files.require_unchanged(place, path)
         if model.orientation == AS_SENT:
             return np.ascontiguousarray(labels)
@@ -158,7 +146,7 @@ class ReferredImages:
     def _read_label(self, place: Place, path: Path, grid: Geometry) -> np.ndarray:
         if place.name.lower().endswith(RAW_SUFFIX):
             return _raw_labels(path, grid)
-        segmentation = files.read_segmentation(self._named(place, path))
+        segmentation = files.read_segmentation(named(place, path, self._scratch))
         if len(segmentation.layers) != 1:
             raise ImageError("it holds structures that overlap", "Send one label map.")
         if not is_same_place(grid, segmentation.geometry):
@@ -180,29 +168,12 @@ class ReferredImages:
             (folder / f"tmp_{index:04d}.meta.json").write_bytes(meta_of(image.volume).to_json())
 
 
-def suffix_of(name: str) -> str:
-    """The suffix of an image's name in lower case, ``.nii.gz`` whole; empty for a name without one, as of a folder."""
-    lower = name.lower()
-    return ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
-
-
 def _writer_of(images: tuple[Volume, ...]) -> Callable[[Path], None]:
     def fill(folder: Path) -> None:
         for index, image in enumerate(images):
             nifti.write(folder / f"tmp_{index:04d}.nii.gz", image)
 
     return fill
-
-
-def _readable(place: Place, read: Callable[[], Read]) -> Read:
-    try:
-        return read()
-    except ModelError:
-        raise
-    except (DelineateError, MemoryError, OSError) as error:
-        message = error.message if isinstance(error, DelineateError) else str(error) or "it does not fit into memory"
-        advice = error.advice if isinstance(error, DelineateError) else "Send a smaller image."
-        raise ModelError(f"{place.name}: {message}", advice or ADVICE, "input") from error
 
 
 def _raw_labels(path: Path, grid: Geometry) -> np.ndarray:

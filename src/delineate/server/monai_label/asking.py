@@ -10,10 +10,11 @@ from typing import Any, Final
 from delineate.datastore import names
 from delineate.datastore.faults import GridMismatchError
 from delineate.datastore.formats import require_image, require_label, write_raw
-from delineate.datastore.grids import grid_of, is_same_place
+from delineate.datastore.grids import grid_of
 from delineate.errors import InputError
 from delineate.geometry import Geometry
 from delineate.model import Model
+from delineate.orientation import is_same_place
 from delineate.prompt import read_prompts
 from delineate.protocols import monai_label as wire
 from delineate.protocols.monai_label_datastore import ORIGINAL_TAG

@@ -270,3 +270,13 @@ def test_the_threads_parts_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     for threads in (1, 2, 3, 9):
         monkeypatch.setattr(filling, "_THREADS", threads)
         assert np.array_equal(back(trace(labels), labels.shape, 1), labels)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 64, 65, 1000, 1024])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_accumulating_eight_bytes_at_a_time(size: int, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "_BYTES", 64)
+    values = np.random.default_rng(size).integers(0, 256, size).astype(kind)
+    expected = np.bitwise_xor.accumulate(values)
+    filling._accumulate(values)
+    assert np.array_equal(values, expected)

@@ -19,6 +19,7 @@ _ENTRY: Final = 8  # bytes: sign, five digits, point
 _AT_ONCE: Final = 1 << 16  # numbers: what is made of them stays in the cache
 _THREADS: Final = 2
 _PAD: Final = b"\0" * 16
+_EXACT: Final = 15  # digits that a number holds
 _POWERS: Final = 10.0 ** np.arange(9)
 
 
@@ -115,7 +116,10 @@ def _quickly(text: np.ndarray, words: np.ndarray, begins: np.ndarray, ends: np.n
         return None
     is_signed = text.take(begins) == ord("-")
     whole, parts = points - begins - is_signed, ends - points - 1
-    if min(whole.min(), parts.min()) < 0 or max(whole.max(), parts.max()) > 8 or (whole + parts).min() < 1:
+    if min(whole.min(), parts.min()) < 0 or max(whole.max(), parts.max()) > 8:
+        return None
+    digits = whole + parts
+    if digits.min() < 1 or digits.max() > _EXACT:
         return None
     before = _digits(words[points - 8], whole, True)
     behind = _digits(words[points + 1], parts, False)

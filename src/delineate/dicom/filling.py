@@ -16,6 +16,7 @@ import numpy as np
 from delineate.segmentation import label_dtype
 
 _THREADS: Final = 2
+_BYTES: Final = 1 << 17  # stay in the cache
 _GRAIN: Final = 1e-6  # pixels: positions that were written as decimals and turned into pixels do not come back exactly
 
 
@@ -110,18 +111,40 @@ def _apart(runs: Runs, structures: int) -> np.ndarray:
 def _label_map(labels: np.ndarray, first: np.ndarray, after: np.ndarray, kind: np.dtype, shape: tuple[int, int, int]) -> np.ndarray:
     """One label map of runs that do not overlap: labels change where runs begin and end, and nowhere else."""
     area = shape[1] * shape[2]
-    result = np.empty(shape, kind)
+    result = np.zeros(shape, kind)
     flat = result.reshape(-1)
-    changes = np.zeros(flat.size, kind)
     values = labels.astype(kind)
-    changes[first] = values
+    flat[first] = values
     depth = max(1, -(-shape[0] // _THREADS))
     within = (after % (depth * area) != 0) & (after < flat.size)  # a run never goes on into the next row, so every part begins with nothing
-    changes[after[within]] ^= values[within]  # where one ends another may begin; no two end at one place
-
-    def fill(part: slice) -> None:
-        np.bitwise_xor.accumulate(changes[part], out=flat[part])
-
+    flat[after[within]] ^= values[within]  # where one ends another may begin; no two end at one place
     with ThreadPoolExecutor(_THREADS) as threads:
-        list(threads.map(fill, (slice(k * area, (k + depth) * area) for k in range(0, shape[0], depth))))
+        list(threads.map(_accumulate, (flat[k * area : (k + depth) * area] for k in range(0, shape[0], depth))))
     return result
+
+
+def _accumulate(values: np.ndarray) -> None:
+    """Make of each element the XOR of all up to it."""
+    if values.dtype.itemsize > 1:
+        np.bitwise_xor.accumulate(values, out=values)
+        return
+    before = np.uint8(0)
+    for first in range(0, len(values), _BYTES):
+        part = values[first : first + _BYTES]
+        if len(part) % 8:
+            part[0] ^= before
+            np.bitwise_xor.accumulate(part, out=part)
+        else:
+            _accumulate_words(part.view("<u8"), before)
+        before = part[-1]
+
+
+def _accumulate_words(words: np.ndarray, before: np.uint8) -> None:
+    """The same eight bytes at a time: within each word, then what all words before it come to."""
+    for bits in (8, 16, 32):
+        words ^= words << np.uint64(bits)
+    carried = np.empty(len(words), np.uint8)
+    carried[0] = before
+    np.right_shift(words[:-1], np.uint64(56), out=carried[1:], casting="unsafe")
+    np.bitwise_xor.accumulate(carried, out=carried)
+    words ^= carried * np.uint64(0x0101010101010101)

@@ -18,6 +18,7 @@ import delineate.engines.local
 from delineate import nifti
 from delineate.datastore.strategies_learning import COARSE
 from delineate.geometry import Geometry
+from delineate.task import TaskState
 from delineate.testing.phantoms import chest_ct
 from delineate.volume import Volume
 
@@ -76,6 +77,16 @@ def ended(server: LabelServer) -> dict[str, Any]:
 
 
 # ---- scoring
+
+
+def test_a_client_that_asks_again_and_again_is_refused_and_all_can_be_stopped(label_server: Callable[..., LabelServer]) -> None:
+    server = label_server("a.nii.gz", workers=0)
+    save(server, "a", "final", DRAWN, label_info=NAMES)
+    statuses = [server.http.post("/scoring/").status_code for _ in range(12)]
+    assert statuses == [200] * 8 + [429] * 4  # two methods each
+    assert server.http.delete("/scoring/").json()["status"] == "STOPPED"
+    assert [task for task in server.service.tasks.tasks(state=TaskState.PENDING) if task.model == "score"] == []
+    assert server.http.post("/scoring/").status_code == 200
 
 
 def test_labels_are_compared_and_the_scores_kept_with_them(label_server: Callable[..., LabelServer]) -> None:

@@ -18,7 +18,7 @@ except (ImportError, OSError):  # the latter without the system's libgomp
 from delineate import runners
 from delineate.errors import GeometryError, InputError, ModelError, TaskCancelledError
 from delineate.orientation import reorientation
-from delineate.segmentation import Segmentation
+from delineate.segmentation import Segmentation, Structure
 from delineate.store.folders import ModelFolders
 from delineate.testing.models.jobs import make_job
 from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct
@@ -306,6 +306,14 @@ def test_what_was_seen_is_not_looked_at_again(tmp_path: Path) -> None:
     assert loads == ["0.1", "1.1", "1.2"]
     assert said == sorted(said) and said[-1] == pytest.approx(1)
     assert not any("patient" in path.name for path in tmp_path.iterdir())
+
+
+def test_an_image_that_was_sent_as_its_label_is_refused() -> None:
+    phantom = chest()
+    values = np.arange(phantom.volume.voxels.size, dtype=np.uint16).reshape(phantom.volume.voxels.shape) % 300
+    structures = tuple(Structure(f"label {label}", label) for label in range(1, 300))
+    with pytest.raises(InputError, match="299 structures"):
+        draw(Case(phantom.volume, Segmentation(phantom.volume.geometry, (values,), structures)), SPACING, HU)
 
 
 def test_an_image_that_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:

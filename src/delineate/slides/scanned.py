@@ -23,10 +23,11 @@ _CACHE: Final = 64 << 20  # bytes of decoded tiles that OpenSlide keeps
 
 
 class ScannedSlide:
-    """See `delineate.slides.slide.Slide`. opened : an `openslide.OpenSlide`."""
+    """See `delineate.slides.slide.Slide`. opened : an `openslide.OpenSlide` of the file `path`."""
 
-    def __init__(self, opened: Any) -> None:
+    def __init__(self, opened: Any, path: Path) -> None:
         self._slide = opened
+        self._path = str(path)  # OpenSlide names it in what it says, and a client is not to know it
         require_size(*opened.dimensions)
         for name in ("width", "height"):
             if int(opened.properties.get(f"openslide.level[0].tile-{name}", 0)) ** 2 > MOST_AT_ONCE:
@@ -47,7 +48,8 @@ class ScannedSlide:
             # The place counts in pixels of level 0, the size in those of the level.
             image = self._slide.read_region((round(x * scale), round(y * scale)), level, (width, height))
         except OpenSlideError as error:
-            raise ImageError(f"the slide is damaged: {error}", "Export or send it again.") from error
+            said = str(error).replace(self._path, "the file")
+            raise ImageError(f"the slide is damaged: {said}", "Export or send it again.") from error
         return on_white(np.asarray(image))
 
     def close(self) -> None:
@@ -69,7 +71,7 @@ def open_scanned(path: Path) -> ScannedSlide | None:
     except (openslide.OpenSlideError, OSError) as error:
         raise ImageError(f"the slide cannot be read: {error}".replace(str(path), "the file"), ADVICE) from error
     try:
-        return ScannedSlide(opened)
+        return ScannedSlide(opened, path)
     except BaseException:
         opened.close()
         raise

@@ -19,7 +19,7 @@ import numpy as np
 from delineate.errors import ModelError, StoreError
 from delineate.training.features import NAMES, VERSION
 from delineate.training.forest import Forest, Grown
-from delineate.training.sampling import Samples
+from delineate.training.sampling import MOST_STRUCTURES, Samples
 from delineate.training.trees import checked
 from delineate.training.working import SCALES
 
@@ -30,7 +30,6 @@ FOREST: Final = "forest.npz"
 _MOST_BYTES: Final = 512 << 20
 _LARGEST: Final = 1e9
 _LONGEST_NAME: Final = 255
-_MOST_STRUCTURES: Final = 255
 _ADVICE: Final = "Train the model again."
 
 
@@ -79,7 +78,7 @@ def read_forest(path: Path) -> Forest:
             for i, fact in enumerate(facts["structures"])
         )
         spacing, scale = float(facts["spacing"]), str(facts["scale"])
-        if not 0 < len({grown.name for grown in structures}) == len(structures) <= _MOST_STRUCTURES:
+        if not 0 < len({grown.name for grown in structures}) == len(structures) <= MOST_STRUCTURES:
             raise ValueError("no structures, too many, or two of one name")
         if not (0.1 <= spacing <= 100 and scale in SCALES):
             raise ValueError("a working grid that makes no sense")

@@ -15,7 +15,7 @@ import numpy as np
 
 from delineate.errors import InputError, MissingPartError, TaskCancelledError
 from delineate.training.features import NAMES, NARROW
-from delineate.training.sampling import Samples
+from delineate.training.sampling import MOST_STRUCTURES, Samples
 from delineate.training.working import Array
 
 ROUNDS: Final = 100
@@ -120,7 +120,7 @@ def grow(
     Raises
     ------
     InputError
-        No case, or a structure without any labelled voxel.
+        No case, too many structures, or one without any labelled voxel.
     TaskCancelledError
         It was stopped.
     MissingPartError
@@ -129,6 +129,8 @@ def grow(
     names = list(dict.fromkeys(name for case in cases for name in case.names))
     if not names:
         raise InputError("there is nothing to learn from", "Label an image first.")
+    if len(names) > MOST_STRUCTURES:
+        raise InputError(f"the labels name {len(names)} structures", f"Name at most {MOST_STRUCTURES}, alike in all images.")
     grown = []
     for number, name in enumerate(names):
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from delineate.training.shaping import smoothness
 from delineate.training.speaking import speaking_planes
 from delineate.training.working import HU, Array, fingerprint, nearest, working
 from delineate.volume import Volume
+
+MOST_STRUCTURES: Final = 255
+"""Of all labels together: as many as there are numbers above 0 in a byte."""
 
 _POSITIVES, _NEGATIVES, _NEAR, _HELD = 8_000, 16_000, 6_000, 4_000
 _LOOKS = ("value", "mean@2", "depth")
@@ -100,10 +104,12 @@ def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[s
     Raises
     ------
     InputError
-        Nothing is annotated.
+        Nothing is annotated, or more structures are than anybody draws: a label that is an image.
     ModelError
         Kind ``input``: an image that the features cannot be computed of.
     """
+    if len(case.labels.names) > MOST_STRUCTURES:
+        raise InputError(f"the label has {len(case.labels.names)} structures", f"Label at most {MOST_STRUCTURES}; an image is no label.")
     image = working(case.image, spacing, scale, log)
     seen = _on_working_grid(case, image.geometry)
     truth, annotated = seen.labels, seen.annotated

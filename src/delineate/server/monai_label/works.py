@@ -28,6 +28,7 @@ Running = Annotated[bool, Query(description="Only one that waits or runs now.")]
 _LINES: Final = 20  # of details
 _TAIL: Final = 8192  # bytes that hold them
 _MOST: Final = 100  # tasks that are listed
+_MOST_WAITING: Final = 16  # and run: who looks at the list and stops them sees all
 _PATIENCE: Final = 10.0  # s for a task to stop
 
 _STATES: Final = {
@@ -53,10 +54,13 @@ class Works:
         self._starting = asyncio.Lock()
 
     async def start(self, submit: Callable[[], Task], *, enqueue: bool = False) -> Task:
-        """Submit one. Raises `BusyError` where one waits or runs and `enqueue` is not set."""
+        """Submit one. Raises `BusyError` where one waits or runs and `enqueue` is not set, or too many wait."""
         async with self._starting:
-            if not enqueue and await self._files.run(lambda: bool(self.open())):
-                raise BusyError(f"a task of the kind {self._name} runs already")
+            waiting = await self._files.run(lambda: len(self.open()))
+            if waiting >= (_MOST_WAITING if enqueue else 1):
+                raise BusyError(
+                    f"{waiting} tasks of the kind {self._name} wait" if enqueue else f"a task of the kind {self._name} runs already"
+                )
             return await self._files.run(submit)
 
     async def ended(self, task: Task) -> Task:

@@ -28,9 +28,6 @@ from delineate.errors import ImageError
 
 NOT_DICOM: Final = "not a DICOM file"
 _GIVE: Final = "Give the files of one series of slices."
-_SAME: Final = (
-    "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "SOPClassUID", "PhotometricInterpretation",
-)  # fmt: skip
 _PARALLEL: Final = 1e-3  # per cosine; written with few decimals
 _SPACING: Final = 1e-4  # relative
 _PLACE: Final = 1e-3  # mm; closer positions are one

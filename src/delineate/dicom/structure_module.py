@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from importlib.metadata import version
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
-from delineate import __version__
 from delineate.dicom.codes import Meaning
 from delineate.dicom.header import IMPLICIT
 from delineate.dicom.parts import pydicom
@@ -23,7 +23,6 @@ _KEPT: Final = (
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 _KEPT_IF_THERE: Final = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
-_TEXT_LIMITS: Final = {"SH": 16, "LO": 64}
 
 
 class Written(NamedTuple):
@@ -82,7 +81,7 @@ def _about(source: Series, label: str, description: str, at: datetime) -> Any:
         SeriesDescription=description[:64] or label[:64],
         OperatorsName="",
         ManufacturerModelName=_MAKER,
-        SoftwareVersions=__version__,
+        SoftwareVersions=version("delineate"),
         SeriesNumber=1,
         FrameOfReferenceUID=source.frame_of_reference,
         PositionReferenceIndicator="",

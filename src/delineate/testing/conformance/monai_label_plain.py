@@ -20,7 +20,7 @@ LAYERS: Final = ".nii.gz"
 OBJECT, TEXT, LIST, WHOLE, NUMBER = dict, str, list, int, (int, float)
 TASK_STATES: Final = ("SUBMITTED", "RUNNING", "DONE", "ERROR", "STOPPED")
 
-_INT16, _UINT8, _OFFSET = 4, 2, 352
+_UINT8, _OFFSET = 2, 352
 
 Kind = type | tuple[type, ...]
 

@@ -371,7 +371,8 @@ def test_versions_weights_and_the_way_back(site: Site, tmp_path: Path) -> None:
     assert site.versions() == [2, 1]
     labels = {name: _labels(site, name) for name in ("voxel-forest", "voxel-forest@1", "voxel-forest@2")}
     assert labels["voxel-forest"] == labels["voxel-forest@2"] != labels["voxel-forest@1"] == {"Lung_L", "Lung_R"}
-    assert site.infer(2, "voxel-forest@3").status_code == 404
+    unknown = site.infer(2, "voxel-forest@3")
+    assert (unknown.status_code, unknown.json()["message"]) == (404, "the model voxel-forest has no version 3")
     assert site.http.get("/model/voxel-forest@1").content == first.content
     # Back to the first; what is learned next is the third.
     assert site.http.put("/model/voxel-forest", params={"version": 9}).status_code == 404

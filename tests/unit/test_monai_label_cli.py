@@ -110,8 +110,9 @@ def test_infer(run: Run, server: ScriptedLabelServer, here: Path) -> None:
     assert code == 0 and out.endswith("wrote mask.nrrd\n")
     assert (here / "mask.nrrd").read_bytes() == MASK
     assert json.loads(server.forms[-1].fields["params"]) == {"result_extension": ".nrrd"}
-    run("infer", "threshold", "ct_small", "-q", "-o", "mask.seg.nrrd", server=server)
-    assert json.loads(server.forms[-1].fields["params"]) == {"result_extension": ".seg.nrrd"}
+    for suffix in (".seg.nrrd", ".png"):
+        run("infer", "threshold", "ct_small", "-q", "-o", f"mask{suffix}", server=server)
+        assert json.loads(server.forms[-1].fields["params"]) == {"result_extension": suffix}
     code, out, _ = run("infer", "threshold", "--file", "ct.nii.gz", "--label", "label.nii.gz", "-q", "--json", server=server)
     assert json.loads(out)["file"] == "ct-threshold.nii.gz"
     assert [file[0] for file in server.forms[-1].files] == ["label", "file"]

@@ -30,7 +30,7 @@ from delineate.protocols.monai_label_answers import suffix_of
 
 _FILE = click.Path(path_type=Path)
 _OUTPUT = click.option("--output", "-o", default=Path(), type=_FILE, help="A file, or a folder that is there.  [default: here]")
-_RESULTS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")  # what a server writes when a name asks for it, the longer ones first
+_RESULTS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".png", ".tif", ".tiff")  # by names of files, the longer ones first
 
 
 @click.group()

@@ -141,10 +141,14 @@ class Service:
         try:
             return self.models.get(name)
         except UnknownModelError:
-            if split(name)[0] not in TRAINERS:
+            trained, version = split(name)
+            if trained not in TRAINERS:
                 raise
-            advice = f"Label images, then train it: POST /train/{split(name)[0]}, or `delineate label train start`."
-            raise UnknownModelError(f"the model {name} has learned nothing yet", advice) from None
+            if version is not None:
+                self._model(trained)  # where it has learned nothing, that is the reason
+                raise UnknownModelError(f"the model {trained} has no version {version}", f"GET /model/info/{trained} lists them.") from None
+            advice = f"Label images, then train it: POST /train/{trained}, or `delineate label train start`."
+            raise UnknownModelError(f"the model {trained} has learned nothing yet", advice) from None
 
     def result(self, task: Task) -> Blob | None:
         """The result of a task, None while it waits or runs.

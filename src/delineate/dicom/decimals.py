@@ -6,6 +6,7 @@ in the end. Reading takes whatever a writer may write; the form that nearly all 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -87,18 +88,18 @@ def _decimal(value: float, decimals: int) -> str:
     return text if len(text) <= 16 else f"{value:.8e}"
 
 
-def read_numbers(text: bytes) -> np.ndarray:
-    """Numbers parted by backslashes, float64; what is no number is NaN."""
-    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\\"))
-    begins = np.concatenate([[0], ends + 1])
-    ends = np.append(ends, len(text))
-    padded = np.frombuffer(b"".join((_PAD, text, _PAD)), np.uint8)
+def read_numbers(texts: Sequence[bytes]) -> np.ndarray:
+    """The numbers of lists that are parted by backslashes, all in one array, float64; what is no number is NaN."""
+    text = b"\\".join((_PAD, *texts, _PAD))
+    padded = np.frombuffer(text, np.uint8)
     words = np.ndarray((len(padded) - 7,), "<u8", padded, 0, (1,))  # eight bytes from every place on
+    ends = np.flatnonzero(padded == ord("\\"))
+    begins, ends = ends[:-1] + 1, ends[1:]
     result = np.empty(len(ends))
 
     def read(first: int) -> None:
         part = slice(first, first + _AT_ONCE)
-        numbers = _quickly(padded, words, begins[part] + len(_PAD), ends[part] + len(_PAD))
+        numbers = _quickly(padded, words, begins[part], ends[part])
         if numbers is None:
             last = min(first + _AT_ONCE, len(ends)) - 1
             numbers = _carefully(text[begins[first] : ends[last]].split(b"\\"))

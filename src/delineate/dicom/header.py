@@ -42,7 +42,7 @@ class NotDicomError(Exception):
     """A file of another format."""
 
 
-class _ShortError(Exception):
+class ShortError(Exception):
     """The bytes that were read end before the header does."""
 
 
@@ -151,8 +151,8 @@ def read_header(path: Path, name: str = "") -> Header:
             if len(data) < 8:
                 raise NotDicomError
             try:
-                return _parse(path, name, size, data)
-            except _ShortError:
+                return parse_header(path, name, size, data)
+            except ShortError:
                 if len(data) >= size:
                     break
     raise _cut_off(name) if _is_marked(data) else NotDicomError()
@@ -166,7 +166,8 @@ def _cut_off(name: str) -> ImageError:
     return ImageError(f"{name} is cut off: its header ends in the middle", AGAIN)
 
 
-def _parse(path: Path, name: str, size: int, data: bytes) -> Header:
+def parse_header(path: Path, name: str, size: int, data: bytes) -> Header:
+    """As `read_header`, of a file's first bytes; `size` is that of all."""
     syntax, at = meta(data)
     elements: dict[str, bytes] = {}
     order = ">" if syntax == BIG_ENDIAN else "<"
@@ -179,7 +180,7 @@ def _parse(path: Path, name: str, size: int, data: bytes) -> Header:
         offset, length = _walk(data, at, order, is_explicit_at(data, at), elements)
     except struct.error as error:
         if not is_whole:
-            raise _ShortError from None
+            raise ShortError from None
         raise (_cut_off(name) if elements or is_marked else NotDicomError()) from error
     except ValueError as error:
         if not elements and not is_marked:
@@ -198,7 +199,7 @@ def meta(data: bytes) -> tuple[str, int]:
     syntax = ""
     while data[at : at + 2] == b"\x02\x00":
         if len(data) < at + 12:
-            raise _ShortError
+            raise ShortError
         element, vr, length = struct.unpack_from("<H2sH", data, at + 2)
         at += 8
         if vr in LONG:
@@ -210,7 +211,7 @@ def meta(data: bytes) -> tuple[str, int]:
             syntax = data[at : at + length].decode("latin-1").strip(" \0")
         at += length
         if at > len(data):
-            raise _ShortError
+            raise ShortError
     return syntax, at
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from delineate.dicom.contours import Contours
 from delineate.dicom.decimals import read_numbers
 from delineate.dicom.elements import DataSet, Element
-from delineate.dicom.header import AGAIN, BIG_ENDIAN, DEFLATED, NotDicomError, inflate, is_explicit_at, read_header
+from delineate.dicom.header import AGAIN, BIG_ENDIAN, DEFLATED, NotDicomError, ShortError, inflate, is_explicit_at, parse_header
 from delineate.dicom.parts import pydicom
 from delineate.errors import ImageError
 from delineate.segmentation import Colour
@@ -83,10 +83,12 @@ def load(path: str | PathLike[str]) -> StructureSet:
 def _data_set(path: Path) -> tuple[bytes, int, str]:
     """Bytes, where the data set begins in them, and their order."""
     try:
-        header = read_header(path)
         data = path.read_bytes()
+        header = parse_header(path, path.name, len(data), data)
     except NotDicomError:
         raise ImageError(f"{path.name} is not a DICOM file", _GIVE) from None
+    except ShortError:
+        raise ImageError(f"{path.name} is cut off: its header ends in the middle", AGAIN) from None
     except OSError as error:
         raise ImageError(f"{path.name} cannot be read: {error.strerror}", "Check the path.") from None
     if header.text("SOPClassUID") != RTSTRUCT and header.text("Modality") != "RTSTRUCT":
@@ -250,7 +252,7 @@ class _Lists:
     def contours(self, names: list[str]) -> Contours:
         """All that were found, without those that enclose nothing."""
         sizes = np.array([text.count(b"\\") + 1 for text in self._data], dtype=np.int64)
-        numbers = read_numbers(b"\\".join(self._data)) if self._data else np.zeros(0)
+        numbers = read_numbers(self._data)
         starts = np.concatenate([[0], np.cumsum(sizes)])
         structures = np.array(self._structures, dtype=np.int64)
         finite = np.add.reduceat(~np.isfinite(numbers), starts[:-1]) == 0 if len(sizes) else np.zeros(0, dtype=bool)

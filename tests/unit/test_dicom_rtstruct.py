@@ -23,6 +23,7 @@ from delineate.dicom.decimals import Writer, read_numbers
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.region_names import region_names
 from delineate.dicom.rtstruct import Options, read_on_planes, read_rtstruct, write_on_planes, write_rtstruct
+from delineate.dicom.simplify import simplified
 from delineate.dicom.structure_set import load
 from delineate.errors import GeometryError, ImageError
 from delineate.geometry import Geometry
@@ -222,6 +223,37 @@ def test_holes_as_they_are_chosen(plain: DicomImage, tmp_path: Path) -> None:
         types[holes] = [(len(r.ContourSequence), {c.ContourGeometricType for c in r.ContourSequence}) for r in data.ROIContourSequence]
     assert types["keyhole"] == [(5, {"CLOSED_PLANAR"}), (1, {"CLOSED_PLANAR"})]
     assert types["xor"] == [(10, {"CLOSEDPLANAR_XOR"}), (1, {"CLOSED_PLANAR"})]
+
+
+def test_fewer_points_within_a_tolerance(tmp_path: Path) -> None:
+    grid = Geometry((60, 50, 2), (1.0, 1.2, 2.0))
+    y, x = np.indices((50, 60))
+    away = np.hypot(x - 30, (y - 25) * 1.2)
+    mask = np.broadcast_to((away < 25) & (away > 8), grid.shape)
+    series = image(tmp_path / "s", stack_of(np.zeros(grid.shape, np.int16), grid)).series
+    points = {}
+    for tolerance in (0.0, 1.0, 100.0):
+        write_rtstruct(tmp_path / "rs.dcm", Segmentation.from_masks({"A": mask}, grid), series, Options(holes="xor", tolerance=tolerance))
+        contours = pydicom.dcmread(tmp_path / "rs.dcm").ROIContourSequence[0].ContourSequence
+        points[tolerance] = sum(contour.NumberOfContourPoints for contour in contours)
+        found = read_rtstruct(tmp_path / "rs.dcm", grid).mask("A")
+        if tolerance == 1.0:
+            is_near = (abs(away - 25) < 2.5) | (abs(away - 8) < 2.5)
+            assert (found != mask).any() and not (found != mask)[:, ~is_near].any()
+    assert points[1.0] < points[0.0] / 4 and points[100.0] >= 12
+
+
+def test_no_point_left_out_is_farther_than_the_tolerance() -> None:
+    points = np.random.default_rng(1).normal(0, 10, (200, 3)).cumsum(axis=0)
+    starts, fewer = simplified(np.array([0, 120, 200]), points, 25.0)
+    assert starts[0] == 0 and starts[2] == len(fewer) < 200
+    for number, part in enumerate((points[:120], points[120:])):
+        kept = fewer[starts[number] : starts[number + 1]]
+        ends = np.roll(kept, -1, axis=0)
+        for point in part:
+            along = ends - kept
+            share = np.clip(((point - kept) * along).sum(axis=1) / (along**2).sum(axis=1), 0, 1)
+            assert np.linalg.norm(point - kept - share[:, None] * along, axis=1).min() <= 25.0
 
 
 def test_a_contour_of_more_than_64_kilobytes(tmp_path: Path) -> None:

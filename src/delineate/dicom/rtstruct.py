@@ -23,6 +23,7 @@ from delineate.dicom.decimals import Writer, decimals_for
 from delineate.dicom.keyholes import keyholed
 from delineate.dicom.planes import Planes
 from delineate.dicom.region_names import region_names
+from delineate.dicom.simplify import simplified
 from delineate.dicom.source import Series
 from delineate.dicom.stack import grid_over, labels_on_planes
 from delineate.dicom.structure_module import Written, written_before_contours
@@ -41,14 +42,16 @@ class Options:
     """How to write.
 
     holes : ``keyhole``, one contour for a structure with its holes, or ``xor``, holes as contours of their own, of the type
-    CLOSEDPLANAR_XOR; label, name, description : of the structure set; short_names : of 16 characters at most, as some
-    planning systems want them; at : when it was made, now by default; uid : SOP Instance UID, new by default.
+    CLOSEDPLANAR_XOR; label, description : of the structure set; short_names : of 16 characters at most, as some
+    planning systems want them; tolerance : mm that points left out may be away from what stays, 0 for all points and exact
+    voxels; at : when it was made, now by default; uid : SOP Instance UID, new by default.
     """
 
     holes: Literal["keyhole", "xor"] = "keyhole"
     label: str = "Delineate"
     description: str = ""
     short_names: bool = False
+    tolerance: float = 0.0
     at: datetime | None = None
     uid: str = ""
 
@@ -92,7 +95,7 @@ def write_on_planes(
     items, writer, regions = Items(source.instances), Writer(decimals_for(min(source.planes.spacing))), []
     for number, item in enumerate(drawn, 1):
         colour = item.colour or lookup(item.name).colour or item.rgb()
-        regions.append(region(number, colour, _items(items, writer, traced[item.layer], item.label, source)))
+        regions.append(region(number, colour, _items(items, writer, traced[item.layer], item.label, source, options.tolerance)))
     written = [Written(name, lookup(item.name), item.code) for name, item in zip(names, drawn, strict=True)]
     before, after = written_before_contours(written, source, options.label, options.description, options.at, options.uid)
     _save(Path(path), [before, *sequence(regions), after])
@@ -112,11 +115,13 @@ def _traced(layer: np.ndarray, options: Options) -> Traced:
     return keyholed(traced, layer) if options.holes == "keyhole" else traced
 
 
-def _items(items: Items, writer: Writer, polygons: Traced, label: int, source: Series) -> list[bytes]:
+def _items(items: Items, writer: Writer, polygons: Traced, label: int, source: Series, tolerance: float) -> list[bytes]:
     chosen = np.flatnonzero(polygons.labels == label)
     starts, corners = gathered(polygons.starts, chosen)
     slices = polygons.slices[chosen]
     points = in_millimetres(source.planes, slices, starts, polygons.corners[corners])
+    if tolerance > 0:
+        starts, points = simplified(starts, points, tolerance)
     counts = np.diff(starts).tolist()
     return list(items.contours(slices.tolist(), counts, writer.lists(points, starts), bool(polygons.holes[chosen].any())))
 

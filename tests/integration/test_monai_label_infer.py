@@ -217,7 +217,7 @@ def test_a_model_that_fails_says_why_and_its_task_stays(server: Any) -> None:
     answer = infer(server, "raiser", image="ct")
     assert answer.status_code == 500
     assert answer.json()["kind"] == "model"
-    (task,) = server.service.tasks.tasks()
+    (task,) = server.service.tasks.tasks(model="raiser")  # images are looked at meanwhile
     assert task.state is TaskState.FAILED
     assert infer(server, "nope", image="ct").status_code == 404
 
@@ -333,7 +333,7 @@ def test_batch(label_server: Start) -> None:
     every = server.http.post("/batch/infer/threshold", params={"images": "all", "run_sync": True}, json={"save_label": False})
     assert set(every.json()) == {"a", "b", "c"}
     assert [one["status"] for one in server.http.get("/batch/infer", params={"all": True}).json()] == ["DONE"] * 4
-    assert server.service.tasks.tasks() == []
+    assert server.service.tasks.tasks(model="threshold") == []
 
 
 def test_a_batch_stops_and_one_at_a_time_runs(slow: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,13 @@ from delineate.testing.models.jobs import make_job
 from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct
 from delineate.training import applying
 from delineate.training.features import NAMES, Features
-from delineate.training.files import FOREST, Reservoir, read_forest, write_forest
+from delineate.training.files import Reservoir, read_forest, write_forest
 from delineate.training.forest import Forest, grow
 from delineate.training.sampling import Case, draw
 from delineate.training.shaping import filled, settled, smoothness
 from delineate.training.speaking import speaking_planes
 from delineate.training.trainer import Example, train, write_model
+from delineate.training.trainers import FOREST
 from delineate.training.trees import checked
 from delineate.training.working import HU, RELATIVE, fingerprint, scale_of, working
 
@@ -253,6 +255,14 @@ def test_a_file_that_is_no_forest_is_refused(tmp_path: Path, content: bytes) -> 
     with pytest.raises(ModelError) as caught:
         read_forest(tmp_path / FOREST)
     assert caught.value.kind == "start"
+
+
+def test_an_array_that_says_it_is_endless_is_refused(tmp_path: Path) -> None:
+    head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999,), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / FOREST, "w") as file:
+        file.writestr("facts.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    with pytest.raises(ModelError, match="is no forest"):
+        read_forest(tmp_path / FOREST)
 
 
 def test_a_pickle_in_a_forest_is_not_loaded(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from delineate.training.trees import checked
 from delineate.training.working import SCALES
 
 FORMAT: Final = 2
-FOREST: Final = "forest.npz"
 """Name of a forest in its model's folder."""
 
 _MOST_BYTES: Final = 512 << 20
@@ -86,7 +85,7 @@ def read_forest(path: Path) -> Forest:
         return Forest(structures=structures, spacing=spacing, scale=scale, images=int(_number(facts["images"], 0, _LARGEST)), marks=marks)
     except OSError as error:
         raise ModelError(f"the forest {path.name} cannot be read: {error.strerror or error}", _ADVICE, kind="start") from error
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError, zipfile.BadZipFile, EOFError) as error:
         raise ModelError(f"{path.name} is no forest: {error}", _ADVICE, kind="start") from error
 
 

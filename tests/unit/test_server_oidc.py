@@ -191,7 +191,10 @@ def test_a_changed_token(provider: OidcProvider) -> None:
         assert refused(provider, forged)
 
 
-@pytest.mark.parametrize("text", ["", "x", "a.b", "a.b.c", "..", "....", "ä.ö.ü", f"{part([])}.e30.x", f"{part({'alg': []})}.e30.x"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "a.b", "a.b.c", "..", "....", "ä.ö.ü", f"{part([])}.e30.x", f"{part({'alg': []})}.e30.x", f"{part({'alg': {}})}.e30.AAAA"],
+)
 def test_what_is_no_token_at_all(provider: OidcProvider, text: str) -> None:
     assert refused(provider, text)
     assert provider.asked[CERTS] == 0

@@ -43,11 +43,11 @@ def head_of(token: str) -> tuple[str, str | None]:
     except (jwt.InvalidTokenError, ValueError, RecursionError):
         raise InvalidTokenError from None
     algorithm, id, kind = head.get("alg"), head.get("kid"), head.get("typ")
-    if algorithm not in KEY_TYPES:
+    if not isinstance(algorithm, str) or algorithm not in KEY_TYPES:
         raise InvalidTokenError("the token is not signed as this server wants it")
     if "crit" in head or (kind is not None and str(kind).lower() not in _TYPES) or not (id is None or isinstance(id, str)):
         raise InvalidTokenError("the token is of a kind that this server does not know")
-    return str(algorithm), id
+    return algorithm, id
 
 
 def verified(token: str, algorithm: str, keys: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, Any]:

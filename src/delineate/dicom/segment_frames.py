@@ -1,0 +1,196 @@
+"""The frames of a SEG file as bytes: which there are, where each lies, and its pixels, one frame in memory at a time."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from delineate.dicom.parts import pydicom
+from delineate.dicom.segment_module import MAXIMUM, Code, Kind, bits_of, coded, decimal
+from delineate.dicom.source import Instance, Series
+from delineate.errors import InputError
+from delineate.segmentation import Structure
+
+_LARGEST: Final = 0xFFFFFFFE
+_SOURCE: Final[Code] = ("121322", "DCM", "Source image for image processing operation")
+_DERIVED: Final[Code] = ("113076", "DCM", "Segmentation")
+_PER_FRAME, _CONTENT, _INDICES = 0x52009230, 0x00209111, 0x00209157
+_POSITION_ITEM, _POSITION, _DERIVATION = 0x00209113, 0x00200032, 0x00089124
+_SEGMENT_ITEM, _SEGMENT, _PIXELS = 0x0062000A, 0x0062000B, 0x7FE00010
+_TABLE: Final = 1 << 16
+
+
+class Frame(NamedTuple):
+    """One frame: the place of its structure among all, -1 for those of all together, and its slice."""
+
+    structure: int
+    slice: int
+
+
+def frames_of(kind: Kind, layers: Sequence[np.ndarray], structures: Sequence[Structure]) -> list[Frame]:
+    """The frames that hold anything; one where nothing does, since a file has one."""
+    present = [_present(layer) for layer in layers]
+    found = [
+        Frame(number, place)
+        for number, item in enumerate(structures)
+        for place, labels in enumerate(present[item.layer])
+        if item.label in labels
+    ]
+    if kind == "labelmap":
+        return [Frame(-1, place) for place in sorted({frame.slice for frame in found})] or [Frame(-1, 0)]
+    return found or [Frame(0, 0)]
+
+
+def _present(layer: np.ndarray) -> list[set[int]]:
+    """The labels in each slice."""
+    result = []
+    for plane in layer:
+        if layer.dtype.itemsize > 2:
+            labels = np.unique(plane)
+        else:
+            table = np.zeros(_TABLE if layer.dtype.itemsize == 2 else 256, dtype=bool)
+            table[plane.reshape(-1)] = True
+            labels = np.flatnonzero(table)
+        result.append(set(labels.tolist()))
+    return result
+
+
+def groups(frames: Sequence[Frame], source: Series) -> bytes:
+    """PerFrameFunctionalGroupsSequence."""
+    ranks = {place: rank for rank, place in enumerate(sorted({frame.slice for frame in frames}), 1)}
+    same = {place: _of_slice(source, place) for place in ranks}
+    items = []
+    for structure, place in frames:
+        before, after = same[place]
+        values = (ranks[place],) if structure < 0 else (structure + 1, ranks[place])
+        content = _sequence(_CONTENT, _element(_INDICES, b"UL", struct.pack(f"<{len(values)}I", *values)))
+        segment = b"" if structure < 0 else _sequence(_SEGMENT_ITEM, _element(_SEGMENT, b"US", struct.pack("<H", structure + 1)))
+        items.append(_item(before + content + after + segment))
+    return _element(_PER_FRAME, b"SQ", b"".join(items))
+
+
+def _of_slice(source: Series, place: int) -> tuple[bytes, bytes]:
+    position = "\\".join(decimal(value) for value in source.planes.positions[place]).encode()
+    derivation = _sequence(_DERIVATION, _derivation(source.instances[place]))
+    return derivation, _sequence(_POSITION_ITEM, _element(_POSITION, b"DS", position))
+
+
+def _derivation(instance: Instance) -> bytes:
+    library = pydicom()
+    image = library.Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = instance.sop_class, instance.sop_instance
+    if instance.frame:
+        image.ReferencedFrameNumber = instance.frame
+    image.SpatialLocationsPreserved = "YES"
+    image.PurposeOfReferenceCodeSequence = [coded(_SOURCE)]
+    data = library.Dataset()
+    data.SourceImageSequence = [image]
+    data.DerivationCodeSequence = [coded(_DERIVED)]
+    return _encoded(data)
+
+
+def _encoded(data: Any) -> bytes:
+    library = pydicom()
+    buffer = library.filebase.DicomIO(BytesIO())
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    library.filewriter.write_dataset(buffer, data, "utf8")
+    content: bytes = buffer.parent.getvalue()
+    return content
+
+
+def _element(tag: int, vr: bytes, value: bytes) -> bytes:
+    """Explicit; values are of even length."""
+    value += b" "[: len(value) % 2]
+    if vr == b"SQ":
+        if len(value) > _LARGEST:
+            raise InputError("the frames' descriptions take more than 4 GB", "Write fewer structures.")
+        return struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+def _sequence(tag: int, value: bytes) -> bytes:
+    return _element(tag, b"SQ", _item(value))
+
+
+def _item(value: bytes) -> bytes:
+    return struct.pack("<HHI", 0xFFFE, 0xE000, len(value)) + value
+
+
+def pixels(
+    kind: Kind, frames: Sequence[Frame], layers: Sequence[np.ndarray], structures: Sequence[Structure]
+) -> Iterator[bytes | memoryview]:
+    """PixelData, in parts.
+
+    Raises
+    ------
+    InputError
+        More than 4 GB; structures that overlap in a label map.
+    """
+    bits = bits_of(kind, len(structures))
+    size = -(-len(frames) * layers[0][0].size * bits // 8)
+    size += size % 2
+    if size > _LARGEST:
+        raise InputError(f"the frames take {size / 1e9:.1f} GB and a SEG file holds 4.2", "Write a label map, or fewer structures.")
+    yield struct.pack("<HH2sHI", _PIXELS >> 16, _PIXELS & 0xFFFF, b"OW" if bits == 16 else b"OB", 0, size)
+    written = 0
+    if kind == "labelmap":
+        parts: Iterable[bytes | memoryview] = _label_planes(frames, layers, structures, np.dtype(f"<u{bits // 8}"))
+    else:
+        masks = (layers[structures[number].layer][place] == structures[number].label for number, place in frames)
+        parts = _packed(masks) if kind == "binary" else ((mask.view(np.uint8) * np.uint8(MAXIMUM)).data.cast("B") for mask in masks)
+    for part in parts:
+        written += len(part)
+        yield part
+    yield b"\0" * (size - written)
+
+
+def _packed(masks: Iterable[np.ndarray]) -> Iterator[memoryview]:
+    """Bits of all frames without a gap, the first pixel in the lowest bit (PS3.5, 8.1.1)."""
+    rest = np.zeros(0, dtype=bool)
+    for mask in masks:
+        flat = mask.reshape(-1)
+        joined = np.concatenate([rest, flat]) if len(rest) or flat.size % 8 else flat
+        whole = joined.size // 8 * 8
+        rest = joined[whole:].copy()
+        yield np.packbits(joined[:whole], bitorder="little").data
+    yield np.packbits(rest, bitorder="little").data
+
+
+def _label_planes(
+    frames: Sequence[Frame], layers: Sequence[np.ndarray], structures: Sequence[Structure], kind: np.dtype
+) -> Iterator[memoryview]:
+    known = [_Numbers(place, layer.dtype, structures, kind) for place, layer in enumerate(layers)]
+    for _, place in frames:
+        plane = known[0].of(layers[0][place])
+        for numbers, layer in zip(known[1:], layers[1:], strict=True):
+            other = numbers.of(layer[place])
+            both = (plane != 0) & (other != 0)
+            if both.any():
+                first, second = structures[int(plane[both][0]) - 1].name, structures[int(other[both][0]) - 1].name
+                raise InputError(f"{first} and {second} overlap: a label map cannot hold both", "Write the kind binary.")
+            plane = plane | other
+        yield np.ascontiguousarray(plane).data.cast("B")
+
+
+class _Numbers:
+    """A segment's number by a layer's label; 0 for labels of no structure."""
+
+    def __init__(self, place: int, labels: np.dtype, structures: Sequence[Structure], kind: np.dtype) -> None:
+        found = sorted((item.label, number) for number, item in enumerate(structures, 1) if item.layer == place)
+        self._labels = np.array([label for label, _ in found] or [0])
+        self._numbers = np.array([number for _, number in found] or [0], kind)
+        self._table = self._looked_up(np.arange(_TABLE if labels.itemsize == 2 else 256)) if labels.itemsize <= 2 else None
+
+    def of(self, plane: np.ndarray) -> np.ndarray:
+        """The numbers of a slice."""
+        if self._table is None:
+            return self._looked_up(plane)
+        return np.take(self._table, plane)
+
+    def _looked_up(self, labels: np.ndarray) -> np.ndarray:
+        at = np.minimum(np.searchsorted(self._labels, labels), len(self._labels) - 1)
+        return np.where(self._labels[at] == labels, self._numbers[at], self._numbers.dtype.type(0))

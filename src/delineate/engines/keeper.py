@@ -22,7 +22,7 @@ from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import FRONT, Failure
-from delineate.worker.desk import LOG_NAME
+from delineate.worker.desk import LOG_NAME, desks_folder
 from delineate.worker.lock import SUFFIX
 from delineate.worker.retries import retry_after
 from delineate.worker.tasklog import read_log
@@ -50,8 +50,8 @@ class Keeper:
 
     Parameters
     ----------
-    index : of the worker, from 1; prefix : of its names; memory_bytes : limit of a task that declares none; lane : whose tasks
-    its worker takes. One of the background is started when there is a task for it, and ends by itself.
+    index : of the worker, from 1; prefix : of its names; memory_bytes : limit of a task that declares none. A worker of the
+    background is started when there is a task for it, and ends by itself.
 
     `name` is that of the worker process this keeper is answerable for, "" while there is none.
     """
@@ -67,7 +67,6 @@ class Keeper:
         blobs: BlobStore,
         *,
         memory_bytes: int,
-        lane: str = FRONT,
     ) -> None:
         self.status = WorkerStatus(index=index, device=device)
         self.name = ""
@@ -77,7 +76,7 @@ class Keeper:
         self._tasks = tasks
         self._blobs = blobs
         self._memory_bytes = memory_bytes
-        self._lane = lane
+        self._lane = options.lane
         self._logger = logging.getLogger(f"delineate.worker.{index}")
         self._wake_reader, self._wake_writer = os.pipe()
         self._rung = threading.Event()
@@ -236,7 +235,7 @@ class Keeper:
                 elif verdict is not None and watch.is_cancelled:
                     self._tasks.cancelled(watch.uid, name)
         self._tasks.release(name, reason, counted=not (stopping and verdict is not None))
-        shutil.rmtree(self._options.data / "work" / name, ignore_errors=True)
+        shutil.rmtree(desks_folder(self._options.data) / name, ignore_errors=True)
         (self._options.data / "run" / f"{name}{SUFFIX}").unlink(missing_ok=True)
 
     def _fault(self, code: int, watch: TaskWatch) -> Failure | None:
@@ -252,7 +251,7 @@ class Keeper:
         return None
 
     def _fail(self, name: str, uid: str, failure: Failure) -> None:
-        text = read_log(self._options.data / "work" / name / LOG_NAME)
+        text = read_log(desks_folder(self._options.data) / name / LOG_NAME)
         log = None
         if text:
             log = self._blobs.incoming()

@@ -22,6 +22,7 @@ from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import BACKGROUND
+from delineate.worker.desk import desks_folder
 from delineate.worker.lock import WorkerLock, dead_workers, is_held
 
 _log = logging.getLogger(__name__)
@@ -95,15 +96,12 @@ class LocalEngine:
         self._lock = WorkerLock(self._data / "run", f"{self._prefix}-engine")
         self._stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
-        shared = (self._database, self._tasks, blobs, memory_mb << 20)
-        self._keepers = [
-            self._keeper(index, devices[index % len(devices)] if devices else "", options, *shared) for index in range(workers)
-        ]
-        self._background = self._keeper(workers, "", _behind(options), *shared)
 
-    def _keeper(self, index: int, device: str, options: WorkerOptions, *shared: Any) -> Keeper:
-        database, tasks, blobs, memory = shared
-        return Keeper(index + 1, self._prefix, device, options, database, tasks, blobs, memory_bytes=memory, lane=options.lane)
+        def keeper(index: int, device: str, options: WorkerOptions) -> Keeper:
+            return Keeper(index, self._prefix, device, options, self._database, self._tasks, blobs, memory_bytes=memory_mb << 20)
+
+        self._keepers = [keeper(index + 1, devices[index % len(devices)] if devices else "", options) for index in range(workers)]
+        self._background = keeper(workers + 1, "", _behind(options))
 
     def start(self) -> None:
         """Give back what dead workers held and start our own, all in the background."""
@@ -172,7 +170,7 @@ class LocalEngine:
 
     def _recover(self) -> None:
         """Give back the tasks of workers whose engine is dead, and remove what they left."""
-        run, work = self._data / "run", self._data / "work"
+        run, work = self._data / "run", desks_folder(self._data)
         for name in dead_workers(run, skip=self._is_in_hand):
             for task in self._tasks.release(name, "its worker or server was killed"):
                 _log.warning("task %d was held by a dead worker and goes on as %s", task.id, task.state.value)

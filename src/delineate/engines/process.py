@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from delineate.task import FRONT
+from delineate.worker.desk import desks_folder
 from delineate.worker.strays import unguarded
 
 _THREAD_VARIABLES = (
@@ -74,7 +75,7 @@ class WorkerOptions:
     def environment(self, name: str, device: str) -> dict[str, str]:
         """The worker's environment: ours without the server's settings (tokens are among them)."""
         extra = {variable: str(self.threads) for variable in _THREAD_VARIABLES}
-        extra["TMPDIR"] = str(self.data / "work" / name / "tmp")  # what a model leaves behind goes with the worker
+        extra["TMPDIR"] = str(desks_folder(self.data) / name / "tmp")  # what a model leaves behind goes with the worker
         if device.startswith("cuda:"):
             extra["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
         return {key: value for key, value in (os.environ | extra).items() if not key.startswith("DELINEATE_")}

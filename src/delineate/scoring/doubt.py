@@ -6,7 +6,8 @@ from delineate.errors import ModelError
 from delineate.runners.work import Done, WorkJob
 from delineate.scoring.looks import each
 from delineate.training import applying
-from delineate.training.files import FOREST, read_forest
+from delineate.training.files import read_forest
+from delineate.training.trainers import FOREST
 
 
 class Doubt:

@@ -10,7 +10,8 @@ from delineate.errors import ModelError
 from delineate.runners.base import Job
 from delineate.segmentation import Segmentation
 from delineate.training import applying
-from delineate.training.files import FOREST, read_forest
+from delineate.training.files import read_forest
+from delineate.training.trainers import FOREST
 from delineate.volume import Volume
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from delineate.errors import InputError, ModelError, TaskCancelledError
-from delineate.training.files import FOREST, Reservoir, write_forest
+from delineate.model import Model, ModelInput
+from delineate.segmentation import Structure
+from delineate.training.files import Reservoir, write_forest
 from delineate.training.forest import Forest, Never, Stop, grow
 from delineate.training.sampling import Case, Samples, draw
+from delineate.training.trainers import FOREST
 from delineate.training.working import COARSEST, HU, scale_of, spacing_for
 
-RUNNER_CLASS: Final = "delineate.training.runner:VoxelForest"
+_RUNNER_CLASS: Final = "delineate.training.runner:VoxelForest"
+_LONGEST: Final = 900.0  # s for one image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +89,30 @@ def _samples(example: Example, reservoir: Reservoir, spacing: float, scale: str,
     return samples
 
 
+def record(forest: Forest, name: str, *, version: str = "1", description: str = "") -> Model:
+    """The model that a forest is; one that learned from Hounsfield units is for CT."""
+    scale = ModelInput(modality="CT", units="HU") if forest.scale == HU else ModelInput(units="real")
+    return Model(
+        name=name,
+        runner="python",
+        version=version,
+        description=description,
+        inputs=(scale,),
+        structures=tuple(Structure(grown.name, label) for label, grown in enumerate(forest.structures, start=1)),
+        time_limit=_LONGEST,
+        parameters={"class": _RUNNER_CLASS},
+    )
+
+
 def write_model(folder: Path, forest: Forest, *, name: str, version: str = "1", description: str = "") -> None:
     """Write a model's folder: the forest, then ``model.toml``, by which a server notices it."""
     write_forest(folder / FOREST, forest)
-    text = [f"name = {json.dumps(name)}", 'runner = "python"', f"version = {json.dumps(version)}"]
-    text += [f"description = {json.dumps(description)}", "time_limit = 900", "", "[[inputs]]"]
-    text += ['modality = "CT"', 'units = "HU"'] if forest.scale == HU else ['units = "real"']
-    for label, grown in enumerate(forest.structures, start=1):
-        text += ["", "[[structures]]", f"name = {json.dumps(grown.name)}", f"label = {label}"]
-    text += ["", "[parameters]", f'class = "{RUNNER_CLASS}"', ""]
+    model = record(forest, name, version=version, description=description)
+    text = [f"{key} = {json.dumps(getattr(model, key))}" for key in ("name", "runner", "version", "description", "time_limit")]
+    text += ["", "[[inputs]]", *(f"{key} = {json.dumps(getattr(model.inputs[0], key))}" for key in ("modality", "units"))]
+    for structure in model.structures:
+        text += ["", "[[structures]]", f"name = {json.dumps(structure.name)}", f"label = {structure.label}"]
+    text += ["", "[parameters]", *(f"{key} = {json.dumps(value)}" for key, value in model.parameters.items()), ""]
     temporary = folder / ".model.toml.part"
     temporary.write_text("\n".join(text), encoding="utf-8")
     temporary.replace(folder / "model.toml")

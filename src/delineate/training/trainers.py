@@ -9,6 +9,9 @@ from typing import Any, Final
 
 VOXEL_FOREST: Final = "voxel-forest"
 
+FOREST: Final = "forest.npz"
+"""In the folder of a trained model: what it learned."""
+
 TRAIN, WEIGHTS = "train", "weights"
 """Works (see `delineate.runners.work`): learn from labelled images; make a model of a file that somebody sent."""
 

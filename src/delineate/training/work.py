@@ -14,22 +14,21 @@ from typing import Any, Final
 import numpy as np
 
 from delineate.errors import DelineateError, InputError, ModelError, StoreError
-from delineate.model import Model, ModelInput
 from delineate.orientation import is_same_place, reorientation
 from delineate.protocols.reference import Place
 from delineate.runners.work import Done, Publication, WorkJob
 from delineate.segmentation import Segmentation, Structure
 from delineate.training.features import NAMES
-from delineate.training.files import FOREST, Reservoir, read_forest, write_forest
+from delineate.training.files import Reservoir, read_forest, write_forest
 from delineate.training.forest import Forest
 from delineate.training.sampling import Case, Samples
-from delineate.training.trainer import RUNNER_CLASS, Example, train
-from delineate.training.working import HU, SCALES, scale_of, spacing_for
+from delineate.training.trainer import Example, record, train
+from delineate.training.trainers import FOREST
+from delineate.training.working import SCALES, scale_of, spacing_for
 from delineate.volume import Volume
 
 _HOURS: Final = 3600.0
 _GRID: Final = "grid.json"
-_LONGEST: Final = 900.0  # s for one image
 _SOME: Final = 3  # images
 
 
@@ -121,7 +120,7 @@ class Weights:
             forest.probabilities(np.zeros((1, len(NAMES)), np.float32), threads=1)
         except ModelError as error:
             said = f"the file holds no weights of this model: {error.message}"
-            raise ModelError(said, "Send a forest.npz as it was fetched.", "input") from None
+            raise ModelError(said, f"Send a {FOREST} as it was fetched.", "input") from None
         # Written anew: whoever fetches it gets what was understood of it, and nothing else.
         path = job.folder / FOREST
         write_forest(path, forest)
@@ -256,15 +255,6 @@ def _told_of(forest: Forest, job: WorkJob) -> dict[str, Any]:
 
 
 def _publication(job: WorkJob, forest: Forest, path: Path) -> Publication:
-    scale = ModelInput(modality="CT", units="HU") if forest.scale == HU else ModelInput(units="real")
-    model = Model(
-        name=job.given["model"],
-        runner="python",
-        description=job.given.get("description", ""),
-        inputs=(scale,),
-        structures=tuple(Structure(grown.name, label) for label, grown in enumerate(forest.structures, start=1)),
-        time_limit=_LONGEST,
-        parameters={"class": RUNNER_CLASS},
-    )
+    model = record(forest, job.given["model"], description=job.given.get("description", ""))
     dice = {grown.name: grown.dice for grown in forest.structures}
     return Publication(model=model, files={FOREST: path}, info={"images": forest.images, "dice": dice})

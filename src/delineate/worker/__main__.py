@@ -30,7 +30,7 @@ from delineate.task import BACKGROUND, FRONT
 from delineate.worker import resident
 from delineate.worker.attempt import Workplace
 from delineate.worker.channel import Channel, end_process_group
-from delineate.worker.desk import Desk
+from delineate.worker.desk import Desk, desks_folder
 from delineate.worker.images import WarmImages
 from delineate.worker.lock import WorkerLock
 from delineate.worker.loop import Loop
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     lock = WorkerLock(options.data / "run", options.name)
     lock.acquire()  # before the scratch folder: a folder without a lock is rubbish
-    desk = Desk(options.data / "work" / options.name)
+    desk = Desk(desks_folder(options.data) / options.name)
     database = Database(options.database or f"sqlite:///{options.data / 'delineate.db'}", sync=not options.no_sync)
     try:
         Loop(_workplace(options, database, channel, desk), database, options.lease, lane=options.lane, idle=options.idle).run()

@@ -10,6 +10,11 @@ from pathlib import Path
 LOG_NAME = "task.log"
 
 
+def desks_folder(data: Path) -> Path:
+    """Where the folders of all workers are, each under its worker's name, in the server's data folder."""
+    return data / "work"
+
+
 class Desk:
     """Folders below the worker's scratch folder.
 

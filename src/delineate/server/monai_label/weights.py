@@ -28,10 +28,7 @@ from delineate.server.security import Guard
 from delineate.server.service import Service
 from delineate.store.versions import ModelVersion, split
 from delineate.task import Task
-from delineate.training.trainers import TRAINERS, WEIGHTS, is_installed
-
-WEIGHTS_FILE: Final = "forest.npz"
-"""In the archive of a trained model's version."""
+from delineate.training.trainers import FOREST, TRAINERS, WEIGHTS, is_installed
 
 _LARGEST: Final = 64 << 20  # bytes of a file that is sent
 _FORM: Final = form_body({wire.FILE_FIELD: BINARY})
@@ -91,7 +88,7 @@ class WeightRoutes:
             return None
         sent = taker.require(wire.FILE_FIELD)
         sent.seal()
-        place = Place(blob=sent.digest, name=WEIGHTS_FILE)
+        place = Place(blob=sent.digest, name=FOREST)
         given = {"model": model, "description": "From a file that was sent", "file": place.to_json()}
         return self._service.submit_work(
             WEIGHTS, given, owner=owner, prompts={"model": model}, beside={"weights": sent}, is_waited_for=True
@@ -115,7 +112,7 @@ class WeightRoutes:
     def _path(self, model: str) -> Path:
         self._version(model)
         folder = self._service.models.folder(model)
-        path = None if folder is None else folder / WEIGHTS_FILE
+        path = None if folder is None else folder / FOREST
         if path is None or not path.is_file():
             raise NotHereError("the model has no weights that are exchanged", "Train it.")
         return path

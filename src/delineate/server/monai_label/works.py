@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import Query
@@ -20,6 +19,7 @@ from delineate.server.listening import Listening
 from delineate.server.monai_label.faults import BusyError, NotHereError
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
+from delineate.worker.desk import LOG_NAME, desks_folder
 
 Sync = Annotated[bool, Query(description="Answer when it has ended, with what came of it.")]
 All = Annotated[bool, Query(alias="all", description="All there were, as a list, oldest first.")]
@@ -154,7 +154,7 @@ class Works:
         """Of the worker that has it, which keeps the log in the data folder until the task ends."""
         if task.lease_holder is None or not task.lease_holder.replace("-", "").isalnum():
             return b""
-        path: Path = self._service.settings.data / "work" / task.lease_holder / "task.log"
+        path = desks_folder(self._service.settings.data) / task.lease_holder / LOG_NAME
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             return file.read(_TAIL)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from delineate.errors import BlobError, ModelError
+from delineate.errors import BlobError, ModelError, StoreError
 from delineate.model import Model
 from delineate.protocols.reference import Place
 from delineate.segmentation import Segmentation
@@ -57,8 +57,8 @@ class WorkJob:
 
     given : what the server wrote for it; task : what stands for this task in names, the same at every try.
     read : reads images and labels; folder : empty, removed afterwards.
-    kept : of all works of this name, in the data folder: what is written there is there at the next try and the next task. Write
-    files whole or not at all.
+    kept : of all works of this name, in the data folder: what is written there is there at the next try and the next task: with
+    `write_whole`.
     report : fraction 0 to 1 and a message that is shown; log : one line for the task's log; both may raise to stop the work.
     threads : how many a numeric library may start.
     """
@@ -117,6 +117,17 @@ def load(name: str) -> Work:
     except ImportError as error:
         raise ModelError(f"{name} cannot begin: {error}", 'Install it: pip install "delineate[train]".', "start") from error
     return work
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file of `WorkJob.kept`, or leave what was there. Raises `StoreError`."""
+    aside = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        aside.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path.name} cannot be written: {error.strerror}", "Check the disk and the folder's rights.") from error
 
 
 def read_answer(archive: Path) -> dict[str, Any]:

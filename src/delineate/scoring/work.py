@@ -14,7 +14,7 @@ import numpy as np
 
 from delineate.errors import DelineateError, ModelError
 from delineate.protocols.reference import Place
-from delineate.runners.work import Done, WorkJob
+from delineate.runners.work import Done, WorkJob, write_whole
 from delineate.scoring.comparison import TOLERANCE, compare
 from delineate.segmentation import Segmentation, Structure
 
@@ -119,9 +119,7 @@ def _kept(folder: Path, key: Any, compute: Callable[[], dict[str, Any]]) -> dict
         pass
     found = compute()
     if "score" in found:
-        other = path.with_suffix(".new")
-        other.write_text(json.dumps(found, allow_nan=False), encoding="ascii")
-        other.replace(path)
+        write_whole(path, json.dumps(found, allow_nan=False).encode())
     return found
 
 

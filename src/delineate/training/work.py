@@ -16,7 +16,7 @@ import numpy as np
 from delineate.errors import DelineateError, InputError, ModelError, StoreError
 from delineate.orientation import is_same_place, reorientation
 from delineate.protocols.reference import Place
-from delineate.runners.work import Done, Publication, WorkJob
+from delineate.runners.work import Done, Publication, WorkJob, write_whole
 from delineate.segmentation import Segmentation, Structure
 from delineate.training.features import NAMES
 from delineate.training.files import Reservoir, read_forest, write_forest
@@ -180,19 +180,9 @@ def _grid(folder: Path, examples: list[Labelled], job: WorkJob) -> tuple[float, 
             job.log(f"{example.id} was left out: {error.sentence()}")
             continue
         spacing, scale = spacing_for(image), scale_of(image)
-        _write_grid(path, spacing, scale)
+        write_whole(path, json.dumps({"spacing": spacing, "scale": scale}).encode())
         return spacing, scale
     raise InputError("none of the labelled images can be read", "Look at the log.")
-
-
-def _write_grid(path: Path, spacing: float, scale: str) -> None:
-    aside = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        aside.write_text(json.dumps({"spacing": spacing, "scale": scale}), encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path.name} cannot be written: {error.strerror}", "Check the disk and the folder's rights.") from error
 
 
 def _example(job: WorkJob, one: Labelled) -> Example:

@@ -161,7 +161,8 @@ def _digits(words: np.ndarray, counts: np.ndarray, is_last: bool) -> np.ndarray 
     values = values * np.uint64(10) + (values >> np.uint64(8))
     low = (values & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
     high = (values >> np.uint64(16) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
-    return ((low + high) >> np.uint64(32)).astype(np.float64)
+    numbers: np.ndarray = ((low + high) >> np.uint64(32)).astype(np.float64)
+    return numbers
 
 
 def _carefully(texts: list[bytes]) -> np.ndarray:

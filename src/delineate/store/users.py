@@ -170,9 +170,7 @@ class UserStore:
 
 def _require_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise InputError(
-            f"{name[:64]!r} is no name of a user", "Take at most 64 of a to z, digits and . _ @ + -, a letter or digit first."
-        )
+        raise InputError(f"{name[:64]!r} is no name of a user", "Take at most 64 of a to z, digits and . _ @ + -, a letter or digit first.")
 
 
 def _require_free(connection: Connection, name: str) -> None:

@@ -42,6 +42,13 @@ def organs(shape: tuple[int, ...]) -> np.ndarray:
     return labels
 
 
+def complete(data: Any, number: int) -> None:
+    """What rt-utils does not do without."""
+    data.StudyTime = data.SeriesTime = "120000"
+    data.SeriesDate, data.PatientBirthDate, data.PatientSex, data.SliceThickness = "20260101", "", "O", 1.5
+    data.StudyDescription = data.SeriesDescription = data.StudyID = data.AccessionNumber = data.ReferringPhysicianName = ""
+
+
 def measured(work: Callable[[], object], runs: int) -> Row:
     """Medians of wall and processor time."""
     walls, processors = [], []
@@ -70,7 +77,7 @@ def measure(folder: Path, runs: int, peer: Path) -> list[Row]:
     from delineate.segmentation import Segmentation
 
     labels = organs(GEOMETRY.shape)
-    write_series(folder / "series", stack_of(np.zeros(GEOMETRY.shape, np.uint16), GEOMETRY, stored=12))
+    write_series(folder / "series", stack_of(np.zeros(GEOMETRY.shape, np.uint16), GEOMETRY, stored=12, change=complete))
     series = read(folder / "series").series
     names = {label: f"S{label}" for label in range(1, STRUCTURES + 1)}
     segmentation, path = Segmentation.from_labels(labels, GEOMETRY, names), folder / "ours.dcm"

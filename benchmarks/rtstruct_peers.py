@@ -39,6 +39,10 @@ def main(series: str, labels: str, output: str) -> dict[str, dict[str, float]]:
     back: list[np.ndarray] = []
     found["rt-utils, read"] = measured(lambda: back.extend(again.get_roi_mask_by_name(f"S{number}") for number in range(1, len(masks) + 1)))
     found["rt-utils, read"]["wrong"] = float(sum(np.count_nonzero(a != b) for a, b in zip(back, masks, strict=True)))
+    import pydicom
+
+    if not hasattr(pydicom, "read_file"):
+        pydicom.read_file = pydicom.dcmread  # what it is called since version 3, which dcmrtstruct2nii does not know
     try:
         from dcmrtstruct2nii import dcmrtstruct2nii
     except ImportError:

@@ -6,7 +6,7 @@ OUT ?= demo-output
 MODEL ?= lungs-ct
 IMAGE ?=
 
-.PHONY: help demo demo-mim test check bench peers peers-rtstruct soak clean
+.PHONY: help demo demo-mim test check bench peers peers-rtstruct peers-seg soak clean
 
 help:
 	@echo "make demo   segment a chest CT (a phantom, or IMAGE=path [MODEL=name]) and look at the result in $(OUT)/"
@@ -55,6 +55,10 @@ peers: $(VENV)/.installed-dev
 peers-rtstruct:
 	python3 -m venv .peers/rtstruct
 	.peers/rtstruct/bin/python -m pip install --quiet --disable-pip-version-check rt-utils dcmrtstruct2nii
+
+peers-seg:
+	python3 -m venv .peers/seg
+	.peers/seg/bin/python -m pip install --quiet --disable-pip-version-check highdicom
 
 # An environment of its own: the package pins much, and starts only with an older pydicom. Its client needs Python 3.12 or older.
 PEER_PYTHON ?= python3.11

@@ -42,7 +42,8 @@ class Options:
 
     kind : ``binary``, in which structures may overlap, ``fractional``, the same as fractions of 0 or 1 for readers that want
     them, or ``labelmap``, smaller, without overlaps and not known to every viewer; label, description : of the content;
-    algorithm, version : of what made it, Delineate's by default; at : when it was made, now by default; uid : SOP Instance UID, new by default.
+    algorithm, version : of what made it, Delineate's by default; at : when it was
+    made, now by default; uid : SOP Instance UID, new by default.
     """
 
     kind: Kind = "binary"

@@ -112,6 +112,13 @@ def _meets(layer: np.ndarray, parts: Iterator[_Part]) -> bool:
     return any(bool(np.logical_and(layer[number, rows, columns], mask).any()) for number, rows, columns, mask, _ in parts)
 
 
+def _translated(plane: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """`table` at each value."""
+    if plane.dtype == table.dtype == np.uint8:
+        return np.frombuffer(plane.tobytes().translate(table[:256].tobytes()), np.uint8).reshape(plane.shape)  # a fifth of the time
+    return np.take(table, plane)
+
+
 def _set_labels(found: Segments, spots: _Spots, layers: _Layers, labels: _Labels, notes: list[str]) -> None:
     """Frames of label maps."""
     table = np.zeros(1 << 16, layers.layers[0].dtype)
@@ -124,7 +131,7 @@ def _set_labels(found: Segments, spots: _Spots, layers: _Layers, labels: _Labels
     for (placing, spot), plane in zip(spots, found.pixels.planes(frames), strict=True):
         part, row, column = placing.turned(plane, 0, spot)
         rows, columns, inner = placing.window(part, row, column)
-        values = np.take(table, inner)
+        values = _translated(inner, table)
         np.copyto(layers.layers[0][spot.slice, rows, columns], values, where=values != 0)
         if int(np.count_nonzero(values)) < int(np.count_nonzero(part)):
             strange = np.unique(part[~known[part]]).tolist()

@@ -49,13 +49,9 @@ def _present(layer: np.ndarray) -> list[set[int]]:
     """The labels in each slice."""
     result = []
     for plane in layer:
-        if layer.dtype.itemsize > 2:
-            labels = np.unique(plane)
-        else:
-            table = np.zeros(_TABLE if layer.dtype.itemsize == 2 else 256, dtype=bool)
-            table[plane.reshape(-1)] = True
-            labels = np.flatnonzero(table)
-        result.append(set(labels.tolist()))
+        flat = plane.reshape(-1)
+        begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1  # of runs of one label, of which there are few
+        result.append(set(np.unique(flat[begins]).tolist()) | {int(flat[0])})
     return result
 
 
@@ -189,6 +185,8 @@ class _Numbers:
         """The numbers of a slice."""
         if self._table is None:
             return self._looked_up(plane)
+        if plane.dtype == self._table.dtype == np.uint8:
+            return np.frombuffer(plane.tobytes().translate(self._table.tobytes()), np.uint8).reshape(plane.shape)  # a fifth of the time
         return np.take(self._table, plane)
 
     def _looked_up(self, labels: np.ndarray) -> np.ndarray:

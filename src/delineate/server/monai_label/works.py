@@ -39,6 +39,7 @@ _STATES: Final = {
     TaskState.CANCELLED: "STOPPED",
 }
 
+_WORDS: Final = {"train": "training", "score": "scoring"}
 _SAID: Final = {TaskState.PENDING: "Waits for its turn.", TaskState.RUNNING: "Begins.", TaskState.FINISHED: "Done."}
 """Of a task that said nothing itself: clients read the last line."""
 
@@ -47,7 +48,7 @@ class Works:
     """The works of one name. Belongs to one event loop."""
 
     def __init__(self, name: str, service: Service, listening: Listening, files: Files) -> None:
-        self._name = name
+        self._name, self._word = name, _WORDS.get(name, f"{name} task")
         self._service = service
         self._listening = listening
         self._files = files
@@ -58,9 +59,7 @@ class Works:
         async with self._starting:
             waiting = await self._files.run(lambda: len(self.open()))
             if waiting >= (_MOST_WAITING if enqueue else 1):
-                raise BusyError(
-                    f"{waiting} tasks of the kind {self._name} wait" if enqueue else f"a task of the kind {self._name} runs already"
-                )
+                raise BusyError(f"{waiting} {self._word}s wait already" if enqueue else f"a {self._word} runs already")
             return await self._files.run(submit)
 
     async def ended(self, task: Task) -> Task:
@@ -87,11 +86,11 @@ class Works:
         tasks = self._service.tasks.work(self._name, limit=_MOST)
         active = next((task for task in reversed(tasks) if not task.state.is_final), None)
         if check_if_running and active is None:
-            raise NotHereError(f"nothing of the kind {self._name} runs", "Ask without check_if_running for the last one.")
+            raise NotHereError(f"no {self._word} runs", "Ask without check_if_running for the last one.")
         if every and not check_if_running:
             return [self.view(task).to_json() for task in reversed(tasks)]
         if not tasks:
-            raise NotHereError(f"there was nothing of the kind {self._name} yet", "Start it first.")
+            raise NotHereError(f"there was no {self._word} yet", "Start it first.")
         return self.view(active or tasks[0]).to_json()
 
     async def stop(self) -> Response:

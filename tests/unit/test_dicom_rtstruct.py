@@ -18,7 +18,7 @@ import pydicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from delineate.dicom import decimals
+from delineate.dicom import decimals, filling, structure_set
 from delineate.dicom.decimals import Writer, read_numbers
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.region_names import region_names
@@ -414,6 +414,26 @@ def test_what_is_no_number_is_damaged(plain: DicomImage, tmp_path: Path) -> None
     notes: list[str] = []
     read_rtstruct(path, GRID, notes=notes)
     assert notes == ["A: 1 contour is damaged (ContourData): left out"]
+
+
+def test_coordinates_in_no_patient_are_damaged(plain: DicomImage, tmp_path: Path) -> None:
+    def change(data: Any) -> None:
+        data.ROIContourSequence[0].ContourSequence[0].ContourData[0] = "1e305"
+
+    notes: list[str] = []
+    read_rtstruct(changed(plain, tmp_path / "rs.dcm", change), GRID, notes=notes)
+    assert notes == ["A: 1 contour is damaged (ContourData): left out"]
+
+
+def test_what_would_take_all_memory_is_refused(plain: DicomImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = changed(plain, tmp_path / "rs.dcm", lambda data: None)
+    monkeypatch.setattr(structure_set, "_MOST", 1)
+    with pytest.raises(ImageError, match=r"rs.dcm has 2 regions, more than 1"):
+        read_rtstruct(path, GRID)
+    monkeypatch.undo()
+    monkeypatch.setattr(filling, "_MOST", 100)
+    with pytest.raises(ImageError, match="too often"):
+        read_rtstruct(path, GRID)
 
 
 def test_files_that_do_not_conform(plain: DicomImage, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Final
 
 import numpy as np
 
+from delineate.errors import ImageError
 from delineate.segmentation import label_dtype
 
 _THREADS: Final = 2
+_MOST: Final = 1 << 27  # cuts of rows by sides; a hundred times what a large set of structures has
 _BYTES: Final = 1 << 17  # stay in the cache
 _GRAIN: Final = 1e-6  # pixels: positions that were written as decimals and turned into pixels do not come back exactly
 
@@ -47,6 +49,11 @@ def runs_inside(polygons: Polygons, shape: tuple[int, int, int]) -> Runs:
     """The runs of pixels inside of all polygons; what lies outside of the stack is left out.
 
     shape : slices, rows, columns
+
+    Raises
+    ------
+    ImageError
+        Millions of sides that run through the whole image, which are no structures.
     """
     _, rows, columns = shape
     corners = np.round(polygons.corners / _GRAIN) * _GRAIN
@@ -58,6 +65,8 @@ def runs_inside(polygons: Polygons, shape: tuple[int, int, int]) -> Runs:
     first, last = np.minimum(ceiling, ceiling[after]), np.maximum(ceiling, ceiling[after])
     side = np.flatnonzero(last > first)
     first, count = first[side], (last - first)[side]
+    if count.sum() > _MOST:
+        raise ImageError("the contours cross the rows of the image too often to be filled", "Check that these are contours of structures.")
     each = np.repeat(np.arange(len(side)), count)
     row = np.arange(len(each)) - np.repeat(np.cumsum(count) - count - first, count)
     dx, dy = x[after[side]] - x[side], y[after[side]] - y[side]

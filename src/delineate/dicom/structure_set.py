@@ -33,6 +33,8 @@ DATA: Final = 0x30060050
 ROI_NUMBER: Final = 0x30060084
 
 _LARGEST: Final = 1 << 32
+_FARTHEST: Final = 1e7  # mm; what is farther is no place in a patient
+_MOST: Final = 5000  # regions: which overlap is a table of all by all
 _GIVE: Final = "Give an RTSTRUCT file."
 
 
@@ -113,6 +115,8 @@ def _structure_set(name: str, source: DataSet, at: int, notes: list[str]) -> Str
     rest = data[at:begin] + (data[found.after :] if found else b"")
     about = _decoded(rest, source, is_explicit, name)
     regions = _regions(about, notes)
+    if len(regions) > _MOST:
+        raise ImageError(f"{name} has {len(regions)} regions, more than {_MOST}", "Split it.")
     lists = _Lists(source, {region.number: place for place, region in enumerate(regions)}, notes)
     if found is None:
         notes.append("ROIContourSequence is missing: there are no contours")
@@ -255,7 +259,7 @@ class _Lists:
         numbers = read_numbers(self._data)
         starts = np.concatenate([[0], np.cumsum(sizes)])
         structures = np.array(self._structures, dtype=np.int64)
-        finite = np.add.reduceat(~np.isfinite(numbers), starts[:-1]) == 0 if len(sizes) else np.zeros(0, dtype=bool)
+        finite = np.add.reduceat(~(np.abs(numbers) < _FARTHEST), starts[:-1]) == 0 if len(sizes) else np.zeros(0, dtype=bool)
         is_damaged = (sizes % 3 != 0) | ~finite
         is_damaged &= sizes > 1
         is_short = ~is_damaged & (sizes < 9)

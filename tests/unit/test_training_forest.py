@@ -26,7 +26,7 @@ from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct
 from delineate.training import applying
 from delineate.training.features import NAMES, Features
 from delineate.training.files import Reservoir, read_forest, write_forest
-from delineate.training.forest import Forest, grow
+from delineate.training.forest import Forest, grow, mirrored, twin
 from delineate.training.sampling import Case, draw
 from delineate.training.shaping import filled, settled, smoothness
 from delineate.training.speaking import speaking_planes
@@ -204,6 +204,30 @@ def test_a_structure_that_an_image_does_not_list_is_unknown_there() -> None:
     grown = grow([draw(case(both), SPACING, HU), draw(only_left, SPACING, HU)], spacing=SPACING, scale=HU)
     found = applying.segment(grown, chest(2).volume)
     assert dice(found.mask("Lung_R"), chest(2).segmentation.mask("Lung_R")) > 0.9
+
+
+def test_sides_that_mirror_each_other_teach_each_other() -> None:
+    phantom, other = chest(), chest(3)
+    sizes = np.count_nonzero(phantom.segmentation.mask("Lung_L"), axis=(1, 2))
+    sliver = (np.cumsum(sizes) < 0.1 * sizes.sum())[:, None, None]  # of the left one no more than its foot, of the right one all
+    masks = {"Lung_L": phantom.segmentation.mask("Lung_L") & sliver, "Lung_R": phantom.segmentation.mask("Lung_R")}
+    samples = draw(Case(phantom.volume, Segmentation.from_masks(masks, phantom.volume.geometry)), SPACING, HU)
+    found = applying.segment(grow([samples], spacing=SPACING, scale=HU), other.volume)
+    assert min(dice(found.mask(name), other.segmentation.mask(name)) for name in found.names) > 0.9
+    value = samples.rows[:, NAMES.index("value")]
+    value[samples.truth == 1] += 900  # one of the sides is another tissue
+    assert twin(samples, 0) is None
+
+
+def test_each_side_has_its_own_twin() -> None:
+    samples = draw(case(chest()), SPACING, HU)
+    assert (twin(samples, 0), twin(samples, 1)) == (1, 0)
+    back = mirrored(mirrored(samples.rows))
+    assert (back == samples.rows).all()
+    left = samples.truth == 1
+    assert (np.sign(mirrored(samples.rows[left])[:, NAMES.index("across")]) == -np.sign(samples.rows[left][:, NAMES.index("across")])).all()
+    towards = [NAMES.index(f"mean@4{way}L15") for way in "+-"]
+    assert (mirrored(samples.rows)[:, towards] == samples.rows[:, towards[::-1]]).all()
 
 
 def test_agreement_is_judged_on_slices_held_back(forest: Forest) -> None:

@@ -54,6 +54,8 @@ COMMANDS = {
     "label": ("delineate.cli.label", "label", "Annotate with a MONAI Label server."),
     "user": ("delineate.cli.user", "user", "Local accounts of a server: add, list, change, remove."),
     "preview": ("delineate.cli.preview", "preview", "Draw structures on an image, as a picture."),
+    "convert": ("delineate.cli.convert", "convert", "Convert images and structures, DICOM too."),
+    "compare": ("delineate.cli.compare", "compare", "Compare two sets of structures of one image."),
     "dicom": ("delineate.cli.dicom", "dicom", "List the images in DICOM folders and files."),
     "mim": ("delineate.cli.mim", "mim", "Build, check or try the extension for the MIM workstation."),
     "doctor": ("delineate.cli.doctor", "doctor", "Check the installation and a server."),

@@ -1,0 +1,121 @@
+"""Structures of any format: label maps, SEG and RTSTRUCT files, read onto a grid and written for an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from delineate.errors import ImageError, InputError
+from delineate.files import is_dicom, read_segmentation, read_volume, write_segmentation
+from delineate.geometry import Geometry
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+
+if TYPE_CHECKING:
+    from delineate.dicom.source import Series
+
+FORMATS: Final = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "rtstruct": ".dcm", "seg": ".dcm"}
+DICOM: Final = ("rtstruct", "seg")
+_SUFFIXES: Final = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "nrrd", ".mha": "mha", ".mhd": "mha"}
+_SAY: Final = "Say --source, the series that the structures are of."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """The image that structures are of; `series` where it came from DICOM."""
+
+    volume: Volume
+    series: Series | None = None
+
+    @property
+    def grid(self) -> Series | Geometry:
+        """What structures are read onto."""
+        return self.series or self.volume.geometry
+
+
+def format_of(path: Path) -> str:
+    """Which of `FORMATS` a file's name says, empty where it says none."""
+    name = path.name.lower()
+    return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), "")
+
+
+def kind_of(path: Path) -> str:
+    """``rtstruct`` or ``seg`` by a DICOM file's content, else empty: an image, or no DICOM."""
+    if not path.is_file() or not is_dicom(path):
+        return ""
+    from delineate.dicom.header import NotDicomError, read_header
+
+    try:
+        return {"RTSTRUCT": "rtstruct", "SEG": "seg"}.get(read_header(path).text("Modality"), "")
+    except NotDicomError:
+        return ""
+
+
+def has_names(path: Path) -> bool:
+    """Whether a label map says what its labels are called."""
+    name = path.name.lower()
+    if name.endswith(".seg.nrrd"):
+        return True
+    suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), "")
+    return bool(suffix) and path.with_name(path.name[: -len(suffix)] + ".json").is_file()
+
+
+def read_source(path: Path, notes: list[str], *, series: str = "", fill_gaps: bool = False, doubled: str | None = None) -> Source:
+    """An image with what can be referred to."""
+    if not is_dicom(path):
+        return Source(volume=read_volume(path))
+    from delineate.dicom.reader import read
+
+    image = read(path, choice=series, gaps="fill" if fill_gaps else "refuse", doubled=doubled or "refuse", notes=notes)  # type: ignore[arg-type]
+    return Source(volume=image.volume, series=image.series)
+
+
+def read_structures(path: Path, grid: Series | Geometry | None, notes: list[str]) -> Segmentation:
+    """Structures of any format; those in DICOM onto `grid`.
+
+    Raises
+    ------
+    ImageError
+        A file that holds no structures; an RTSTRUCT without a grid.
+    """
+    kind = kind_of(path)
+    if kind == "seg":
+        from delineate.dicom.seg import read_seg
+
+        return read_seg(path, grid, notes=notes)
+    if kind == "rtstruct":
+        from delineate.dicom.rtstruct import read_rtstruct
+
+        if grid is None:
+            raise InputError(f"{path.name} holds contours, which are on no grid", _SAY)
+        return read_rtstruct(path, grid, notes=notes)
+    if is_dicom(path):
+        raise ImageError(f"{path.name} is a DICOM image, not structures", "Give a label map, a SEG or an RTSTRUCT file.")
+    return read_segmentation(path)
+
+
+def write_structures(segmentation: Segmentation, path: Path, to: str, source: Source | None, notes: list[str], **more: Any) -> list[Path]:
+    """Write structures in one of `FORMATS`; the files written.
+
+    more : options of the writers: ``kind`` of a SEG; ``short_names`` in an RTSTRUCT
+
+    Raises
+    ------
+    InputError
+        DICOM without the series that it is of.
+    """
+    if to not in DICOM:
+        return write_segmentation(path, segmentation)
+    if source is None or source.series is None:
+        raise InputError(f"{'contours' if to == 'rtstruct' else 'segments'} in DICOM refer to a series, and there is none", _SAY)
+    if to == "seg":
+        from delineate.dicom.seg import Options, write_seg
+
+        write_seg(path, segmentation, source.series, Options(kind=more.get("kind", "binary")), notes)
+    else:
+        from delineate.dicom import rtstruct
+
+        options = rtstruct.Options(short_names=more.get("short_names", False))
+        rtstruct.write_rtstruct(path, segmentation, source.series, options, notes)
+    return [path]

@@ -398,7 +398,7 @@ def _labels(site: Site, model: str) -> set[str]:
 def test_weights_that_are_none_change_nothing(trained: Site, data: bytes) -> None:
     before = trained.http.get("/model/info/voxel-forest").json()
     answer = trained.http.put("/model/voxel-forest", files={"file": ("m.npz", data)})
-    assert (answer.status_code, "holds no weights" in answer.json()["detail"]) == (422, True), answer.text
+    assert (answer.status_code, "holds no weights of this model: it is no forest" in answer.json()["detail"]) == (422, True), answer.text
     assert trained.http.get("/model/info/voxel-forest").json() == before
 
 

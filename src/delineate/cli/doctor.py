@@ -30,6 +30,7 @@ PARTS = (
     ("fastapi", "server", "server", ""),
     ("sqlalchemy", "store", "server", ""),
     ("scipy", "built-in models and resampling", "server", ""),
+    ("lightgbm", "training", "train", ""),
 )
 
 
@@ -53,7 +54,7 @@ def examine_installation() -> Iterator[Finding]:
         try:
             importlib.import_module(module)
             yield Finding("ok", module, f"{importlib.metadata.version(module)} ({purpose})")
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: LightGBM without libgomp
             yield Finding("note", module, f"not usable ({purpose}): {error}", advice or f'pip install "delineate[{extra}]"')
     engine = next((path for path in map(shutil.which, ("podman", "docker")) if path), None)
     if engine:

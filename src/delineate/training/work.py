@@ -119,7 +119,7 @@ class Weights:
             forest = read_forest(sent)
             forest.probabilities(np.zeros((1, len(NAMES)), np.float32), threads=1)
         except ModelError as error:
-            said = f"the file holds no weights of this model: {error.message}"
+            said = f"the file holds no weights of this model: {error.message.replace(sent.name, 'it')}"
             raise ModelError(said, f"Send a {FOREST} as it was fetched.", "input") from None
         # Written anew: whoever fetches it gets what was understood of it, and nothing else.
         path = job.folder / FOREST

@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,37 +41,47 @@ class Written:
         }
 
 
-def target_path(output: Path, name: str) -> Path:
-    """The label map's path: `output` itself if it names an image file, else ``output/NAME.nii.gz``.
+def target_path(output: Path, name: str, suffix: str = ".nii.gz") -> Path:
+    """The path of what is written: `output` itself if it names such a file, else ``output/NAME`` with the suffix.
 
     Raises
     ------
     InputError
         A file that is no image, or what looks like the name of one: a folder ``x.txt`` is hardly ever meant.
     """
-    if output.name.lower().endswith(SUFFIXES):
+    if output.name.lower().endswith((suffix,) if suffix not in SUFFIXES else SUFFIXES):
         return output
     if output.is_file():
         raise InputError(f"{output} is a file", "Give a folder, or a file name that ends in .nii.gz, .nrrd or .mha.")
     if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", output.suffix) and not output.is_dir():
         advice = f"Use a name that ends in {', '.join(SUFFIXES)}, or a folder; a folder with a dot in its name must be there already."
         raise InputError(f"structures cannot be written as {output.suffix}", advice)
-    return output / f"{as_file_name(name)}.nii.gz"
+    return output / f"{as_file_name(name)}{suffix}"
 
 
-def write_result(segmentation: Segmentation, output: Path, name: str, image: Volume | None, title: str = "") -> Written:
+def write_result(
+    segmentation: Segmentation,
+    output: Path,
+    name: str,
+    image: Volume | None,
+    title: str = "",
+    suffix: str = ".nii.gz",
+    write: Callable[[Path, Segmentation], list[Path]] | None = None,
+) -> Written:
     """Write label maps, names and, where there is an image and the part that draws, a picture; all of them or nothing.
+
+    suffix, write : of another format, and what writes it
 
     Raises
     ------
     StorageFullError
         No space is left where they should go.
     """
-    path = target_path(output, name)
+    path = target_path(output, name, suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".delineate-") as folder:
-            written = _write_files(segmentation, Path(folder) / path.name, image, title)
+            written = _write_files(segmentation, Path(folder) / path.name, image, title, write or write_segmentation)
             for part in sorted(Path(folder).iterdir()):
                 part.replace(path.parent / part.name)
     except OSError as error:
@@ -90,8 +101,10 @@ def write_error(error: OSError, path: Path) -> StorageFullError | InputError:
     return InputError(f"{path} was not written: {(error.strerror or str(error)).lower()}", "Check the folder and its permissions.")
 
 
-def _write_files(segmentation: Segmentation, path: Path, image: Volume | None, title: str) -> Written:
-    written = Written(files=write_segmentation(path, segmentation))
+def _write_files(
+    segmentation: Segmentation, path: Path, image: Volume | None, title: str, write: Callable[[Path, Segmentation], list[Path]]
+) -> Written:  # fmt: skip
+    written = Written(files=write(path, segmentation))
     for structure in segmentation:
         written.structures.append(
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,21 @@ from delineate.cli.image import dicom_options, read_image
 from delineate.cli.output import say, target_path, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
-from delineate.errors import DeadlineError
+from delineate.cli.structures import DICOM, FORMATS, Source, format_of, read_source, write_structures
+from delineate.errors import DeadlineError, InputError
 from delineate.files import is_dicom
+from delineate.segmentation import Segmentation
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--model", "-m", required=True, help="Name of the model; `delineate models` lists them.")
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, or a file (.nii.gz, .nrrd, .mha).")
+@click.option(
+    "--to",
+    type=click.Choice(list(FORMATS)),
+    help="The format; by default what the name of the output says. RTSTRUCT and SEG refer to the first image, which is DICOM then.",
+)
 @click.option(
     "--models",
     "model_folders",
@@ -38,7 +46,7 @@ from delineate.files import is_dicom
 @dicom_options
 @connection_options
 def segment(
-    images: tuple[Path, ...], model: str, output: Path, model_folders: tuple[Path, ...], timeout: float,
+    images: tuple[Path, ...], model: str, output: Path, to: str | None, model_folders: tuple[Path, ...], timeout: float,
     no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, series: str, fill_gaps: bool,
     doubled: str | None, **connection: Any,
 ) -> None:  # fmt: skip
@@ -49,10 +57,11 @@ def segment(
 
     Without --server a server with one worker is started for this one task.
     """
-    target_path(output, model)  # a wrong output path should not cost a segmentation
+    _require_target(output, model, to, images[0])
     notes: list[str] = []
     choices: dict[str, Any] = {"series": series, "fill_gaps": fill_gaps, "doubled": doubled}
-    reference = read_image(images[0], notes, **choices)
+    source = read_source(images[0], notes, **choices)
+    reference = source.volume
     # Files go as they are; DICOM is read once, here.
     sent = [read_image(path, notes, **choices) if is_dicom(path) else path for path in images[1:]]
     sent.insert(0, reference if is_dicom(images[0]) else images[0])
@@ -71,6 +80,20 @@ def segment(
                 click.echo(f"The task goes on. Its result: delineate fetch {printable(uids[0])} -o {output} --server {server}", err=True)
             raise
         show(1.0, "writing")
-        written = write_result(segmentation, output, model, None if no_picture else reference, title=model)
+        how: dict[str, Any] = {} if to is None else {"suffix": FORMATS[to], "write": _writer(to, source, model, notes)}
+        written = write_result(segmentation, output, model, None if no_picture else reference, title=model, **how)
         written.notes += notes + client.notes
     say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))
+
+
+def _require_target(output: Path, model: str, to: str | None, image: Path) -> None:
+    """A wrong output path or format should not cost a segmentation."""
+    target_path(output, model, FORMATS[to or "nifti"])
+    if to is not None and format_of(output) not in ("", to):
+        raise InputError(f"{output.name} is not a name for {to}", f"Use one that ends in {FORMATS[to]}, or a folder.")
+    if to in DICOM and not is_dicom(image):
+        raise InputError(f"{image.name} is not DICOM: nothing can refer to it", "Give the series, or write another format.")
+
+
+def _writer(to: str, source: Source, model: str, notes: list[str]) -> Callable[[Path, Segmentation], list[Path]]:
+    return lambda path, segmentation: write_structures(segmentation, path, to, source, notes, algorithm=model)

@@ -98,7 +98,7 @@ def read_structures(path: Path, grid: Series | Geometry | None, notes: list[str]
 def write_structures(segmentation: Segmentation, path: Path, to: str, source: Source | None, notes: list[str], **more: Any) -> list[Path]:
     """Write structures in one of `FORMATS`; the files written.
 
-    more : options of the writers: ``kind`` of a SEG; ``short_names`` in an RTSTRUCT
+    more : options of the writers: ``kind`` and ``algorithm`` of a SEG; ``short_names`` in an RTSTRUCT
 
     Raises
     ------
@@ -112,10 +112,11 @@ def write_structures(segmentation: Segmentation, path: Path, to: str, source: So
     if to == "seg":
         from delineate.dicom.seg import Options, write_seg
 
-        write_seg(path, segmentation, source.series, Options(kind=more.get("kind", "binary")), notes)
+        options = Options(kind=more.get("kind", "binary"), algorithm=more.get("algorithm", "Delineate"))
+        write_seg(path, segmentation, source.series, options, notes)
     else:
         from delineate.dicom import rtstruct
 
-        options = rtstruct.Options(short_names=more.get("short_names", False))
-        rtstruct.write_rtstruct(path, segmentation, source.series, options, notes)
+        contours = rtstruct.Options(short_names=more.get("short_names", False))
+        rtstruct.write_rtstruct(path, segmentation, source.series, contours, notes)
     return [path]

@@ -1,0 +1,138 @@
+"""`delineate convert`, `delineate compare` and `delineate segment --to`: structures among all formats."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pydicom")
+pytest.importorskip("SimpleITK")
+
+import pydicom
+from click.testing import CliRunner, Result
+
+from delineate.cli.main import cli
+from delineate.errors import DelineateError
+from delineate.files import read_segmentation, read_volume, write_segmentation, write_volume
+from delineate.geometry import Geometry
+from delineate.scoring.paths import added_path_length
+from delineate.segmentation import Segmentation
+from delineate.testing.dicom import stack_of, write_series
+from delineate.testing.phantoms import chest_ct
+from delineate.volume import Volume
+
+GRID = Geometry((20, 16, 6), (1.0, 2.0, 3.0), (-10.0, 4.0, -50.0))
+
+
+def run(*arguments: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, [str(item) for item in arguments])
+    if code:
+        assert isinstance(result.exception, DelineateError), result.output
+    else:
+        assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def wanted() -> Segmentation:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[1:5, 3:9, 2:9] = 1
+    labels[2:4, 5:7, 4:6] = 2
+    labels[:, 10:14, 12:18] = 3
+    return Segmentation.from_labels(labels, GRID, {1: "Liver", 2: "GTVp", 3: "Kidney_L"})
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    voxels = np.arange(np.prod(GRID.shape), dtype=np.int16).reshape(GRID.shape)
+    write_series(tmp_path / "series", stack_of(voxels, GRID))
+    return tmp_path / "series"
+
+
+def test_around_all_formats(series: Path, tmp_path: Path) -> None:
+    """One after the other, and the same voxels and names at the end."""
+    write_segmentation(tmp_path / "first.nii.gz", wanted())
+    steps = ["first.nii.gz", "rtstruct:a.dcm", "b.seg.nrrd", "seg:c.dcm", "d.mha", "rtstruct:e.dcm", "seg:f.dcm", "last.nii.gz"]
+    for before, after in pairwise(steps):
+        to, _, name = after.rpartition(":")
+        more = ["--to", to] if to else []
+        result = run("convert", tmp_path / before.split(":")[-1], tmp_path / name, "--source", series, *more)
+        assert "3 structures: Liver, GTVp, Kidney_L" in result.output and (tmp_path / name).exists()
+    found = read_segmentation(tmp_path / "last.nii.gz")
+    assert found.geometry.matches(GRID) and found.names == wanted().names
+    assert all(np.array_equal(found.mask(name), wanted().mask(name)) for name in wanted().names)
+    assert pydicom.dcmread(tmp_path / "e.dcm").Modality == "RTSTRUCT" and pydicom.dcmread(tmp_path / "f.dcm").Modality == "SEG"
+
+
+def test_images(series: Path, tmp_path: Path) -> None:
+    run("convert", series, tmp_path / "out", "--to", "nrrd")
+    assert read_volume(tmp_path / "out" / "series.nrrd").geometry.matches(GRID)
+    run("convert", tmp_path / "out" / "series.nrrd", tmp_path / "image.nii.gz")
+    assert np.array_equal(read_volume(tmp_path / "image.nii.gz").values(), read_volume(series).values())
+
+
+def test_what_cannot_be_converted_is_said(series: Path, tmp_path: Path) -> None:
+    write_segmentation(tmp_path / "a.nii.gz", wanted())
+    write_volume(tmp_path / "image.nii.gz", Volume(np.zeros(GRID.shape, np.int16), GRID))
+    run("convert", tmp_path / "a.nii.gz", tmp_path / "rs.dcm", "--to", "rtstruct", "--source", series)
+    for arguments, words in (
+        (("a.nii.gz", "x.dcm"), "does not say a format"),
+        (("a.nii.gz", "x.nrrd", "--to", "seg"), "not a name for seg"),
+        (("a.nii.gz", "x.dcm", "--to", "seg"), "refer to a series"),
+        (("a.nii.gz", "x.dcm", "--to", "rtstruct", "--source", str(tmp_path / "image.nii.gz")), "refer to a series"),
+        (("rs.dcm", "x.nii.gz"), "on no grid"),
+    ):
+        result = run("convert", tmp_path / arguments[0], tmp_path / arguments[1], *arguments[2:], code=2)
+        assert words in str(result.exception)
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_compare_prints_and_draws(series: Path, tmp_path: Path) -> None:
+    other = wanted()
+    other.layers[0][other.layers[0] == 3] = 0
+    other.layers[0][:, 10:14, 11:17] = 3
+    write_segmentation(tmp_path / "a.nii.gz", wanted())
+    write_segmentation(tmp_path / "b.nii.gz", other)
+    run("convert", tmp_path / "b.nii.gz", tmp_path / "rs.dcm", "--to", "rtstruct", "--source", series)
+    run("convert", tmp_path / "b.nii.gz", tmp_path / "seg.dcm", "--to", "seg", "--source", series)
+    answers = []
+    for b in ("b.nii.gz", "rs.dcm", "seg.dcm"):
+        answers.append(json.loads(run("compare", tmp_path / "a.nii.gz", tmp_path / b, "--json").stdout))
+    assert answers[0] == answers[1] == answers[2]
+    liver, _, kidney = answers[0]["structures"]
+    assert liver["dice"] == 1 and liver["added_path"] == 0 and kidney["dice"] == pytest.approx(5 / 6, abs=1e-4)
+    # In each of six slices two sides of four rows, and of the two other sides one column each.
+    assert kidney["added_path"] == pytest.approx(6 * (2 * 4 * 2.0 + 2 * 1 * 1.0)) and kidney["hausdorff"] == 1
+    back = json.loads(run("compare", tmp_path / "rs.dcm", tmp_path / "a.nii.gz", "--json", "--structure", "Kidney_L").stdout)
+    assert back["structures"][0]["dice"] == kidney["dice"]
+    table = run("compare", tmp_path / "a.nii.gz", tmp_path / "rs.dcm", "--source", series, "-o", tmp_path / "picture.png").output
+    assert "Kidney_L" in table and "0.8333" in table
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    result = run("compare", tmp_path / "rs.dcm", tmp_path / "rs.dcm", code=2)
+    assert "on no grid" in str(result.exception)
+
+
+def test_added_path_of_what_is_missing_and_of_what_is_too_much() -> None:
+    inside = np.zeros((2, 6, 6), dtype=bool)
+    inside[0, 2:4, 1:4] = True
+    nothing = np.zeros_like(inside)
+    assert added_path_length(nothing, inside, (1.0, 2.0)) == 2 * 3 * 1.0 + 2 * 2 * 2.0
+    assert added_path_length(inside, nothing, (1.0, 2.0)) == 0
+    assert added_path_length(inside, inside, (1.0, 2.0)) == 0
+
+
+def test_segment_writes_dicom(tmp_path: Path) -> None:
+    chest = chest_ct((86, 76, 56), (4.8, 5.0, 6.0)).volume
+    write_series(tmp_path / "ct", stack_of((chest.voxels + 1024).astype(np.uint16), chest.geometry, stored=12))
+    run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "out", "--to", "rtstruct", "-q")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lungs-ct.dcm", "lungs-ct.png"]
+    run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "seg.dcm", "--to", "seg", "-q", "--no-picture")
+    assert pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentAlgorithmName == "lungs-ct"
+    rows = json.loads(run("compare", tmp_path / "out" / "lungs-ct.dcm", tmp_path / "seg.dcm", "--source", tmp_path / "ct", "--json").stdout)
+    assert [(row["name"], row["dice"]) for row in rows["structures"]] == [("Lung_L", 1.0), ("Lung_R", 1.0)]
+    write_volume(tmp_path / "ct.nii.gz", chest)
+    result = run("segment", tmp_path / "ct.nii.gz", "-m", "lungs-ct", "-o", tmp_path / "x", "--to", "seg", code=2)
+    assert "not DICOM" in str(result.exception) and not (tmp_path / "x").exists()

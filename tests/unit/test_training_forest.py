@@ -217,6 +217,24 @@ def test_sides_that_mirror_each_other_teach_each_other() -> None:
     assert not applying.segment(grow([samples], spacing=SPACING, scale=HU), other.volume).mask("Lung_L").any()
 
 
+def test_threads_are_those_that_were_given(forest: Forest, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Booster:
+        def predict(self, rows: np.ndarray, num_threads: int) -> np.ndarray:
+            asked.append(num_threads)
+            return np.zeros(len(rows))
+
+    rows, one = np.zeros((2, len(NAMES)), np.float32), replace(forest, structures=forest.structures[:1], _boosters={(0, False): Booster()})
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    one.probabilities(rows)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    one.probabilities(rows)
+    one.probabilities(rows, threads=3)
+    assert asked == [4, 0, 3]
+
+
 def test_each_side_has_its_own_twin() -> None:
     samples = draw(case(chest()), SPACING, HU)
     assert (twin(samples, 0), twin(samples, 1)) == (1, 0)

@@ -6,6 +6,7 @@ list a structure says nothing about it. The trees are LightGBM's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -92,11 +93,13 @@ class Forest:
     marks: tuple[str, ...] = ()
     _boosters: dict[tuple[int, bool], Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def probabilities(self, rows: Array, threads: int = 0, own: bool = False) -> Array:
+    def probabilities(self, rows: Array, threads: int | None = None, own: bool = False) -> Array:
         """Of voxels' features, shape (voxels, features): the probability of each structure, shape (structures, voxels).
 
+        threads : None for as many as ``OMP_NUM_THREADS`` says, as in a server's workers, and half the cores where it says nothing.
         own : the voxels are of an image that was learned from.
         """
+        threads = _given_threads() if threads is None else threads
         result = np.empty((len(self.structures), rows.shape[0]), dtype=np.float32)
         for number, one in enumerate(result):
             one[:] = self._booster(number, own).predict(rows, num_threads=threads)
@@ -267,6 +270,11 @@ def _dice(name: str, cases: Sequence[Samples], booster: Any) -> float | None:
         both += float(weight[found & truth].sum())
         either += float(weight[found].sum() + weight[truth].sum())
     return 2 * both / either if either else None
+
+
+def _given_threads() -> int:
+    """For LightGBM, 0 for what OpenMP was told. More threads than free cores wait for each other: all would crawl."""
+    return 0 if os.environ.get("OMP_NUM_THREADS") else max(1, (os.cpu_count() or 1) // 2)
 
 
 def _lightgbm() -> ModuleType:

@@ -1,8 +1,9 @@
 """Training: Dice in the patient who was learned from and in another, for ways to label half; and seconds and memory on a large phantom.
 
 Of the real images (folder in ``DELINEATE_SHARED_DATA``) lungs of two patients teach each other. Each is labelled in even or odd slices,
-in a random half of them, in the lower or the upper half; the forest is told which slices were looked at, or not. Arguments: ``phantom``
-or ``patients`` for one part alone.
+in a random half of them, in the lower or the upper half; the forest is told which slices were looked at, or not. ``server`` does some of
+it as a plugin would: images in a folder of studies, a label saved, a training, an infer. Arguments: ``phantom``, ``patients`` or
+``server`` for one part alone.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
-from delineate.files import read_volume
+from benchmarks.server import running
+from delineate.client.monai_label import MONAILabelClient
+from delineate.files import read_volume, write_segmentation, write_volume
 from delineate.segmentation import Segmentation
 from delineate.testing.phantoms import Phantom, chest_ct
 from delineate.training import applying
@@ -29,6 +33,10 @@ NAMES = ("Lung_L", "Lung_R")
 DATA = Path(os.environ.get("DELINEATE_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 TRUNK, CHEST = DATA / "S01_ct_body_nifti_seg41", DATA / "S04_ct_chest64_dicom_nrrd_lungs"
 LOBES = (10, 11, 12, 13, 14)
+
+
+LEFT_LOBES = (10, 11)
+LIMIT = 300.0  # seconds to wait for a training; the bar is 60 with the infer
 
 
 def _trunk() -> Case:
@@ -91,6 +99,68 @@ def patients() -> None:
                 )
 
 
+def _with_sides(case: Case, left: np.ndarray) -> Case:
+    """Left and right lung under labels of their own."""
+    lungs = case.labels.mask("Lungs")
+    return Case(case.image, Segmentation.from_masks({"Lung_L": lungs & left, "Lung_R": lungs & ~left}, case.image.geometry))
+
+
+def _sides() -> tuple[Case, Case]:
+    """Trunk and chest with left and right apart."""
+    trunk, chest = _trunk(), _chest()
+    parts, count = ndimage.label(chest.labels.mask("Lungs"))
+    places = [np.argwhere(parts == label)[:, 2].mean() for label in range(1, count + 1)]  # LPS: the left one comes last
+    left = parts == 1 + int(np.argmax(places))
+    lobes = np.isin(read_volume(TRUNK / "example_seg.nii.gz").voxels, LEFT_LOBES)
+    return _with_sides(trunk, lobes), _with_sides(chest, left)
+
+
+def _until(done: Callable[[], bool]) -> None:
+    began = time.perf_counter()
+    while not done():
+        if time.perf_counter() - began > LIMIT:
+            raise RuntimeError(f"it took more than {LIMIT:g} s")
+        time.sleep(0.1)
+
+
+def _through_a_server(taught: Case, other: Case, folder: Path) -> tuple[float, float, Segmentation]:
+    """Seconds of the training and of the infer, as a client sees them, and what was found."""
+    studies, label = folder / "studies", folder / "label.nii.gz"
+    studies.mkdir()
+    for name, case in (("taught", taught), ("other", other)):
+        write_volume(studies / f"{name}.nii.gz", case.image)
+    write_segmentation(label, taught.labels)
+    info = [{"name": structure.name, "idx": structure.label} for structure in taught.labels]
+    with running(options=("--studies", str(studies))) as server, MONAILabelClient(server.url, str(folder)) as client:
+        _until(lambda: {"taught", "other"} <= set(client.datastore()["objects"]))
+        client.save_label("taught", label, params={"label_info": info})
+        began = time.perf_counter()
+        client.train_start("voxel-forest")
+        _until(lambda: not client.train_status(check_if_running=True))
+        learned = time.perf_counter()
+        found, _ = client.infer("voxel-forest", "other")
+        assert found is not None
+        done = time.perf_counter()
+        labels = read_volume(Path(found)).voxels
+    masks = {structure.name: labels == structure.label for structure in taught.labels}
+    return learned - began, done - learned, Segmentation.from_masks(masks, other.image.geometry)
+
+
+def server() -> None:
+    """One row for each direction, number of labels and half."""
+    print("learned from  labels  half    Dice in the other patient   train + infer, s")
+    for labels, (trunk, chest) in (("one", (_trunk(), _chest())), ("two", _sides())):
+        for teacher, name, other in ((chest, "chest", trunk), (trunk, "trunk", chest)):
+            there = np.logical_or.reduce([teacher.labels.mask(n) for n in teacher.labels.names]).any(axis=(1, 2))
+            for half, looked in _halves(there):
+                if half not in ("even", "lower"):
+                    continue
+                with tempfile.TemporaryDirectory(prefix="delineate-bench-") as folder:
+                    train_s, infer_s, found = _through_a_server(_only(teacher, looked, False), other, Path(folder))
+                agreement = ", ".join(f"{_dice(found.mask(n), other.labels.mask(n)):.3f}" for n in found.names)
+                print(f"{name:<13} {labels:<7} {half:<7} {agreement:<27} {train_s:5.1f} + {infer_s:.1f}", flush=True)
+
+
 def _phantom(size: tuple[int, int, int], seed: int) -> Phantom:
     return chest_ct(size, (410 / size[0], 410 / size[1], 320 / size[2]), seed=seed)
 
@@ -125,6 +195,8 @@ def main(arguments: list[str]) -> None:
     """The parts that are asked for, by default those that can be run."""
     if "patients" in arguments or (not arguments and TRUNK.exists() and CHEST.exists()):
         patients()
+    if "server" in arguments:
+        server()
     if "phantom" in arguments or not arguments:
         phantoms()
 

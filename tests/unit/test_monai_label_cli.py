@@ -121,6 +121,13 @@ def test_infer(run: Run, server: ScriptedLabelServer, here: Path) -> None:
     assert run("infer", "nope", "ct_small", "-q", server=server)[0] == 3
 
 
+def test_outlines_without_end_are_not_printed_unasked(run: Run, here: Path) -> None:
+    with ScriptedLabelServer(LabelScript(infer_params={"outlines": [[0, 1]] * 2000})) as server:
+        assert "characters of JSON came with it" in (out := run("infer", "threshold", "ct_small", "-q", server=server)[1])
+        assert len(out) < 200
+        assert len(json.loads(run("infer", "threshold", "ct_small", "-q", "--json", server=server)[1])["params"]["outlines"]) == 2000
+
+
 def test_slides(run: Run, server: ScriptedLabelServer, here: Path) -> None:
     code, out, _ = run("wsi-infer", "polygons", "slide", "-P", "level=1", "-q", server=server)
     assert (code, json.loads(out)) == (0, DSA)

@@ -31,6 +31,7 @@ from delineate.protocols.monai_label_answers import suffix_of
 _FILE = click.Path(path_type=Path)
 _OUTPUT = click.option("--output", "-o", default=Path(), type=_FILE, help="A file, or a folder that is there.  [default: here]")
 _RESULTS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".png", ".tif", ".tiff")  # by names of files, the longer ones first
+_LONGEST = 10_000  # characters that are printed where nobody asked for them
 
 
 @click.group()
@@ -162,7 +163,10 @@ def infer(
     with ProgressDisplay(quiet) as show, speaking(**connection, folder=_folder(output), progress=show) as client:
         result, answer = client.infer(model, image_id, params, label_in, file, session_id)
     target = None if result is None else _placed(Path(result), output, f"{image_id or session_id or _stem(file)}-{model}")
-    text = json.dumps(answer, indent=1, ensure_ascii=False) + (f"\nwrote {target}" if target else "")
+    text = json.dumps(answer, indent=1, ensure_ascii=False)
+    if target and len(text) > _LONGEST:  # outlines of a slide
+        text = f"{len(text)} characters of JSON came with it; --json prints them"
+    text += f"\nwrote {target}" if target else ""
     say({"file": str(target) if target else None, "params": answer}, as_json, text)
 
 

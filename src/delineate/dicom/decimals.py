@@ -36,7 +36,7 @@ class Writer:
 
     def __init__(self, decimals: int = DECIMALS) -> None:
         self._decimals = decimals
-        self._whole: dict[int, np.ndarray] = {}
+        self._whole: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._parts = _words([f"{part:04d}" for part in range(_ONE)], 4, "<u4")
 
     def lists(self, points: np.ndarray, starts: np.ndarray) -> list[bytes]:
@@ -48,14 +48,15 @@ class Writer:
         if self._decimals != DECIMALS or np.abs(scaled).max(initial=0.0) >= _LARGEST * _ONE:
             return [_slowly(points[a:b], self._decimals) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
         whole, parts, is_below = self._split(scaled)
-        rows = np.zeros(len(scaled), dtype=[("whole", "<u8"), ("parts", "<u4"), ("end", "u1")])
-        rows["whole"] = self._table(int(whole.max(initial=0))).take(whole * 2 + is_below)
+        entries, sizes = self._table(int(whole.max(initial=0)))
+        number = whole * 2 + is_below
+        rows = np.empty(len(scaled), dtype=[("whole", "<u8"), ("parts", "<u4"), ("end", "u1")])
+        rows["whole"] = entries.take(number)
         rows["parts"] = self._parts.take(parts)
         rows["end"] = ord("\\")
         each = rows.view(np.uint8).reshape(len(rows), -1)
         text = each[each != 0].tobytes()
-        lengths = np.count_nonzero(each[:, :_ENTRY], axis=1) + 5
-        ends = np.concatenate([[0], np.cumsum(lengths)])[3 * starts]
+        ends = np.concatenate([[0], np.cumsum(sizes.take(number), dtype=np.int64)])[3 * starts]
         return [text[a : b - 1] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
 
     @staticmethod
@@ -66,10 +67,13 @@ class Writer:
         whole = numbers // np.int32(_ONE)
         return whole, numbers - whole * np.int32(_ONE), is_below
 
-    def _table(self, highest: int) -> np.ndarray:
+    def _table(self, highest: int) -> tuple[np.ndarray, np.ndarray]:
+        """Entries of whole numbers, of those below zero after each, and how long a number with such an entry is, its end included."""
         size = 1 << max(highest, 1023).bit_length()
         if size not in self._whole:
-            self._whole[size] = _words([f"{sign}{n}." for n in range(size) for sign in ("", "-")], _ENTRY, "<u8")
+            texts = [f"{sign}{n}." for n in range(size) for sign in ("", "-")]
+            lengths = np.array([len(text) + DECIMALS + 1 for text in texts], dtype=np.uint8)
+            self._whole[size] = _words(texts, _ENTRY, "<u8"), lengths
         return self._whole[size]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from os import PathLike
@@ -35,6 +36,8 @@ from delineate.orientation import AxisMap
 from delineate.segmentation import Segmentation, Structure
 
 _PARALLEL = 0.9995  # cosine between the contours' normal and an axis of a grid: 1.8 degrees; contours off it are named one by one
+
+_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +95,14 @@ def write_on_planes(
     drawn = [item for item in structures if (traced[item.layer].labels == item.label).any()]
     notes += [f"{item.name} has no voxels: left out" for item in structures if item not in drawn]
     names = region_names([item.name for item in drawn], 16 if options.short_names else 64, notes)
-    items, writer, regions = Items(source.instances), Writer(decimals_for(min(source.planes.spacing))), []
-    for number, item in enumerate(drawn, 1):
+    items, writer = Items(source.instances), Writer(decimals_for(min(source.planes.spacing)))
+
+    def made(number: int, item: Structure) -> list[bytes]:
         colour = item.colour or lookup(item.name).colour or item.rgb()
-        regions.append(region(number, colour, _items(items, writer, traced[item.layer], item.label, source, options.tolerance)))
+        return region(number, colour, _items(items, writer, traced[item.layer], item.label, source, options.tolerance))
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        regions = list(threads.map(made, range(1, len(drawn) + 1), drawn))
     written = [Written(name, lookup(item.name), item.code) for name, item in zip(names, drawn, strict=True)]
     before, after = written_before_contours(written, source, options.label, options.description, options.at, options.uid)
     _save(Path(path), [before, *sequence(regions), after])

@@ -19,7 +19,7 @@ _MAKER: Final = "Delineate"
 
 # Of the image's patient and study; what a file must have although it may be empty.
 _KEPT: Final = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 _KEPT_IF_THERE: Final = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
@@ -39,6 +39,7 @@ def written_before_contours(
     """The file's bytes before and after ROIContourSequence, implicit VR little endian."""
     library = pydicom()
     data = _about(source, label, description, at or datetime.now())
+    data.StudyInstanceUID = source.study_uid
     data.SOPInstanceUID = uid or library.uid.generate_uid(prefix=None)
     data.SeriesInstanceUID = library.uid.generate_uid(prefix=None)
     data.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]

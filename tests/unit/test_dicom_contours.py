@@ -222,6 +222,20 @@ def test_contours_between_slices_stand_for_slabs() -> None:
     assert notes == ["A: 3 contours are between slices: each slice takes the nearest contours of its structure"]
 
 
+def test_two_planes_on_one_slice_are_no_holes_in_each_other() -> None:
+    mask = np.zeros(GRID.shape, dtype=bool)
+    mask[1:4, 2:9, 3:7] = True
+    contours = contours_of(mask)
+    smaller = contours_of(mask & (np.indices(GRID.shape)[2] < 6))
+    both = Contours(
+        np.zeros(6, int), np.concatenate([contours.starts, contours.starts[-1] + smaller.starts[1:]]),
+        np.concatenate([contours.points, smaller.points + np.array([0, 0, 0.2])]),
+    )  # fmt: skip
+    found, notes = onto(both, GRID)
+    assert np.array_equal(found, mask)
+    assert notes == ["A: 3 contours are on one slice with others in another plane: each slice takes the nearest contours of its structure"]
+
+
 def test_contours_outside_and_oblique_ones_are_left_out() -> None:
     mask = np.zeros(GRID.shape, dtype=bool)
     mask[:, 2:9, 3:7] = True

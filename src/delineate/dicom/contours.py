@@ -132,13 +132,24 @@ def _on_slices(
     _note(contours.structures[is_level & is_outside], "outside of the image's slices: left out", names, notes)
     is_between = is_level & ~is_outside & (off > close)
     _note(contours.structures[is_between], "between slices: each slice takes the nearest contours of its structure", names, notes)
-    between = np.unique(contours.structures[is_between])
-    simple = is_level & (off <= close) & ~np.isin(contours.structures, between)
+    is_on = is_level & (off <= close)
+    beside = _beside(contours.structures[is_on], slices[is_on], middle[is_on])
+    _note(beside, "on one slice with others in another plane: each slice takes the nearest contours of its structure", names, notes)
+    between = np.unique(np.append(contours.structures[is_between], beside))
+    simple = is_on & ~np.isin(contours.structures, between)
     pairs = [(np.flatnonzero(simple), slices[simple])]
     for structure in between:
         numbers = np.flatnonzero(is_level & (contours.structures == structure))
         pairs += [(numbers[chosen], np.full(len(chosen), number)) for number, chosen in _slabs(middle[numbers], planes, close)]
     return np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs])
+
+
+def _beside(structures: np.ndarray, slices: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """The structures of contours that are on a slice with others of theirs, but in another plane: taken together they would be holes."""
+    order = np.lexsort((middle, slices, structures))
+    structures, slices, middle = structures[order], slices[order], middle[order]
+    is_same = (structures[1:] == structures[:-1]) & (slices[1:] == slices[:-1])
+    return structures[1:][is_same & (np.diff(middle) > CLOSE)]
 
 
 def _slabs(middle: np.ndarray, planes: Planes, close: float) -> Iterator[tuple[int, np.ndarray]]:

@@ -73,13 +73,21 @@ class WeightRoutes:
             await form.read(request)
             task = await form.finish(partial(self._submit, model, version, taker, self._guard.owner(request)))
         if task is not None:
-            await self._works.answer(await self._works.ended(task))  # raises where it is no forest
+            await self._checked(task)
         return JSONResponse(await self._files.run(lambda: self._info(model)))
 
     async def remove(self, model: str) -> Response:
         """Remove a trained model with all its versions; as `NAME@VERSION` that version, for the newest of the others if it was current."""
         await self._files.run(lambda: self._remove(model))
         return JSONResponse({})
+
+    async def _checked(self, task: Task) -> None:
+        """Wait until the file is a version, and forget the task. Raises `TaskFailedError` where it is no forest."""
+        ended = await self._works.ended(task)
+        try:
+            await self._works.answer(ended)
+        finally:
+            await self._files.run(lambda: self._service.waited_for.delete(task.uid, "answered"))
 
     def _submit(self, model: str, version: int | None, taker: BlobTaker, owner: str) -> Task | None:
         """A task that makes a version of the file; None where an older version was made current instead."""

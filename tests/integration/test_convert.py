@@ -15,6 +15,7 @@ pytest.importorskip("SimpleITK")
 import pydicom
 from click.testing import CliRunner, Result
 
+from delineate.cli.embedded import embedded_server
 from delineate.cli.main import cli
 from delineate.errors import DelineateError
 from delineate.files import read_segmentation, read_volume, write_segmentation, write_volume
@@ -133,6 +134,22 @@ def test_segment_writes_dicom(tmp_path: Path) -> None:
     assert pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentAlgorithmName == "lungs-ct"
     rows = json.loads(run("compare", tmp_path / "out" / "lungs-ct.dcm", tmp_path / "seg.dcm", "--source", tmp_path / "ct", "--json").stdout)
     assert [(row["name"], row["dice"]) for row in rows["structures"]] == [("Lung_L", 1.0), ("Lung_R", 1.0)]
+    picture = run("preview", tmp_path / "ct", tmp_path / "seg.dcm", "-o", tmp_path / "seg.png").output
+    assert "seg.png" in picture and (tmp_path / "seg.png").read_bytes().startswith(b"\x89PNG")
     write_volume(tmp_path / "ct.nii.gz", chest)
     result = run("segment", tmp_path / "ct.nii.gz", "-m", "lungs-ct", "-o", tmp_path / "x", "--to", "seg", code=2)
     assert "not DICOM" in str(result.exception) and not (tmp_path / "x").exists()
+
+
+def test_fetch_writes_dicom(tmp_path: Path) -> None:
+    chest = chest_ct((86, 76, 56), (4.8, 5.0, 6.0)).volume
+    write_series(tmp_path / "ct", stack_of((chest.voxels + 1024).astype(np.uint16), chest.geometry, stored=12))
+    with embedded_server((), False) as url:
+        uid = run("submit", tmp_path / "ct", "-m", "lungs-ct", "--server", url, "-q").output.strip()
+        run("wait", uid, "--server", url, "-q")
+        told = run("fetch", uid, "-o", tmp_path / "rs.dcm", "--to", "rtstruct", "--server", url, "-q", code=2)
+        assert "there is no image" in str(told.exception)
+        run("fetch", uid, "-o", tmp_path / "rs.dcm", "--to", "rtstruct", "--image", tmp_path / "ct", "--server", url, "-q")
+        run("fetch", uid, "-o", tmp_path / "labels.nii.gz", "--image", tmp_path / "ct", "--server", url, "-q")
+    rows = json.loads(run("compare", tmp_path / "rs.dcm", tmp_path / "labels.nii.gz", "--json").stdout)["structures"]
+    assert [(row["name"], row["dice"]) for row in rows] == [("Lung_L", 1.0), ("Lung_R", 1.0)]

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from delineate.cli.output import write_error
+from delineate.cli.printable import printable
+from delineate.cli.structures import read_source, read_structures
 from delineate.client.packing import published
-from delineate.files import read_segmentation, read_volume
 from delineate.pictures import preview as draw
 
 
@@ -21,8 +22,10 @@ from delineate.pictures import preview as draw
     "--window", nargs=2, type=float, default=None, metavar="LOW HIGH", help="Values drawn black and white; found out where not given."
 )
 def preview(image: Path, segmentation: Path, output: Path, title: str, window: tuple[float, float] | None) -> None:
-    """Draw SEGMENTATION on IMAGE: three planes through the structures, contours and names."""
-    picture = draw(read_volume(image), read_segmentation(segmentation), title=title, window=window)
+    """Draw SEGMENTATION, a label map, SEG or RTSTRUCT file, on IMAGE: three planes through the structures, contours and names."""
+    notes: list[str] = []
+    source = read_source(image, notes)
+    picture = draw(source.volume, read_structures(segmentation, source.grid, notes), title=title, window=window)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with published(output) as file:
@@ -30,3 +33,5 @@ def preview(image: Path, segmentation: Path, output: Path, title: str, window: t
     except OSError as error:
         raise write_error(error, output) from error
     click.echo(f"wrote {output}")
+    for note in notes:
+        click.echo(f"note: {printable(note)}", err=True)

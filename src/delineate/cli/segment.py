@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ import click
 from delineate.cli.connection import connect, connection_options
 from delineate.cli.embedded import embedded_server
 from delineate.cli.image import dicom_options, read_image
-from delineate.cli.output import say, target_path, write_result
+from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
-from delineate.cli.structures import DICOM, FORMATS, Source, format_of, read_source, write_structures
-from delineate.errors import DeadlineError, InputError
+from delineate.cli.structures import FORMATS, read_source, require_target, way_to_write
+from delineate.errors import DeadlineError
 from delineate.files import is_dicom
-from delineate.segmentation import Segmentation
 
 
 @click.command()
@@ -57,7 +55,7 @@ def segment(
 
     Without --server a server with one worker is started for this one task.
     """
-    _require_target(output, model, to, images[0])
+    require_target(output, model, to, images[0])  # a wrong one should not cost a segmentation
     notes: list[str] = []
     choices: dict[str, Any] = {"series": series, "fill_gaps": fill_gaps, "doubled": doubled}
     source = read_source(images[0], notes, **choices)
@@ -80,20 +78,7 @@ def segment(
                 click.echo(f"The task goes on. Its result: delineate fetch {printable(uids[0])} -o {output} --server {server}", err=True)
             raise
         show(1.0, "writing")
-        how: dict[str, Any] = {} if to is None else {"suffix": FORMATS[to], "write": _writer(to, source, model, notes)}
+        how = way_to_write(to, source, model, notes)
         written = write_result(segmentation, output, model, None if no_picture else reference, title=model, **how)
         written.notes += notes + client.notes
     say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))
-
-
-def _require_target(output: Path, model: str, to: str | None, image: Path) -> None:
-    """A wrong output path or format should not cost a segmentation."""
-    target_path(output, model, FORMATS[to or "nifti"])
-    if to is not None and format_of(output) not in ("", to):
-        raise InputError(f"{output.name} is not a name for {to}", f"Use one that ends in {FORMATS[to]}, or a folder.")
-    if to in DICOM and not is_dicom(image):
-        raise InputError(f"{image.name} is not DICOM: nothing can refer to it", "Give the series, or write another format.")
-
-
-def _writer(to: str, source: Source, model: str, notes: list[str]) -> Callable[[Path, Segmentation], list[Path]]:
-    return lambda path, segmentation: write_structures(segmentation, path, to, source, notes, algorithm=model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from delineate.cli.output import target_path
 from delineate.errors import ImageError, InputError
 from delineate.files import is_dicom, read_segmentation, read_volume, write_segmentation
 from delineate.geometry import Geometry
@@ -120,3 +121,30 @@ def write_structures(segmentation: Segmentation, path: Path, to: str, source: So
         contours = rtstruct.Options(short_names=more.get("short_names", False))
         rtstruct.write_rtstruct(path, segmentation, source.series, contours, notes)
     return [path]
+
+
+def require_target(output: Path, name: str, to: str | None, image: Path | None) -> None:
+    """Refuse a path for a result that does not go with its format, and DICOM of an image that is none.
+
+    Raises
+    ------
+    InputError
+        Either of them.
+    """
+    target_path(output, name, FORMATS[to or "nifti"])
+    if to is not None and format_of(output) not in ("", to):
+        raise InputError(f"{output.name} is not a name for {to}", f"Use one that ends in {FORMATS[to]}, or a folder.")
+    if to in DICOM and (image is None or not is_dicom(image)):
+        words = "there is no image" if image is None else f"{image.name} is not DICOM"
+        raise InputError(f"{words}: nothing can refer to it", "Give the series, or write another format.")
+
+
+def way_to_write(to: str | None, source: Source | None, model: str, notes: list[str]) -> dict[str, Any]:
+    """Suffix and writer of a format for `output.write_result`; nothing where the output's name says it."""
+    if to is None:
+        return {}
+
+    def write(path: Path, segmentation: Segmentation) -> list[Path]:
+        return write_structures(segmentation, path, to, source, notes, algorithm=model)
+
+    return {"suffix": FORMATS[to], "write": write}

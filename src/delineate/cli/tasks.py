@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from delineate.cli.connection import connect, connection_options
-from delineate.cli.output import say, target_path, write_result
+from delineate.cli.image import dicom_options
+from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
+from delineate.cli.structures import FORMATS, read_source, require_target, way_to_write
 from delineate.cli.table import print_table, when
-from delineate.files import read_volume
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -65,14 +66,21 @@ def wait(uid: str, timeout: float, as_json: bool, quiet: bool, **connection: Any
     help="A folder, an image file (.nii.gz, .nrrd, .mha), or an archive (.zip).",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="The image that was sent first: its grid is used, and a picture is drawn.")
+@click.option("--to", type=click.Choice(list(FORMATS)), help="The format; RTSTRUCT and SEG refer to the image, which is DICOM then.")
+@dicom_options
 @_JSON
 @_QUIET
 @connection_options
-def fetch(uid: str, output: Path, image: Path | None, as_json: bool, quiet: bool, **connection: Any) -> None:
+def fetch(
+    uid: str, output: Path, image: Path | None, to: str | None, series: str, fill_gaps: bool, doubled: str | None, as_json: bool,
+    quiet: bool, **connection: Any,
+) -> None:  # fmt: skip
     """Fetch the structures of the finished task UID; with a name that ends in .zip, the archive as it is."""
     if output.suffix.lower() != ".zip":
-        target_path(output, "structures")  # a wrong output path should not cost a download
-    reference = read_volume(image) if image else None
+        require_target(output, "structures", to, image)  # a wrong one should not cost a download
+    notes: list[str] = []
+    source = read_source(image, notes, series=series, fill_gaps=fill_gaps, doubled=doubled) if image else None
+    reference = source.volume if source else None
     with ProgressDisplay(quiet) as show, connect(**connection, progress=show) as client:
         if output.suffix.lower() == ".zip":
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +88,9 @@ def fetch(uid: str, output: Path, image: Path | None, as_json: bool, quiet: bool
             click.echo(json.dumps({"files": [str(output)]}) if as_json else f"wrote {output}")
             return
         segmentation = client.fetch(uid, geometry=reference.geometry if reference else None)
-    say(write_result(segmentation, output, "structures", reference), as_json)
+    written = write_result(segmentation, output, "structures", reference, **way_to_write(to, source, "Delineate", notes))
+    written.notes += notes
+    say(written, as_json)
 
 
 @click.command()

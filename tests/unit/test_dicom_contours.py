@@ -222,6 +222,16 @@ def test_contours_between_slices_stand_for_slabs() -> None:
     assert notes == ["A: 3 contours are between slices: each slice takes the nearest contours of its structure"]
 
 
+def test_parts_far_from_each_other_do_not_reach_out_to_each_other() -> None:
+    tall = Geometry((11, 13, 21), GRID.spacing, GRID.origin)
+    mask = np.zeros(tall.shape, dtype=bool)
+    mask[2, 2:9, 3:7] = mask[18, 2:9, 3:7] = True
+    moved = Geometry((11, 13, 51), (0.8, 1.7, 1.0), (-31.2, 14.4, 100.3))
+    found, notes = onto(contours_of(mask, tall), moved)
+    at = 100.3 + np.arange(51)
+    assert np.array_equal(found.any(axis=(1, 2)), np.minimum(abs(at - 105), abs(at - 145)) <= 5) and len(notes) == 1
+
+
 def test_two_planes_on_one_slice_are_no_holes_in_each_other() -> None:
     mask = np.zeros(GRID.shape, dtype=bool)
     mask[1:4, 2:9, 3:7] = True

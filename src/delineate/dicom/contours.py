@@ -2,8 +2,8 @@
 
 Contours belong to the slices by their own plane, held against every slice's own position. A contour within a tenth of the
 distance between slices (at least 0.01 mm) is on that slice. Of a structure that has contours between slices each slice takes
-the contours of the nearest plane that it was drawn on, within half of the distance between these planes: a contour stands for
-a slab, as a voxel does.
+the contours of the nearest plane that it was drawn on, within half of the distance between these planes (5 mm at most): a
+contour stands for a slab, as a voxel does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from delineate.geometry import Geometry
 ON_SLICE: Final = 0.1  # of the distance between slices
 CLOSE: Final = 0.01  # mm, at least: what positions are rounded to
 _HALF: Final = 0.5 + 1e-6
+_THICKEST: Final = 10.0  # mm that a contour stands for at most: two parts of a structure may be far from each other
 _LONGEST: Final = 64  # contours that tell which way the planes lie
 
 
@@ -138,9 +139,10 @@ def _on_slices(
     between = np.unique(np.append(contours.structures[is_between], beside))
     simple = is_on & ~np.isin(contours.structures, between)
     pairs = [(np.flatnonzero(simple), slices[simple])]
+    usual = _usual(middle[is_level], planes.usual)
     for structure in between:
         numbers = np.flatnonzero(is_level & (contours.structures == structure))
-        pairs += [(numbers[chosen], np.full(len(chosen), number)) for number, chosen in _slabs(middle[numbers], planes, close)]
+        pairs += [(numbers[chosen], np.full(len(chosen), number)) for number, chosen in _slabs(middle[numbers], planes, close, usual)]
     return np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs])
 
 
@@ -152,12 +154,19 @@ def _beside(structures: np.ndarray, slices: np.ndarray, middle: np.ndarray) -> n
     return structures[1:][is_same & (np.diff(middle) > CLOSE)]
 
 
-def _slabs(middle: np.ndarray, planes: Planes, close: float) -> Iterator[tuple[int, np.ndarray]]:
+def _usual(heights: np.ndarray, otherwise: float) -> float:
+    """The usual distance between planes that were drawn on, mm; an upper one, in case some planes were drawn on twice."""
+    steps = np.diff(np.sort(heights))
+    steps = steps[steps > CLOSE]
+    return float(np.quantile(steps, 0.75, method="lower")) if len(steps) else otherwise
+
+
+def _slabs(middle: np.ndarray, planes: Planes, close: float, otherwise: float) -> Iterator[tuple[int, np.ndarray]]:
     """Of each slice that a structure is in, the contours of its nearest plane."""
     order = np.argsort(middle)
     begins = np.flatnonzero(np.diff(middle[order], prepend=-np.inf) > min(close, CLOSE))
     drawn = middle[order][begins]
-    reach = _HALF * (float(np.median(np.diff(drawn))) if len(drawn) > 1 else planes.usual)
+    reach = max(close, _HALF * min(_usual(drawn, otherwise), _THICKEST))
     groups = np.split(order, begins[1:])
     for number, place in enumerate(planes.places[:, 2]):
         nearest = int(_nearest(drawn, np.array([place]))[0])

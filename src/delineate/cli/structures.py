@@ -84,6 +84,10 @@ def read_structures(path: Path, grid: Series | Geometry | None, notes: list[str]
     if kind == "seg":
         from delineate.dicom.seg import read_seg
 
+        if grid is None:
+            notes.append(
+                f"{path.name} is read onto a grid over its own frames, which may be less than the image: --source gives the image's"
+            )
         return read_seg(path, grid, notes=notes)
     if kind == "rtstruct":
         from delineate.dicom.rtstruct import read_rtstruct

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -13,9 +14,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from delineate.cli.connection import connect
+from delineate.cli.kept_tokens import keep_token, kept_token, token_store
 from delineate.cli.label import label
-from delineate.cli.label_connection import keep_token, kept_token, token_store
 from delineate.cli.main import cli, main
+from delineate.errors import DelineateError
 from delineate.testing.faults import Fault
 from delineate.testing.monai_label import LabelScript, ScriptedLabelServer
 from delineate.testing.monai_label.script import CLASSES, DSA, INFO, MASK, PASSWORD, TOKEN, USER
@@ -217,6 +220,14 @@ def test_a_given_token_goes_before_the_kept_one(run: Run, here: Path, server: Sc
     run("info", server=server)
     run("info", "--token-file", "token", server=server)
     assert [request.headers["authorization"] for request in server.requests] == ["Bearer kept", "Bearer given"]
+
+
+def test_the_other_commands_send_the_kept_token_too(run: Run, here: Path, server: ScriptedLabelServer) -> None:
+    keep_token(server.url, {"token_type": "Bearer", "access_token": "kept"})
+    for given, sent in ((None, "Bearer kept"), ("given", "Bearer given")):
+        with connect(server.url, token=given) as client, contextlib.suppress(DelineateError):
+            client.models()
+        assert server.requests[-1].headers["authorization"] == sent
 
 
 def test_a_store_that_cannot_be_read_is_told(run: Run, here: Path, server: ScriptedLabelServer) -> None:

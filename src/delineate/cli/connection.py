@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from delineate.cli.kept_tokens import kept_token
 from delineate.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
@@ -62,12 +63,18 @@ def connect(
     dialect: str | None = None,
     **options: Any,
 ) -> Client:
-    """A client for the options of `connection_options`; `options` go to the client as they are."""
+    """A client for the options of `connection_options`; `options` go to the client as they are.
+
+    Without a token given, the one that ``delineate label login`` kept for this server is sent.
+    """
     from delineate.client.sync import Client  # not above: commands that need the options alone load without images
 
+    url = server or DEFAULT_SERVER
     if token_file is not None:
         token = read_token(token_file)
-    return Client(server or DEFAULT_SERVER, token=token, ca_file=ca_file, verify=not insecure, dialect=dialect, **options)
+    elif token is None:
+        token = (kept_token(url) or {}).get("access_token")
+    return Client(url, token=token, ca_file=ca_file, verify=not insecure, dialect=dialect, **options)
 
 
 def piped_password() -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from delineate.cli.connection import PASSWORD_STDIN_OPTION, piped_password
+from delineate.cli.kept_tokens import keep_token
 from delineate.cli.label_connection import (
     JSON_OPTION,
     PARAMETERS_OPTION,
     QUIET_OPTION,
-    keep_token,
     label_options,
     read_parameters,
     say,

@@ -1,20 +1,18 @@
-"""Options of every ``delineate label`` command, the client they make, and where tokens are kept."""
+"""Options of every ``delineate label`` command, and the client they make."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from delineate.cli.connection import CA_OPTION, DEFAULT_SERVER, TOKEN_FILE_OPTION, TOKEN_OPTION, read_token
+from delineate.cli.kept_tokens import kept_token
 from delineate.cli.printable import printable
-from delineate.client.address import parse_address
 from delineate.client.monai_label import MONAILabelClient
 from delineate.errors import DelineateError, InputError, SettingsError
 from delineate.protocols.monai_label_failures import MONAILabelClientException
@@ -97,41 +95,3 @@ def read_parameters(given: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             read[name] = value
     return read
-
-
-# ---------------------------------------------------------------- tokens
-
-
-def token_store() -> Path:
-    """The file with the tokens of ``delineate label login``, by server."""
-    return Path(click.get_app_dir("delineate")) / "label-tokens.json"
-
-
-def kept_token(url: str) -> dict[str, str] | None:
-    """The token kept for this server, None where there is none."""
-    return _kept().get(parse_address(url).origin)
-
-
-def keep_token(url: str, token: Mapping[str, Any]) -> Path:
-    """Keep a token for this server, readable by this user alone; the file."""
-    file = token_store()
-    tokens = {**_kept(), parse_address(url).origin: {name: token[name] for name in ("token_type", "access_token") if name in token}}
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as target:
-            json.dump(tokens, target)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-    return file
-
-
-def _kept() -> dict[str, dict[str, str]]:
-    try:
-        value = json.loads(token_store().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        raise SettingsError(f"{token_store()} cannot be read", "Remove it, and log in again with `delineate label login`.") from None
-    return value if isinstance(value, dict) else {}

@@ -151,7 +151,8 @@ def _beside(structures: np.ndarray, slices: np.ndarray, middle: np.ndarray) -> n
     order = np.lexsort((middle, slices, structures))
     structures, slices, middle = structures[order], slices[order], middle[order]
     is_same = (structures[1:] == structures[:-1]) & (slices[1:] == slices[:-1])
-    return structures[1:][is_same & (np.diff(middle) > CLOSE)]
+    beside: np.ndarray = structures[1:][is_same & (np.diff(middle) > CLOSE)]
+    return beside
 
 
 def _usual(heights: np.ndarray, otherwise: float) -> float:

@@ -33,6 +33,8 @@ _ROOM: Final = 3
 _WIDEST: Final = 3
 """Working voxels; the widest gap that is closed is twice this."""
 
+_PASSES: Final = 4
+
 _ALLOWED: Final = 0.03
 """Of a structure's labels: where a closing adds more, its dents are its own and not closed."""
 
@@ -60,13 +62,23 @@ def settled(chance: Chance, values: Array, contrast: float) -> Chance:
 
 
 def filled(mask: Mask, radius: int) -> Mask:
-    """Close gaps narrower than twice `radius` voxels, then fill what is enclosed in planes of two of the three directions; 0: as it is."""
-    box = bounds(mask)
-    if box is None or radius == 0:
-        return mask
+    """Close gaps narrower than twice `radius` voxels and fill what is enclosed in planes of two of the three directions; 0: as it is.
+
+    Again until nothing changes: where a cavity is filled from two sides a slit may be left, which is a gap.
+    """
+    result = mask
+    for _ in range(_PASSES if radius else 0):
+        before, result = result, _filled_once(result, radius)
+        if np.array_equal(before, result):
+            break
+    return result
+
+
+def _filled_once(mask: Mask, radius: int) -> Mask:
     result = close(mask, float(radius), _UNIT)
     box = bounds(result)
-    assert box is not None
+    if box is None:
+        return mask
     part = result[box]
     votes = np.zeros(part.shape, dtype=np.uint8)
     for axis in range(3):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 try:
     import lightgbm  # noqa: F401
@@ -196,6 +197,15 @@ def test_gaps_are_closed_only_where_the_labels_had_none() -> None:
     assert smoothness(whole, planes) == 3 and smoothness(pierced & (np.indices(whole.shape).sum(0) % 3 > 0), planes) == 0
     assert (filled(pierced, 2) == whole).mean() > 0.995
     assert (filled(pierced, 0) == pierced).all() and not filled(np.zeros_like(whole), 2).any()
+
+
+def test_gaps_that_filling_leaves_are_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(2).normal(size=(30, 30, 30)), 2)
+    ragged = (noise > 0.02) & ball((30, 30, 30), 13)
+    final = filled(ragged, 2)
+    assert (filled(final, 2) == final).all()
+    monkeypatch.setattr("delineate.training.shaping._PASSES", 1)
+    assert np.count_nonzero(filled(ragged, 2)) < np.count_nonzero(final)
 
 
 def test_a_structure_that_an_image_does_not_list_is_unknown_there() -> None:

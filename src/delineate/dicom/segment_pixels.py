@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -29,37 +29,47 @@ class Pixels:
         wanted = {"BINARY": (1,), "FRACTIONAL": (8,), "LABELMAP": (8, 16)}.get(kind, ())
         if self._bits not in wanted or (header.order == ">" and self._bits != 8):
             raise ImageError(f"{header.name} is a SEG of type {kind!r} with {self._bits} bits: not known", _SAY)
-        self._data: np.ndarray | None = None
-        if header.syntax in NATIVE:
-            self._data = self._native(inflated)
+        self._is_native = header.syntax in NATIVE
+        self._inflated = None if inflated is None else np.frombuffer(inflated, np.uint8)
+        if self._is_native:
+            self._require_whole()
 
-    def _native(self, inflated: bytes | None) -> np.ndarray:
+    def _require_whole(self) -> None:
         needed = -(-self._count * self._rows * self._columns * self._bits // 8)
-        if inflated is None:
-            with self._header.path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            data = np.frombuffer(mapped, np.uint8)[self._header.offset :]
-        else:
-            data = np.frombuffer(inflated, np.uint8)
-        if len(data) < needed:
-            raise ImageError(f"{self._header.name} is cut off: {needed - len(data)} bytes of its PixelData are missing", AGAIN)
-        return data[:needed]
+        header = self._header
+        there = header.size - header.offset if self._inflated is None else len(self._inflated)
+        if there < needed:
+            raise ImageError(f"{header.name} is cut off: {needed - there} bytes of its PixelData are missing", AGAIN)
+
+    def _opened(self) -> contextlib.AbstractContextManager[BinaryIO | None]:
+        return contextlib.nullcontext() if self._inflated is not None else self._header.path.open("rb", buffering=0)
+
+    def _bytes(self, file: BinaryIO | None, start: int, stop: int) -> np.ndarray:
+        """Of the pixels, read when they are needed: a mapped file would count as memory."""
+        if file is None:
+            assert self._inflated is not None
+            return self._inflated[start:stop]
+        file.seek(self._header.offset + start)
+        content = np.frombuffer(file.read(stop - start), np.uint8)
+        if len(content) < stop - start:
+            raise ImageError(f"{self._header.name} became shorter while it was read", AGAIN)
+        return content
 
     def masks(self, frames: list[int], threshold: float) -> Iterator[tuple[int, np.ndarray]]:
         """Of each frame its first row that holds anything and, from it to the last such row, what is inside: bool."""
-        if self._bits == 1 and self._data is not None:
-            for frame in frames:
-                yield self._unpacked(frame)
+        if self._bits == 1 and self._is_native:
+            with self._opened() as file:
+                for frame in frames:
+                    yield self._unpacked(file, frame)
             return
         least = max(threshold * self._highest, 1e-9)
         for plane in self.planes(frames):
             yield _trimmed(plane >= least)
 
-    def _unpacked(self, frame: int) -> tuple[int, np.ndarray]:
-        assert self._data is not None
+    def _unpacked(self, file: BinaryIO | None, frame: int) -> tuple[int, np.ndarray]:
         size = self._rows * self._columns
         first = frame * size
-        content = self._data[first // 8 : (first + size + 7) // 8]
+        content = self._bytes(file, first // 8, (first + size + 7) // 8)
         filled = np.flatnonzero(content)
         if not len(filled):
             return 0, np.zeros((0, self._columns), dtype=bool)
@@ -73,12 +83,14 @@ class Pixels:
     def planes(self, frames: list[int]) -> Iterator[np.ndarray]:
         """Stored values of frames."""
         kind = np.dtype(np.uint16 if self._bits == 16 else np.uint8)
-        if self._data is None:
+        if not self._is_native:
             yield from self._decoded(frames, kind)
             return
         size = self._rows * self._columns * kind.itemsize
-        for frame in frames:
-            yield self._data[frame * size : (frame + 1) * size].view(kind.newbyteorder("<")).reshape(self._rows, self._columns)
+        with self._opened() as file:
+            for frame in frames:
+                content = self._bytes(file, frame * size, (frame + 1) * size)
+                yield content.view(kind.newbyteorder("<")).reshape(self._rows, self._columns)
 
     def _decoded(self, frames: list[int], kind: np.dtype) -> Iterator[np.ndarray]:
         library = pydicom()

@@ -1,7 +1,7 @@
 """Thirty structures of 512 x 512 x 300 voxels to a SEG file and back, beside highdicom; each reads the other's files, too.
 
 ``python -m benchmarks.seg [--runs N] [--peer PYTHON] [--json]``. `make peers-seg` installs the peer where it is looked for.
-Memory is what is allocated; the file that is read is mapped beside it.
+Memory is what is allocated.
 """
 
 from __future__ import annotations

@@ -96,10 +96,10 @@ class Forest:
     def probabilities(self, rows: Array, threads: int | None = None, own: bool = False) -> Array:
         """Of voxels' features, shape (voxels, features): the probability of each structure, shape (structures, voxels).
 
-        threads : None for as many as ``OMP_NUM_THREADS`` says, as in a server's workers, and half the cores where it says nothing.
+        threads : None for half the cores: more threads than free cores wait for each other, and all crawl.
         own : the voxels are of an image that was learned from.
         """
-        threads = _given_threads() if threads is None else threads
+        threads = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
         result = np.empty((len(self.structures), rows.shape[0]), dtype=np.float32)
         for number, one in enumerate(result):
             one[:] = self._booster(number, own).predict(rows, num_threads=threads)
@@ -270,11 +270,6 @@ def _dice(name: str, cases: Sequence[Samples], booster: Any) -> float | None:
         both += float(weight[found & truth].sum())
         either += float(weight[found].sum() + weight[truth].sum())
     return 2 * both / either if either else None
-
-
-def _given_threads() -> int:
-    """For LightGBM, 0 for what OpenMP was told. More threads than free cores wait for each other: all would crawl."""
-    return 0 if os.environ.get("OMP_NUM_THREADS") else max(1, (os.cpu_count() or 1) // 2)
 
 
 def _lightgbm() -> ModuleType:

@@ -131,9 +131,14 @@ def test_models_and_doctor(server: str) -> None:
     assert "answers as dialect" in done.stdout
 
 
+def hears_interruptions() -> None:
+    """What a terminal's programs start with; a test run in the background of a shell has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interruption_at_a_server_leaves_the_task(chest: Path, tmp_path: Path, server: str) -> None:
     command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "hanger", "-o", str(tmp_path), "--server", server]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hears_interruptions)
     assert process.stderr is not None
     for line in process.stderr:
         if "%" in line:  # the server has told of the task
@@ -151,7 +156,9 @@ def test_interruption_at_a_server_leaves_the_task(chest: Path, tmp_path: Path, s
 def test_interruption_leaves_nothing(number: signal.Signals, chest: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "sleeper", "--models", str(FOLDER)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hears_interruptions
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "%" in line:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from delineate import nifti_codec
+from delineate import ahead, nifti_codec
 from delineate.errors import ImageError
 from delineate.geometry import Geometry
 from delineate.nifti_codec import to_labels
@@ -42,7 +42,7 @@ def read(source: Source) -> Volume:
         A sheared or singular grid.
     """
     with _opened(source) as (file, name, size):
-        volume = Volume(*nifti_codec.read(file, name, size))
+        volume = Volume(*nifti_codec.read(file, name, size, ahead.empty))
     if volume.voxels.dtype.kind == "f" and not any(np.isfinite(plane).any() for plane in volume.voxels):
         raise ImageError(f"{name} holds no number, NaN only", "Export the image again.")
     return volume

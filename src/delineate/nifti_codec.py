@@ -75,11 +75,11 @@ class Image(NamedTuple):
     intercept: float = 0.0
 
 
-def read(file: BinaryIO, name: str = "the image", size: Optional[int] = None) -> Image:
+def read(file: BinaryIO, name: str = "the image", size: Optional[int] = None, empty: Callable[..., np.ndarray] = np.empty) -> Image:
     """Read one image, ``.nii`` or ``.nii.gz``, from where `file` stands; how far it is read is not defined.
 
     The voxels are in the file's own type and this machine's byte order. `name`: of the file, for messages; `size`: bytes
-    of it, where known: more voxels than it can hold are then refused before there is memory for them.
+    of it, where known: more voxels than it can hold are then refused before there is memory for them; `empty`: makes the array.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def read(file: BinaryIO, name: str = "the image", size: Optional[int] = None) ->
     """
     stream = _Stream(file, name, size)
     geometry, dtype, offset, slope, intercept = stream.header()
-    return Image(stream.voxels(geometry, dtype, offset), geometry, slope, intercept)
+    return Image(stream.voxels(geometry, dtype, offset, empty), geometry, slope, intercept)
 
 
 def read_geometry(file: BinaryIO, name: str = "the image") -> Geometry:
@@ -232,13 +232,13 @@ class _Stream:
                     return _decode(np.frombuffer(raw, _header_dtype(version, order))[0], size, order, self._name)
         raise ImageError("%s is not a NIfTI file" % self._name)
 
-    def voxels(self, geometry: Geometry, dtype: np.dtype, offset: int) -> np.ndarray:
+    def voxels(self, geometry: Geometry, dtype: np.dtype, offset: int, empty: Callable[..., np.ndarray]) -> np.ndarray:
         """Read the voxels, and verify the checksum where there is one."""
         size = geometry.size
         if self._most is not None and offset + size[0] * size[1] * size[2] * dtype.itemsize > self._most:
             raise self._damaged(EOFError("too small for the %d x %d x %d voxels it declares" % size))
         try:
-            voxels = np.empty(geometry.shape, dtype)
+            voxels = empty(geometry.shape, dtype)
         except (MemoryError, ValueError) as error:
             raise ImageError("%s declares more voxels than fit into memory" % self._name) from error
         while self._position < offset:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.monai_label_servers import Asker, Place, Started, free_port, lay, our_command, peer_command, running
+from benchmarks.monai_label_servers import Asker, Place, Started, form_body, free_port, lay, our_command, peer_command, running
 from benchmarks.monai_label_table import Table
 
 SETTLED = 2.0  # s after the start until memory is at rest
@@ -109,8 +109,9 @@ def upload(data: bytes) -> Callable[[Asker, int], float]:
     def work(asker: Asker, number: int) -> float:
         # The time in the header of gzip: each upload is an image of its own, none is known by its content.
         fresh = data[:4] + struct.pack("<I", number + 100) + data[8:]
+        body = form_body({"file": ("image.nii.gz", fresh)})
         begin = time.perf_counter()
-        asker.form("POST", "/infer/bone", {}, {"file": ("image.nii.gz", fresh)})
+        asker.send("POST", "/infer/bone", {}, body)
         return time.perf_counter() - begin
 
     return work

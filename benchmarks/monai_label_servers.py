@@ -149,12 +149,10 @@ class Asker:
         self, method: str, path: str, query: Mapping[str, str], files: Mapping[str, tuple[str, bytes]], params: str = "{}"
     ) -> bytes:  # fmt: skip
         """Send a form with parameters and files; `RuntimeError` for another answer than 200."""
-        parts = [b'Content-Disposition: form-data; name="params"\r\n\r\n' + params.encode() + b"\r\n"]
-        for name, (filename, data) in files.items():
-            head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n'
-            parts.append(head.encode() + data + b"\r\n")
-        mark = b"--" + BOUNDARY.encode()
-        body = mark + b"\r\n" + (mark + b"\r\n").join(parts) + mark + b"--\r\n"
+        return self.send(method, path, query, form_body(files, params))
+
+    def send(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> bytes:
+        """Send a form that is made already; `RuntimeError` for another answer than 200."""
         status, answer = self.ask(method, path, body, f"multipart/form-data; boundary={BOUNDARY}", query)
         if status != 200:
             raise RuntimeError(f"{method} {path}: {status} {answer[:300]!r}")
@@ -165,6 +163,16 @@ class Asker:
         begin = time.perf_counter()
         self.form("POST", f"/infer/{model}", query, {})
         return time.perf_counter() - begin
+
+
+def form_body(files: Mapping[str, tuple[str, bytes]], params: str = "{}") -> bytes:
+    """A form with parameters and files: name → (file name, content)."""
+    parts = [b'Content-Disposition: form-data; name="params"\r\n\r\n' + params.encode() + b"\r\n"]
+    for name, (filename, data) in files.items():
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n'
+        parts.append(head.encode() + data + b"\r\n")
+    mark = b"--" + BOUNDARY.encode()
+    return mark + b"\r\n" + (mark + b"\r\n").join(parts) + mark + b"--\r\n"
 
 
 def write_ct(path: Path, planes: int, size: int = 512) -> None:

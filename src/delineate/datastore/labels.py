@@ -20,7 +20,7 @@ from delineate.datastore.layout import Stamp
 from delineate.datastore.reading import checked_info, checked_who
 from delineate.datastore.records import ImageRecord, LabelRecord
 from delineate.datastore.snapshot import label_record
-from delineate.datastore.statements import CHANGE_LABEL, DELETE_LABELS, END_LEASE, INSERT_LABEL, LABELS_OF_TAG
+from delineate.datastore.statements import CHANGE_LABEL, DELETE_LABELS, END_LEASE, INSERT_AND_TELL, INSERT_LABEL, LABELS_OF_TAG
 from delineate.errors import InputError, StoreBusyError, StoreError
 from delineate.orientation import is_same_place
 from delineate.store.writer import BlobWriter
@@ -67,7 +67,8 @@ class LabelVerbs(ImageVerbs):
             stack.enter_context(writer)
             writer.seal()
             tag, given, who = names.check_tag(tag), checked_info(info), checked_who(who)
-            record = self.image(image)
+            entry = self._entry(image)
+            record = entry.image
             _, extension = names.upload_parts(writer.name, (*names.LABEL_EXTENSIONS, names.RAW))
             kept, extension = self._on_grid(stack, record, writer, extension)
             public = stack.enter_context(self._files.public_copy(kept))
@@ -77,8 +78,9 @@ class LabelVerbs(ImageVerbs):
             self._files.blobs.place(kept)
             copied.result()
             drawing = _Drawing(record, tag, extension, kept, public, given, who)
-            for _ in range(_TRIES):
-                version = self._keep_label(image, tag)
+            for turn in range(_TRIES):
+                # Where there is no label as far as is known, there is none to keep; `_record` looks again.
+                version = 0 if turn == 0 and tag not in entry.labels else self._keep_label(image, tag)
                 with self.database.write() as connection:
                     saved = self._record(connection, drawing, version)
                     is_done = isinstance(saved, LabelRecord)
@@ -174,11 +176,11 @@ class LabelVerbs(ImageVerbs):
                 "digest": drawing.kept.digest, "size": stamp.size, "mtime": stamp.mtime, "at": now, "who": drawing.who,
                 "image_version": drawing.image.version, "info": {**drawing.info, "ts": int(now), "name": path.name},
             }  # fmt: skip
-            connection.execute(INSERT_LABEL, values)
+            inserted = connection.execute(INSERT_AND_TELL, values).one()
             connection.execute(END_LEASE, {"which": row.id, "tagged": drawing.tag})
             self._changed(connection, row.id)
             self._event(connection, "label-saved", row.name, version, drawing.who, drawing.tag)
-            saved = self._saved(connection, row, drawing.tag)
+            saved = label_record(self.layout, row.name, inserted)
             undo.pop_all()
         return saved
 

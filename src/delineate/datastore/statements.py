@@ -44,6 +44,7 @@ DELETE_VERSIONS: Final = sa.delete(IMAGE_VERSIONS).where(IMAGE_VERSIONS.c.image 
 LABELS_OF_IMAGE: Final = sa.select(LABELS).where(_IMAGE).order_by(LABELS.c.tag, LABELS.c.version)
 LABELS_OF_TAG: Final = sa.select(LABELS).where(_IMAGE, LABELS.c.tag == sa.bindparam("tagged")).order_by(LABELS.c.version.desc())
 INSERT_LABEL: Final = sa.insert(LABELS)
+INSERT_AND_TELL: Final = INSERT_LABEL.returning(LABELS)
 CHANGE_LABEL: Final = sa.update(LABELS).where(_IMAGE, LABELS.c.tag == sa.bindparam("tagged"), LABELS.c.version == sa.bindparam("numbered"))
 DELETE_LABELS: Final = sa.delete(LABELS).where(_IMAGE, LABELS.c.tag == sa.bindparam("tagged"))
 DELETE_ALL_LABELS: Final = sa.delete(LABELS).where(_IMAGE)

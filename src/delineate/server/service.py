@@ -51,6 +51,7 @@ class Service:
     """Tasks, models and their files. Constructed once, shared by threads; `prepare` comes first.
 
     engine : rung after each new task, asked for its status; None where workers are started elsewhere.
+    rung : when it was last told of one in the front lane, or when this was made, by `time.monotonic`
     """
 
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
@@ -62,6 +63,7 @@ class Service:
         self.waited_for = self.tasks.lightly()
         self.models = ModelStore(model_folders(settings), self.database, self.blobs)
         self._limits = archive_limits(settings)
+        self.rung = time.monotonic()
         self._recent: dict[str, tuple[float, Model]] = {}
 
     def prepare(self) -> None:
@@ -93,6 +95,7 @@ class Service:
 
     def ring(self, image: str = "") -> None:
         """Tell the engine that there may be a new task, about this image where it refers to one."""
+        self.rung = time.monotonic()
         if self.engine is not None:
             self.engine.ring(image)
 

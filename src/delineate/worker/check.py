@@ -12,9 +12,10 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from delineate.segmentation import Segmentation, names_by_label
 
 FINDINGS_NAME = "findings.json"
 LABEL_MAP_SUFFIXES = (".nii.gz", ".nii")
+_SHARED: Final = 32 << 20  # bytes from which two cores look at an array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,7 @@ def check(result: Segmentation | Findings | None, folder: Path, model: Model, ex
 
 def present_labels(labels: np.ndarray) -> list[int]:
     """The labels above 0 that occur, ascending. `labels`: unsigned integers of any shape of three axes."""
-    highest = int(labels.max(initial=0))
+    highest = _highest(labels)
     if highest <= 1:
         return [1] * highest
     if highest >= 1 << 24:  # a table of flags would be larger than sorting is slow
@@ -141,6 +143,15 @@ def present_labels(labels: np.ndarray) -> list[int]:
         seen[flat[ends]] = True
         seen[flat[-1:]] = True
     return [int(value) for value in np.flatnonzero(seen) if value]
+
+
+def _highest(labels: np.ndarray) -> int:
+    if labels.nbytes < _SHARED:
+        return int(labels.max(initial=0))
+    middle = len(labels) // 2
+    with ThreadPoolExecutor(1, "highest") as other:  # numpy does not hold the interpreter meanwhile
+        rest = other.submit(labels[middle:].max, initial=0)
+        return max(int(labels[:middle].max(initial=0)), int(rest.result()))
 
 
 def _from_segmentation(result: Segmentation, folder: Path, model: Model, expected: ExpectedGrid) -> Answer:
@@ -241,7 +252,7 @@ def _named(labels: np.ndarray, own: Mapping[int, str], declared: Mapping[int, st
     """Names of one layer: its own first; a declared name for a label that occurs without one."""
     names = dict(own)
     nameless = []
-    highest = int(labels.max(initial=0))
+    highest = _highest(labels)
     # Where every label that could occur has a name, it does not matter which do: finding them out costs ten times as much.
     is_named = len(names) >= highest and all(label in names for label in range(1, highest + 1))
     for label in [] if is_named else present_labels(labels):

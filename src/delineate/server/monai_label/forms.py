@@ -100,6 +100,7 @@ class Form:
         self._limit = limit
         self._steps = _Steps(taker)
         self._working: asyncio.Future[None] | None = None
+        self._is_clean = False
 
     async def __aenter__(self) -> Form:
         return self
@@ -108,7 +109,8 @@ class Form:
         if self._working is not None:
             await asyncio.wait([self._working])
             self._working.cancelled() or self._working.exception()  # heard of already, or no longer of interest
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._taker.discard))
+        if not self._is_clean:
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._taker.discard))
 
     async def read(self, request: Request) -> None:
         """Receive the whole body: a multipart form, an encoded one, or JSON, which counts as the field ``params``.
@@ -157,14 +159,18 @@ class Form:
         self._working = asyncio.get_running_loop().run_in_executor(self._threads, _run, self._steps.take())
 
     async def finish(self, then: Callable[[], Result]) -> Result:
-        """Do what is left, then call `then`, in one change of thread."""
+        """Do what is left, call `then`, and remove what it did not put to use, in one change of thread."""
         if self._working is not None:
             await self._working
         steps = self._steps.take()
 
         def complete() -> Result:
-            _run(steps)
-            return then()
+            try:
+                _run(steps)
+                return then()
+            finally:
+                self._taker.discard()
+                self._is_clean = True
 
         done = asyncio.get_running_loop().run_in_executor(self._threads, complete)
         try:

@@ -1,7 +1,8 @@
 """Looks at all images in the background: what each is like, and what the trained model doubts; takes scores over.
 
 What is missing follows from the datastore, the models and what was found; what is under way from the tasks. So it goes on after
-any interruption, and nothing is kept here that must not be lost.
+any interruption, and nothing is kept here that must not be lost. It reads the same images as those who work with them: while
+somebody asks for something it holds back.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -36,6 +38,7 @@ _AHEAD: Final = 2  # tasks of a kind that wait or run
 _MOST: Final = {LOOKS: (64, 64 << 20), DOUBT: (16, 16 << 20)}  # images and bytes of one task: some seconds
 _COARSE_VERSION: Final = 1  # the name changes instead
 _FIRST, _BUSY, _IDLE = 2.0, 0.25, 1.0  # s after the start, which has enough to do; between two steps
+_QUIET, _LONGEST = 4.0, 60.0  # s without a task that somebody waits for, before there is a new one of ours; so long at most
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Looking:
         self._alone: set[tuple[str, str]] = set()  # (kind, image) of tasks that failed whole: one by one
         self._unusable: set[tuple[str, int]] = set()  # versions of models that say nothing
         self._seen = -1
+        self._asked = time.monotonic()  # when there was last something new of ours
         self._work: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -75,7 +79,7 @@ class Looking:
                 _log.warning("images could not be looked at: %s", error.message)
             except Exception:
                 _log.exception("looking at images failed")
-            await asyncio.sleep(_BUSY if is_busy else _IDLE)
+            await asyncio.sleep(_BUSY if is_busy and not self._holds_back() else _IDLE)
 
     def step(self) -> bool:
         """Take what was found, ask for what is missing: whether anything is under way."""
@@ -109,12 +113,19 @@ class Looking:
         room = _AHEAD - len(waiting)
         if room <= 0 or (kind == DOUBT and (not model or (model, version) in self._unusable)):
             return bool(waiting)
+        if self._holds_back():
+            return True
         taken = {image for task in waiting for image in task.prompts.get("images", ())}
         missing = (image for image in self._missing(kind, store, model, version) if image.id not in taken)
         portions = list(self._portions(kind, missing, room))
         for images in portions:
             self._submit(kind, store, model, version, images)
         return bool(waiting or portions)
+
+    def _holds_back(self) -> bool:
+        """Whether somebody is at work; who never rests is shared with, a task a minute."""
+        now = time.monotonic()
+        return now - self._service.rung < _QUIET and now - self._asked < _LONGEST
 
     def _model(self) -> tuple[str, int]:
         """The model that was trained last, and its version in use; empty where none was."""
@@ -170,6 +181,7 @@ class Looking:
         if given:
             about = {"source": COARSE} if kind == LOOKS else {"model": model}
             shown = {one["id"]: one["version"] for one in given}
+            self._asked = time.monotonic()
             self._service.submit_work(_WORK[kind], {**about, "images": given}, owner=_OWNER, prompts={**about, "images": shown})
 
     def _take(self, kind: str, store: LocalDatastore, task: Task) -> None:

@@ -6,7 +6,6 @@ grid. What was written from label maps comes back from it voxel by voxel.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from delineate.dicom.contours import planes_over
+from delineate.dicom.derived import require_uids, saved
 from delineate.dicom.placing import NoFitError
 from delineate.dicom.planes import Planes
 from delineate.dicom.region_names import region_names
@@ -88,33 +88,19 @@ def write_on_planes(
 ) -> None:
     """As `write_seg`, of label maps on the slices themselves, each of shape (slices, rows, columns)."""
     options, notes = options or Options(), [] if notes is None else notes
-    _require(source, structures)
+    require_uids(source, "segments")
+    if not 0 < len(structures) <= _MOST:
+        raise InputError(f"a SEG file holds 1 to {_MOST} structures, not {len(structures)}", "Give other structures.")
     names = region_names([item.name for item in structures], 64, notes)
     frames = frames_of(options.kind, layers, structures)
     about = About(
         options.label, options.description, options.algorithm, options.version, options.at or datetime.now(), options.uid
     )  # fmt: skip
     overlap = "NO" if len(layers) == 1 or options.kind == "labelmap" else "UNDEFINED"
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # whole or not at all
-    try:
-        with part.open("wb") as file:
-            file.write(before_frames(options.kind, structures, names, len(frames), source, about, overlap))
-            file.write(groups(frames, source))
-            file.writelines(pixels(options.kind, frames, layers, structures))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _require(source: Series, structures: Sequence[Structure]) -> None:
-    if missing := source.missing_uids:
-        raise ImageError(
-            f"segments cannot refer to this image: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} empty",
-            "Export the image again with its UIDs, or write the structures as NIfTI.",
-        )
-    if not 0 < len(structures) <= _MOST:
-        raise InputError(f"a SEG file holds 1 to {_MOST} structures, not {len(structures)}", "Give other structures.")
+    with saved(Path(path)) as file:
+        file.write(before_frames(options.kind, structures, names, len(frames), source, about, overlap))
+        file.write(groups(frames, source))
+        file.writelines(pixels(options.kind, frames, layers, structures))
 
 
 def read_seg(
@@ -150,10 +136,10 @@ def read_seg(
     notes = [] if notes is None else notes
     found = _loaded(path, source if isinstance(source, Series) else None, threshold, notes, other_frame)
     if source is None:
-        return _on_planes_grid(*filled(found, _own_planes(found), threshold, notes))
+        return _filled_on_grid(found, _own_planes(found), threshold, notes)
     if isinstance(source, Series):
         try:
-            return _on_planes_grid(*filled(found, source.planes, threshold, notes))
+            return _filled_on_grid(found, source.planes, threshold, notes)
         except NoFitError as error:
             target = source.planes.geometry or grid_over(source.planes)
             return _resampled(found, target, threshold, notes, error)
@@ -169,8 +155,7 @@ def read_on_planes(
     """As `read_seg`, on the slices themselves, each by its own position: layers of shape (slices, rows, columns)."""
     notes = [] if notes is None else notes
     found = _loaded(path, source, threshold, notes, other_frame)
-    layers, structures, _ = filled(found, source.planes, threshold, notes)
-    return layers, structures
+    return filled(found, source.planes, threshold, notes)
 
 
 def _loaded(path: str | PathLike[str], source: Series | None, threshold: float, notes: list[str], other_frame: bool) -> Segments:
@@ -233,8 +218,9 @@ def _own_planes(found: Segments) -> Planes:
     return Planes(found.size, first.spacing, first.orientation, positions, np.zeros(len(positions)), step if step > 0 else 1.0)
 
 
-def _on_planes_grid(layers: tuple[np.ndarray, ...], structures: tuple[Structure, ...], planes: Planes) -> Segmentation:
-    """Label maps on slices as a segmentation: where these are on no grid, on that over them, each slice as the nearest one."""
+def _filled_on_grid(found: Segments, planes: Planes, threshold: float, notes: list[str]) -> Segmentation:
+    """Label maps on slices: where these are on no grid, on that over them, each slice as the nearest one."""
+    layers, structures = filled(found, planes, threshold, notes)
     if planes.geometry is not None:
         return Segmentation(planes.geometry, layers, structures)
     geometry = grid_over(planes)
@@ -260,7 +246,7 @@ def _on_grid(found: Segments, geometry: Geometry, threshold: float, notes: list[
     order = (*(other for other in range(3) if other != axis), axis)
     axes = AxisMap((order[0], order[1], order[2]), (False, False, False))
     planes, is_turned = planes_over(axes.grid(geometry))
-    layers, structures, _ = filled(found, planes, threshold, notes)
+    layers, structures = filled(found, planes, threshold, notes)
     if is_turned:
         layers = tuple(layer[::-1] for layer in layers)
     back = Segmentation(axes.grid(geometry), layers, structures).mapped(axes.inverse())
@@ -268,7 +254,7 @@ def _on_grid(found: Segments, geometry: Geometry, threshold: float, notes: list[
 
 
 def _resampled(found: Segments, geometry: Geometry, threshold: float, notes: list[str], error: NoFitError) -> Segmentation:
-    own = _on_planes_grid(*filled(found, _own_planes(found), threshold, notes))
+    own = _filled_on_grid(found, _own_planes(found), threshold, notes)
     result = labels_to_grid(own, geometry)
     notes.append(f"{error.message}: resampled onto its grid")
     return result

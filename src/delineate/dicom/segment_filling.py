@@ -19,10 +19,8 @@ _Spots = Sequence[tuple[Placing, Spot]]
 _Labels = dict[int, int]
 
 
-def filled(
-    found: Segments, planes: Planes, threshold: float, notes: list[str]
-) -> tuple[tuple[np.ndarray, ...], tuple[Structure, ...], Planes]:
-    """Label maps of shape (slices, rows, columns), their structures, and the planes that were given.
+def filled(found: Segments, planes: Planes, threshold: float, notes: list[str]) -> tuple[tuple[np.ndarray, ...], tuple[Structure, ...]]:
+    """Label maps of shape (slices, rows, columns), and their structures.
 
     Raises `placing.NoFitError` where frames lie between the planes' pixels.
     """
@@ -46,7 +44,7 @@ def filled(
     structures = [
         Structure(item.name, labels[item.number], layers.places.get(labels[item.number], 0), item.colour, item.code) for item in segments
     ]
-    return tuple(layers.layers), tuple(structures), planes
+    return tuple(layers.layers), tuple(structures)
 
 
 def _segments(found: Segments) -> list[Segment]:

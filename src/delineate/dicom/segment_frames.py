@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from io import BytesIO
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from delineate.dicom.parts import pydicom
-from delineate.dicom.segment_module import MAXIMUM, Code, Kind, bits_of, coded, decimal
+from delineate.dicom.derived import Code, coded, encoded, item
+from delineate.dicom.header import EXPLICIT
+from delineate.dicom.segment_module import MAXIMUM, Kind, bits_of, decimal
 from delineate.dicom.source import Instance, Series
 from delineate.errors import InputError
 from delineate.segmentation import Structure
@@ -76,26 +76,15 @@ def _of_slice(source: Series, place: int) -> tuple[bytes, bytes]:
 
 
 def _derivation(instance: Instance) -> bytes:
-    library = pydicom()
-    image = library.Dataset()
-    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = instance.sop_class, instance.sop_instance
+    image = item(
+        ReferencedSOPClassUID=instance.sop_class,
+        ReferencedSOPInstanceUID=instance.sop_instance,
+        SpatialLocationsPreserved="YES",
+        PurposeOfReferenceCodeSequence=[coded(_SOURCE)],
+    )
     if instance.frame:
         image.ReferencedFrameNumber = instance.frame
-    image.SpatialLocationsPreserved = "YES"
-    image.PurposeOfReferenceCodeSequence = [coded(_SOURCE)]
-    data = library.Dataset()
-    data.SourceImageSequence = [image]
-    data.DerivationCodeSequence = [coded(_DERIVED)]
-    return _encoded(data)
-
-
-def _encoded(data: Any) -> bytes:
-    library = pydicom()
-    buffer = library.filebase.DicomIO(BytesIO())
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    library.filewriter.write_dataset(buffer, data, "utf8")
-    content: bytes = buffer.parent.getvalue()
-    return content
+    return encoded(item(SourceImageSequence=[image], DerivationCodeSequence=[coded(_DERIVED)]), EXPLICIT)
 
 
 def _element(tag: int, vr: bytes, value: bytes) -> bytes:

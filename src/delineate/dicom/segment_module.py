@@ -1,4 +1,4 @@
-"""All of a SEG file but its frames: patient, study, equipment, references, segments, dimensions."""
+"""All of a SEG file but its frames: what it says of itself, references, segments, dimensions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
-from io import BytesIO
 from typing import Any, Final, Literal, NamedTuple
 
 from delineate.dicom.cielab import to_cielab
 from delineate.dicom.codes import lookup
+from delineate.dicom.derived import Code, coded, derived, file_of, item, references
 from delineate.dicom.header import EXPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.dicom.source import Series
@@ -23,17 +23,7 @@ LABELMAP: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 MAXIMUM: Final = 255
 """Of fractional values."""
 
-_MAKER: Final = "Delineate"
-_SERIAL: Final = "0"  # the standard wants one
-
-_REQUIRED: Final = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID",
-    "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
-_OPTIONAL: Final = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
-
 # Codes of SNOMED CT and of DICOM itself (PS3.16, annex D; context groups 7150, 7151, 7162, 244).
-Code = tuple[str, str, str]
 ANATOMICAL: Final[Code] = ("91723000", "SCT", "Anatomical Structure")
 ABNORMAL: Final[Code] = ("49755003", "SCT", "Morphologically Abnormal Structure")
 TISSUE: Final[Code] = ("85756007", "SCT", "Tissue")
@@ -60,45 +50,27 @@ def before_frames(
     kind: Kind, structures: Sequence[Structure], names: Sequence[str], frames: int, source: Series, about: About, overlap: str
 ) -> bytes:
     """The file up to its per-frame functional groups, explicit VR little endian."""
-    library = pydicom()
-    data = _item(
-        SpecificCharacterSet="ISO_IR 192",
-        SOPClassUID=LABELMAP if kind == "labelmap" else SEGMENTATION,
-        SOPInstanceUID=about.uid or library.uid.generate_uid(prefix=None),
-        SeriesInstanceUID=library.uid.generate_uid(prefix=None),
+    data = derived(source, LABELMAP if kind == "labelmap" else SEGMENTATION, "SEG", about.at, about.description or about.label, about.uid)
+    values = item(
+        ImageType=["DERIVED", "PRIMARY"],
+        InstanceNumber=1,
+        DeviceSerialNumber="0",  # the standard wants one
+        ContentDate=about.at.strftime("%Y%m%d"),
+        ContentTime=about.at.strftime("%H%M%S"),
+        ContentLabel=_code_string(about.label),
+        ContentDescription=about.description[:64],
+        ContentCreatorName="",
         SegmentationType=kind.upper(),
-        SegmentSequence=[_segment(number, *item, about) for number, item in enumerate(zip(structures, names, strict=True), 1)],
-        ReferencedSeriesSequence=[_references(source)],
+        SegmentSequence=[_segment(number, *pair, about) for number, pair in enumerate(zip(structures, names, strict=True), 1)],
+        ReferencedSeriesSequence=[item(SeriesInstanceUID=source.series_uid, ReferencedInstanceSequence=references(source))],
         SharedFunctionalGroupsSequence=[_shared(source)],
     )
-    _set_series(data, source, about)
+    data.update(values)
     _set_dimensions(data, kind)
     _set_pixel_format(data, kind, len(structures), frames, source)
     if kind != "fractional":
         data.SegmentsOverlap = overlap
-    data.file_meta = library.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = library.uid.UID(EXPLICIT)
-    file = BytesIO()
-    library.dcmwrite(file, data, enforce_file_format=True)
-    return file.getvalue()
-
-
-def _set_series(data: Any, source: Series, about: About) -> None:
-    date, time = about.at.strftime("%Y%m%d"), about.at.strftime("%H%M%S")
-    values: dict[str, Any] = {
-        "ImageType": ["DERIVED", "PRIMARY"], "InstanceCreationDate": date, "InstanceCreationTime": time, "SeriesDate": date,
-        "SeriesTime": time, "ContentDate": date, "ContentTime": time, "Modality": "SEG", "SeriesNumber": 1, "InstanceNumber": 1,
-        "Manufacturer": _MAKER, "ManufacturerModelName": _MAKER, "DeviceSerialNumber": _SERIAL, "SoftwareVersions": version("delineate"),
-        "SeriesDescription": (about.description or about.label)[:64], "FrameOfReferenceUID": source.frame_of_reference,
-        "PositionReferenceIndicator": "", "ContentLabel": _code_string(about.label), "ContentCreatorName": "",
-        "ContentDescription": about.description[:64],
-    }  # fmt: skip
-    for name in (*_REQUIRED, *_OPTIONAL):
-        value = source.attributes.get(name)
-        if name in _REQUIRED or (value is not None and value != ""):
-            values[name] = "" if value is None else str(value)
-    for name, value in values.items():
-        setattr(data, name, value)
+    return file_of(data, EXPLICIT)
 
 
 def _code_string(text: str) -> str:
@@ -110,9 +82,9 @@ def _set_dimensions(data: Any, kind: Kind) -> None:
     pointers = [("ImagePositionPatient", 0x00200032, 0x00209113)]
     if kind != "labelmap":
         pointers.insert(0, ("ReferencedSegmentNumber", 0x0062000B, 0x0062000A))
-    data.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=uid)]
+    data.DimensionOrganizationSequence = [item(DimensionOrganizationUID=uid)]
     data.DimensionIndexSequence = [
-        _item(DimensionOrganizationUID=uid, DimensionIndexPointer=tag, FunctionalGroupPointer=group, DimensionDescriptionLabel=label)
+        item(DimensionOrganizationUID=uid, DimensionIndexPointer=tag, FunctionalGroupPointer=group, DimensionDescriptionLabel=label)
         for label, tag, group in pointers
     ]
 
@@ -148,13 +120,13 @@ def _segment(number: int, structure: Structure, name: str, about: About) -> Any:
     kind = coded(code)
     if side := _SIDE.search(structure.name):
         kind.SegmentedPropertyTypeModifierCodeSequence = [coded(_SIDES[side.group(1)[0].lower()])]
-    return _item(
+    return item(
         SegmentNumber=number,
         SegmentLabel=name,
         SegmentAlgorithmType="AUTOMATIC",
         SegmentAlgorithmName=about.algorithm[:64],
         SegmentationAlgorithmIdentificationSequence=[
-            _item(
+            item(
                 AlgorithmFamilyCodeSequence=[coded(_FAMILY)],
                 AlgorithmName=about.algorithm[:64],
                 AlgorithmVersion=(about.version or version("delineate"))[:64],
@@ -168,28 +140,16 @@ def _segment(number: int, structure: Structure, name: str, about: About) -> Any:
     )
 
 
-def coded(code: Code) -> Any:
-    """An item of a code sequence."""
-    value, scheme, words = code
-    return _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=words[:64])
-
-
-def _references(source: Series) -> Any:
-    instances = dict.fromkeys((item.sop_class, item.sop_instance) for item in source.instances)
-    images = [_item(ReferencedSOPClassUID=kind, ReferencedSOPInstanceUID=uid) for kind, uid in instances]
-    return _item(SeriesInstanceUID=source.series_uid, ReferencedInstanceSequence=images)
-
-
 def _shared(source: Series) -> Any:
     planes = source.planes
-    measures = _item(
+    measures = item(
         PixelSpacing=[decimal(planes.spacing[1]), decimal(planes.spacing[0])],
         SliceThickness=decimal(planes.usual),
     )
     if planes.is_even:
         measures.SpacingBetweenSlices = decimal(planes.usual)
-    return _item(
-        PlaneOrientationSequence=[_item(ImageOrientationPatient=[decimal(value) for value in planes.orientation])],
+    return item(
+        PlaneOrientationSequence=[item(ImageOrientationPatient=[decimal(value) for value in planes.orientation])],
         PixelMeasuresSequence=[measures],
     )
 
@@ -198,10 +158,3 @@ def decimal(value: float) -> str:
     """As exact as 16 characters allow (PS3.5, 6.2)."""
     text: str = pydicom().valuerep.format_number_as_ds(float(value))
     return text
-
-
-def _item(**attributes: Any) -> Any:
-    data = pydicom().Dataset()
-    for name, value in attributes.items():
-        setattr(data, name, value)
-    return data

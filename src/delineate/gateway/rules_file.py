@@ -38,10 +38,11 @@ def read(path: str | os.PathLike[str]) -> Read:
         It cannot be read or makes no sense; names file and line or key.
     """
     path = Path(path)
-    tables = Table(_load(path), path.name, "", path.absolute().parent)
+    tables = Table(load(path), path.name, "", path.absolute().parent)
     servers = {name: _server(name, table) for name, table in tables.tables("servers").items()}
     destinations = {name: _destination(name, table) for name, table in tables.tables("destinations").items()}
     rules = [_rule(table, servers, destinations) for table in tables.list_of_tables("rules")]
+    tables.has("node")  # of `node_settings`
     tables.end()
     for index, rule in enumerate(rules):
         if rule.name in [other.name for other in rules[:index]]:
@@ -49,7 +50,8 @@ def read(path: str | os.PathLike[str]) -> Read:
     return rules, servers, destinations
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """A TOML file's tables, unread."""
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:

@@ -118,6 +118,30 @@ class Segmentation:
         mask: np.ndarray = self.layers[structure.layer] == structure.label
         return mask
 
+    def named(self, sent: Mapping[int, str], likely: Mapping[int, str]) -> Segmentation:
+        """With names for the labels of the first layer that their file leaves without one (``label_N``).
+
+        The file's names hold: whoever numbered its voxels wrote them. Then what was sent with it, then what is likely. No name is
+        given twice.
+
+        Parameters
+        ----------
+        sent : by label; one without a voxel becomes a structure that is absent.
+        likely : what else is known of these labels, such as a model's names; says nothing of labels without a voxel.
+        """
+        nameless = {s.label for s in self.structures if s.layer == 0 and s.name == nameless_label(s.label)}
+        kept = [s for s in self.structures if s.layer != 0 or s.label not in nameless]
+        known = {s.label for s in kept if s.layer == 0}
+        taken = set(self.names)
+        given = {label: name for label, name in sorted(sent.items()) if label not in known}
+        for label, name in [*given.items(), *((n, likely[n]) for n in sorted(nameless - set(given)) if n in likely)]:
+            if name not in taken:
+                kept.append(Structure(name, label))
+                taken.add(name)
+                nameless.discard(label)
+        kept += [s for s in self.structures if s.layer == 0 and s.label in nameless]
+        return replace(self, structures=tuple(sorted(kept, key=lambda s: (s.layer, s.label))))
+
     def volume_ml(self, name: str) -> float:
         """Volume of one structure, millilitres."""
         return float(np.count_nonzero(self.mask(name)) * np.prod(self.geometry.spacing) / 1000.0)
@@ -158,6 +182,11 @@ class Segmentation:
                 layer = layer if times == 1 else np.repeat(layer, times, axis=axis)
             layers.append(layer)
         return replace(self, geometry=self.geometry.refined(factor), layers=tuple(layers))
+
+
+def nameless_label(label: int) -> str:
+    """What a structure is called that nobody named."""
+    return "label_%d" % label
 
 
 def label_dtype(highest: int) -> np.dtype:

@@ -336,6 +336,25 @@ def test_batch(label_server: Start) -> None:
     assert server.service.tasks.tasks(model="threshold") == []
 
 
+def test_an_answer_that_is_saved_as_it_came_keeps_its_names(server: Any, tmp_path: Path) -> None:
+    def saved(**params: Any) -> dict[str, Any]:
+        mask = io.BytesIO()
+        nifti.write_labels(mask, np.ones(SHAPE, np.uint8), nifti.read_geometry(server.studies / "ct.nii.gz"))
+        files = {"params": (None, json.dumps(params)), "label": ("l.nii.gz", mask.getvalue())}
+        assert server.http.put("/datastore/label", params={"image": "ct"}, files=files).status_code == 200
+        found: dict[str, Any] = server.http.get("/datastore/label/info", params={"label": "ct", "tag": "final"}).json()
+        return found
+
+    assert "likely_names" not in saved(), "no model said anything yet"
+    sent = {"file": ("other.nii.gz", (server.studies / "ct.nii.gz").read_bytes())}
+    assert infer(server, image="ct", files=sent).status_code == 200
+    assert "likely_names" not in saved(), "another file came along: what was found is not known to be of the image"
+    assert infer(server, image="ct").status_code == 200
+    assert saved()["likely_names"] == {"Bright": 1}
+    named = saved(label_info=[{"name": "Bone", "idx": 1}])
+    assert (named["label_info"], "likely_names" in named) == ([{"name": "Bone", "idx": 1}], False)
+
+
 def test_a_batch_stops_and_one_at_a_time_runs(slow: Any) -> None:
     slow.http.post("/batch/infer/slow")
     busy = slow.http.post("/batch/infer/threshold")

@@ -388,6 +388,16 @@ def test_versions_weights_and_the_way_back(site: Site, tmp_path: Path) -> None:
     assert site.infer(2).status_code == 404
 
 
+def test_names_reach_the_training_whoever_said_them(site: Site) -> None:
+    """Of a label that came without names those count that a model gave the same image."""
+    site.train(run_sync=True)
+    assert site.infer(1).status_code == 200
+    site.label(1, "plain", label_info=None)
+    site.label(2, "plain", label_info=None, label_names={"Lung_L": 1, "Lung_R": 2})
+    assert site.http.post("/train/voxel-forest", params={"run_sync": True}, json={"label_tag": "plain"}, timeout=200).status_code == 200
+    assert _labels(site, "voxel-forest") == {"Lung_L", "Lung_R"}
+
+
 def _labels(site: Site, model: str) -> set[str]:
     answer = site.http.post(f"/infer/{model}", params={"image": "p2", "output": "json"})
     assert answer.status_code == 200, answer.text

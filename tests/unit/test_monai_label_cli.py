@@ -91,6 +91,30 @@ def test_next_upload_save(run: Run, server: ScriptedLabelServer) -> None:
     assert "a b" in out and "final" in out
 
 
+def test_names_go_with_a_label(run: Run, server: ScriptedLabelServer, here: Path) -> None:
+    Path("label.json").write_text('{"2": "Lung", "1": "Heart"}')
+    run("save", "ct_small", "label.nii.gz", "-q", server=server)
+    assert server.labels["ct_small", "final"] == {"label_info": [{"name": "Heart", "idx": 1}, {"name": "Lung", "idx": 2}]}
+    run("save", "ct_small", "label.nii.gz", "-q", "-P", 'label_names={"Liver": 1}', server=server)
+    assert server.labels["ct_small", "final"] == {"label_names": {"Liver": 1}}
+    for other in ('{"Modality": "CT"}', "no JSON", "[1]"):
+        Path("label.json").write_text(other)
+        run("save", "ct_small", "label.nii.gz", "-q", server=server)
+        assert server.labels["ct_small", "final"] == {}
+
+
+def test_names_of_an_answer_are_written_beside_it(run: Run, here: Path) -> None:
+    with ScriptedLabelServer(LabelScript(infer_params={"label_names": {"background": 0, "Lung": 2, "Heart": 1}})) as server:
+        code, out, _ = run("infer", "threshold", "ct_small", "-q", "-o", "mask.nii.gz", server=server)
+        assert code == 0 and out.endswith("wrote mask.nii.gz\nwrote mask.json\n")
+        assert json.loads((here / "mask.json").read_text()) == {"1": "Heart", "2": "Lung"}
+        assert run("infer", "threshold", "ct_small", "-q", "-o", "mask.nii.gz", server=server)[1].endswith("mask.json\n"), "again"
+        assert run("infer", "threshold", "ct_small", "-q", "-o", "m.seg.nrrd", server=server)[1].endswith("wrote m.seg.nrrd\n")
+        (here / "scan.json").write_text('{"Modality": "CT"}')
+        assert run("infer", "threshold", "ct_small", "-q", "-o", "scan.nii.gz", server=server)[1].endswith("wrote scan.nii.gz\n")
+    assert (here / "scan.json").read_text() == '{"Modality": "CT"}', "what is no table of names is not written over"
+
+
 def test_download(run: Run, server: ScriptedLabelServer, here: Path) -> None:
     run("save", "ct_small", "label.nii.gz", "-q", "--tag", "mine", server=server)
     code, out, _ = run("download", "ct_small", "--tag", "mine", "-q", server=server)
@@ -110,7 +134,7 @@ def test_a_result_is_a_file_like_any_other(run: Run, server: ScriptedLabelServer
 
 def test_infer(run: Run, server: ScriptedLabelServer, here: Path) -> None:
     code, out, _ = run("infer", "threshold", "ct_small", "-q", "-o", "mask.nrrd", server=server)
-    assert code == 0 and out.endswith("wrote mask.nrrd\n")
+    assert code == 0 and out.endswith("wrote mask.nrrd\nwrote mask.json\n")
     assert (here / "mask.nrrd").read_bytes() == MASK
     assert json.loads(server.forms[-1].fields["params"]) == {"result_extension": ".nrrd"}
     for suffix in (".seg.nrrd", ".png"):

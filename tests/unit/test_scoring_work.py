@@ -14,7 +14,7 @@ from delineate.orientation import reorientation
 from delineate.protocols.reference import Place
 from delineate.runners.work import WorkJob
 from delineate.scoring.looks import COARSE, Describe, describe
-from delineate.scoring.work import Score, named, totals
+from delineate.scoring.work import Score, totals
 from delineate.segmentation import Segmentation, Structure
 from delineate.testing.phantoms import chest_ct
 from delineate.volume import Volume
@@ -51,12 +51,17 @@ def label(name: str = "l.nii.gz", tag: str = "final", version: int = 1) -> dict[
     return {"tag": tag, "version": version, "place": Place(path="/x", name=name).to_json(), "names": {"1": "Heart"}}
 
 
-def test_names_come_from_the_label_itself_then_from_its_own_list_then_from_the_other() -> None:
-    assert named(nameless(), {}, {}).names == ["label_1", "label_3"]
-    found = named(nameless(), {1: "Heart", 2: "Liver"}, {1: "Lung", 3: "Spleen", 9: "Bone"})
-    assert {s.name: s.label for s in found} == {"Heart": 1, "Liver": 2, "Spleen": 3}
-    told = Segmentation(GRID, (LABELS,), (Structure("Aorta", 1), Structure("label_3", 3)))
-    assert named(told, {1: "Heart", 3: "Aorta"}, {}).names == ["Aorta", "label_3"], "no name twice"
+def test_labels_without_names_are_called_as_the_others_are(tmp_path: Path) -> None:
+    reader = Reader(nameless())
+    mine, other = label(), {**label(tag="original"), "names": {"1": "Lung", "3": "Spleen"}}
+    work, _ = job(tmp_path, reader, {"method": "dice", "items": [{"image": "a", "labels": [mine, other]}]})
+    scores = Score().run(work).values["scores"][0]["score"]["structures"]
+    assert [score["name"] for score in scores] == ["Heart", "Spleen", "Lung"]
+    # What models said of these very labels goes before what another label map says of its own.
+    likely = {**label(version=2), "names": {}, "likely": {"1": "Lung", "3": "Liver"}}
+    work, _ = job(tmp_path, reader, {"method": "dice", "items": [{"image": "a", "labels": [likely, other]}]})
+    scores = Score().run(work).values["scores"][0]["score"]["structures"]
+    assert [score["name"] for score in scores] == ["Lung", "Liver", "Spleen"]
 
 
 @pytest.mark.parametrize("codes", ["LPS", "SAR"])

@@ -91,3 +91,29 @@ def test_smallest_types() -> None:
 def test_colours_come_from_the_structure_or_the_palette() -> None:
     assert Structure("A", 1, colour=(1, 2, 3)).rgb() == (1, 2, 3)
     assert Structure("A", 1).rgb() != Structure("B", 2).rgb()
+
+
+def nameless(*structures: Structure) -> Segmentation:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[0, 0] = (1, 1, 3, 0)
+    return Segmentation(GRID, (labels,), structures or (Structure("label_1", 1), Structure("label_3", 3)))
+
+
+def test_names_come_from_the_file_then_from_what_was_sent_then_from_what_is_likely() -> None:
+    assert nameless().named({}, {}).names == ["label_1", "label_3"]
+    found = nameless().named({1: "Heart", 2: "Liver"}, {1: "Lung", 3: "Spleen", 9: "Bone"})
+    assert {s.name: s.label for s in found} == {"Heart": 1, "Liver": 2, "Spleen": 3}, "what was sent may be absent, what is likely not"
+    told = nameless(Structure("Aorta", 1, colour=(1, 2, 3)), Structure("label_3", 3))
+    assert told.named({1: "Heart", 3: "Vein"}, {}).structures == (Structure("Aorta", 1, colour=(1, 2, 3)), Structure("Vein", 3))
+
+
+def test_no_name_is_given_twice() -> None:
+    told = nameless(Structure("Aorta", 1), Structure("label_3", 3))
+    assert told.named({2: "Aorta", 3: "Aorta"}, {}).names == ["Aorta", "label_3"]
+    assert nameless().named({1: "label_3"}, {3: "Heart"}).names == ["label_1", "Heart"]
+    assert nameless().named({1: "Heart"}, {3: "Heart"}).names == ["Heart", "label_3"]
+
+
+def test_names_are_those_of_the_first_layer() -> None:
+    both = Segmentation(GRID, nameless().layers * 2, (Structure("label_1", 1), Structure("label_1_2", 1, 1), Structure("Lung", 3, 1)))
+    assert [(s.name, s.layer) for s in both.named({1: "Heart"}, {})] == [("Heart", 0), ("label_1_2", 1), ("Lung", 1)]

@@ -20,6 +20,7 @@ from delineate.cli.label_connection import (
     say,
     speaking,
 )
+from delineate.cli.label_names import with_names, write_names
 from delineate.cli.label_training import train
 from delineate.cli.printable import as_file_name, printable
 from delineate.cli.progress import ProgressDisplay
@@ -100,9 +101,13 @@ def upload(image: Path, image_id: str | None, parameters: tuple[str, ...], as_js
 @QUIET_OPTION
 @label_options
 def save(image_id: str, file: Path, tag: str, parameters: tuple[str, ...], as_json: bool, quiet: bool, **connection: Any) -> None:
-    """Save the file LABEL as the label of the image IMAGE_ID."""
+    """Save the file LABEL as the label of the image IMAGE_ID.
+
+    Names of its structures are read from LABEL's table of names, such as heart.json beside heart.nii.gz with {"1": "Heart"}.
+    """
+    params = with_names(read_parameters(parameters), file)
     with ProgressDisplay(quiet) as show, speaking(**connection, progress=show) as client:
-        saved = client.save_label(image_id, file, tag, read_parameters(parameters))
+        saved = client.save_label(image_id, file, tag, params)
     say(saved, as_json, str(saved.get("label", "")))
 
 
@@ -153,7 +158,10 @@ def infer(
     model: str, image_id: str, file: Path | None, session_id: str | None, label_in: Path | None, output: Path,
     parameters: tuple[str, ...], as_json: bool, quiet: bool, **connection: Any,
 ) -> None:  # fmt: skip
-    """Run MODEL on the image IMAGE_ID; writes the result's file, and prints the JSON that came with it."""
+    """Run MODEL on the image IMAGE_ID; writes the result's file, and prints the JSON that came with it.
+
+    Where the file cannot hold the structures' names, a table of names is written beside it, for `delineate label save`.
+    """
     if not (image_id or file or session_id):
         raise InputError("an infer needs an image", "Give an image's id, --file or --session.")
     params = read_parameters(parameters)
@@ -166,7 +174,8 @@ def infer(
     text = json.dumps(answer, indent=1, ensure_ascii=False)
     if target and len(text) > _LONGEST:  # outlines of a slide
         text = f"{len(text)} characters of JSON came with it; --json prints them"
-    text += f"\nwrote {target}" if target else ""
+    wrote = [target, write_names(target, answer.get("label_names"))] if target else []
+    text += "".join(f"\nwrote {path}" for path in wrote if path)
     say({"file": str(target) if target else None, "params": answer}, as_json, text)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,22 +15,21 @@ from delineate.errors import DelineateError, ModelError
 from delineate.protocols.reference import Place
 from delineate.runners.work import Done, WorkJob, write_whole
 from delineate.scoring.comparison import TOLERANCE, compare
-from delineate.segmentation import Segmentation, Structure
+from delineate.segmentation import Segmentation
 
 VERSION: Final = 1
 """Of the numbers: what was computed by another one is computed again."""
 
 _KEPT_FOR: Final = 30 * 86400.0  # s
 
-Names = Mapping[int, str]
-
 
 class Score:
     """The work ``score``.
 
     Given ``{"method": "dice" | "sum", "tolerance": MM, "items": [{"image", "labels": [LABEL, …]}, …]}``, with LABEL ``{"tag",
-    "version", "place": PLACE, "names"}``: of each image two for ``dice``, the person's first, and one for ``sum``. Answers ``{"method",
-    "scores": [{"image", "tags", "versions", "score"}, …]}``, with ``failure`` instead of ``score`` where a label cannot be scored.
+    "version", "place": PLACE, "names", "likely"}`` (names by label, see `Segmentation.named`): of each image two for ``dice``, the
+    person's first, and one for ``sum``. Answers ``{"method", "scores": [{"image", "tags", "versions", "score"}, …]}``, with ``failure`` instead
+    of ``score`` where a label cannot be scored.
     What was computed before a stop, and of labels that did not change, is not computed again.
     """
 
@@ -74,30 +72,13 @@ def agreement(drawn: Segmentation, predicted: Segmentation, tolerance: float) ->
     return {"dice": mean, "structures": [score.to_json() for score in scores]}
 
 
-def named(segmentation: Segmentation, names: Names, others: Names) -> Segmentation:
-    """With names for the labels of the first layer that have none: its own, also of labels without a voxel, else another label map's."""
-    known = {structure.label for structure in segmentation if structure.layer == 0 and not _is_nameless(structure)}
-    given = {label: name for label, name in names.items() if label not in known}
-    kept = [s for s in segmentation if s.layer != 0 or s.label not in given]
-    given |= {s.label: others[s.label] for s in kept if s.layer == 0 and _is_nameless(s) and s.label in others}
-    kept = [s for s in kept if s.layer != 0 or s.label not in given]
-    taken = {structure.name for structure in kept}
-    for label, name in sorted(given.items()):
-        kept.append(Structure(f"label_{label}" if name in taken else name, label))
-        taken.add(kept[-1].name)
-    return replace(segmentation, structures=tuple(sorted(kept, key=lambda s: (s.layer, s.label))))
-
-
-def _is_nameless(structure: Structure) -> bool:
-    return structure.name == f"label_{structure.label}"
-
-
 def _scored(job: WorkJob, method: str, labels: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
-    names = [{int(number): str(name) for number, name in label["names"].items()} for label in labels]
+    names = [_by_label(label["names"]) for label in labels]
+    likely = [_by_label(label.get("likely", {})) for label in labels]
     try:
         read = [
-            named(job.read.segmentation(Place.from_json(label["place"])), own, other)
-            for label, own, other in zip(labels, names, reversed(names), strict=True)
+            job.read.segmentation(Place.from_json(label["place"])).named(own, {**other, **guessed})
+            for label, own, other, guessed in zip(labels, names, reversed(names), likely, strict=True)
         ]
         return {"score": agreement(read[0], read[1], tolerance) if method == "dice" else totals(read[0])}
     except ModelError as error:
@@ -106,6 +87,10 @@ def _scored(job: WorkJob, method: str, labels: Sequence[Mapping[str, Any]], tole
         return {"failure": error.sentence()}
     except DelineateError as error:
         return {"failure": error.sentence()}
+
+
+def _by_label(names: Mapping[str, Any]) -> dict[int, str]:
+    return {int(label): str(name) for label, name in names.items()}
 
 
 def _kept(folder: Path, key: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

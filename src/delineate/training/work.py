@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from delineate.errors import DelineateError, InputError, ModelError, StoreError
 from delineate.orientation import is_same_place, reorientation
 from delineate.protocols.reference import Place
 from delineate.runners.work import Done, Publication, WorkJob, write_whole
-from delineate.segmentation import Segmentation, Structure
+from delineate.segmentation import Segmentation
 from delineate.training.features import NAMES
 from delineate.training.files import Reservoir, read_forest, write_forest
 from delineate.training.forest import Forest
@@ -36,9 +36,9 @@ _SOME: Final = 3  # images
 class Labelled:
     """One labelled image of a training.
 
-    id : the image's in its datastore; names : of structures by label, as far as the label's file does not say;
-    annotated : first and last index of the stretches of slices that somebody looked at, along the slowest axis of the image's
-    file; empty for all of them, None where nobody said.
+    id : the image's in its datastore; names, likely : of structures by label, as far as the label's file does not say, see
+    `Segmentation.named`; annotated : first and last index of the stretches of slices that somebody looked at, along the slowest
+    axis of the image's file; empty for all of them, None where nobody said.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Labelled:
     label: Place
     names: Mapping[int, str]
     annotated: tuple[tuple[int, int], ...] | None = None
+    likely: Mapping[int, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -54,6 +55,7 @@ class Labelled:
             "image": self.image.to_json(),
             "label": self.label.to_json(),
             "names": {str(label): name for label, name in self.names.items()},
+            "likely": {str(label): name for label, name in self.likely.items()},
             "annotated": None if self.annotated is None else [list(stretch) for stretch in self.annotated],
         }
 
@@ -66,6 +68,7 @@ class Labelled:
             image=Place.from_json(value["image"]),
             label=Place.from_json(value["label"]),
             names={int(label): name for label, name in value["names"].items()},
+            likely={int(label): name for label, name in value.get("likely", {}).items()},
             annotated=None if stretches is None else tuple((first, last) for first, last in stretches),
         )
 
@@ -199,7 +202,7 @@ def _example(job: WorkJob, one: Labelled) -> Example:
 
 def _case(job: WorkJob, one: Labelled) -> Case:
     image = job.read.image(one.image)
-    labels = _on_grid(_named(job.read.segmentation(one.label), one.names), image)
+    labels = _on_grid(job.read.segmentation(one.label).named(one.names, one.likely), image)
     return Case(image, labels, _looked_at(one, image))
 
 
@@ -209,16 +212,6 @@ def _on_grid(labels: Segmentation, image: Volume) -> Segmentation:
         return labels
     turned = labels.mapped(reorientation(labels.geometry, image.geometry.axis_codes))
     return replace(turned, geometry=image.geometry)
-
-
-def _named(labels: Segmentation, names: Mapping[int, str]) -> Segmentation:
-    """Names that were sent with the label go before those of its file; a structure that was named and has no voxel is absent."""
-    if not names or len(labels.layers) != 1:
-        return labels
-    found = {structure.label: structure for structure in labels.structures}
-    every = {label: Structure(name, label) for label, name in names.items()}
-    every |= {label: structure for label, structure in found.items() if label not in names}
-    return replace(labels, structures=tuple(every[label] for label in sorted(every)))
 
 
 def _looked_at(one: Labelled, image: Volume) -> np.ndarray | None:

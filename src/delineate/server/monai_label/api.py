@@ -20,6 +20,7 @@ from delineate.server.monai_label.inference import InferRoutes
 from delineate.server.monai_label.infers import Infers
 from delineate.server.monai_label.info import InfoRoutes
 from delineate.server.monai_label.keeping import Keeping
+from delineate.server.monai_label.label_names import AnsweredNames
 from delineate.server.monai_label.looking import Looking
 from delineate.server.monai_label.recent_log import RecentLog
 from delineate.server.monai_label.routing import Routes
@@ -53,7 +54,8 @@ class LabelApi:
         self.annotation = Annotation(service.settings, service.database)
         self._log = RecentLog()
         annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
-        asking, keeping = Asking(service, annotation), Keeping(service, annotation)
+        answered = AnsweredNames()
+        asking, keeping = Asking(service, annotation), Keeping(service, annotation, answered)
         self._keeping = keeping
         infers = Infers(service, asking, keeping, guard, listening, files, threads)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
@@ -65,7 +67,7 @@ class LabelApi:
             InfoRoutes(service, annotation, statistics, guard, files, self._log),
             SampleRoutes(annotation, guard, files),
             DatastoreRoutes(annotation, guard, files, downloads),
-            SavingRoutes(annotation, guard, threads, limit),
+            SavingRoutes(annotation, answered, guard, threads, limit),
             SessionRoutes(annotation, guard, files, downloads, threads, limit),
             BatchRoutes(service, annotation, self._batches, guard, files),
             TrainRoutes(service, annotation, trainings, statistics, guard, files),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from delineate.errors import InputError, UnavailableError
 from delineate.model import Model
+from delineate.protocols import monai_label as wire
 from delineate.protocols.infer_result import StoredResult
 from delineate.protocols.inference_server import KEY_HEADER
 from delineate.server.accounts.identity import Role, RoleMissingError
@@ -62,7 +64,7 @@ class Infers:
         return asked
 
     async def ended(self, request: Request, files: Collection[str], ask: Callable[[Mapping[str, str]], Asked]) -> tuple[Task, Asked]:
-        """The task of a request once it has ended, and what was asked for.
+        """The task of a request once it has ended, and what was asked for: `image` only where it is the one that was inferred.
 
         Parameters
         ----------
@@ -83,6 +85,8 @@ class Infers:
             await form.read(request)
             asked = ask(form.fields)
             task = await form.finish(lambda: self._asking.submit(asked, taker))
+            if asked.session or taker.take(wire.FILE_FIELD) is not None:
+                asked = replace(asked, image="")  # what was named besides was not looked at
         ended = await self._listening.finished(request, task.uid)
         if ended is not None:
             return ended, asked

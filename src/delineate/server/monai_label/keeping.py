@@ -11,6 +11,7 @@ from delineate.datastore.records import LabelRecord
 from delineate.errors import BlobError, DelineateError
 from delineate.protocols.infer_result import StoredResult, read_infer_result
 from delineate.server.monai_label.annotation import Annotation
+from delineate.server.monai_label.label_names import LABEL_NAMES, AnsweredNames
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
 
@@ -21,15 +22,16 @@ SOON: Final = 0.2  # s
 class Keeping:
     """Blocks, all of it, but for `forget_soon`."""
 
-    def __init__(self, service: Service, annotation: Annotation) -> None:
+    def __init__(self, service: Service, annotation: Annotation, answered: AnsweredNames) -> None:
         self._service = service
         self._annotation = annotation
+        self._answered = answered
         self._lock = threading.Lock()
         self._forgotten: list[str] = []
         self._timer: threading.Timer | None = None
 
     def answer(self, task: Task, image: str = "", tag: str = "") -> StoredResult:
-        """The answer of a task that ended; where a tag is given it is saved as a label of the image too.
+        """The answer of a task that ended; of an image of the datastore its names are remembered, and under a tag it is saved as a label.
 
         Raises
         ------
@@ -41,9 +43,16 @@ class Keeping:
         if found is None:
             raise BlobError("the result holds no answer for this API")
         stored = StoredResult({**found.params, "latencies": _latencies(task)}, found.file, found.filename)
+        if image:
+            self._note(image, task, stored)
         if tag and stored.file is not None:
             self.save(stored, image, tag, {"model": task.model, "params": dict(stored.params)}, task.owner)
         return stored
+
+    def _note(self, image: str, task: Task, stored: StoredResult) -> None:
+        entry = self._annotation.datastore.state().entries.get(image) if self._annotation.has_datastore else None
+        if entry is not None:
+            self._answered.note(image, entry.image.version, task.model, stored.params.get(LABEL_NAMES))
 
     def save(self, stored: StoredResult, image: str, tag: str, info: Mapping[str, Any], who: str) -> LabelRecord | None:
         """Save an answer's file as a label; None where it has none. Raises as `LocalDatastore.save_label`."""

@@ -16,6 +16,7 @@ from delineate.protocols.monai_label import FILE_FIELD, LABEL_FIELD, PARAMS_FIEL
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.datastore import Image, Label, Tag
 from delineate.server.monai_label.forms import Form, json_object
+from delineate.server.monai_label.label_names import LIKELY, AnsweredNames, names_in
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.takers import BlobTaker, Named
 from delineate.server.openapi import BINARY, form_body
@@ -39,8 +40,9 @@ _INFO: Final = {wire.INFO_FIELD: "A JSON object, added to what is kept, key by k
 class SavingRoutes:
     """An answer says that it is on the disk."""
 
-    def __init__(self, annotation: Annotation, guard: Guard, threads: Executor, limit: int) -> None:
+    def __init__(self, annotation: Annotation, answered: AnsweredNames, guard: Guard, threads: Executor, limit: int) -> None:
         self._annotation = annotation
+        self._answered = answered
         self._guard = guard
         self._threads = threads
         self._limit = limit
@@ -74,7 +76,8 @@ class SavingRoutes:
     async def save_label(self, request: Request, image: Image, tag: FinalTag = "") -> Response:
         """Save a label. It must lie on the image's grid; `.bin` is a bare array on it.
 
-        The label before it is kept as an older version.
+        The label before it is kept as an older version. Where neither `label_info` nor `label_names` names its labels, those names
+        are kept as likely that models gave the same labels of this image.
         """
         store = self._annotation.datastore
         taker = BlobTaker(Named(store.incoming), {LABEL_FIELD})
@@ -83,7 +86,9 @@ class SavingRoutes:
             info = self._with_user(request, json_object(form.fields.get(PARAMS_FIELD, ""), PARAMS_FIELD))
             told = "" if self._guard.has_accounts else info.get("client_id")  # what a client says of itself counts where nobody is known
             owner = str(told or self._guard.owner(request))
-            record = await form.finish(lambda: store.save_label(image, tag, taker.require(LABEL_FIELD), info=info, who=owner))
+            record = await form.finish(
+                lambda: store.save_label(image, tag, taker.require(LABEL_FIELD), info=self._with_names(image, info), who=owner)
+            )
         return JSONResponse(wire.Saved(image=record.image, label=record.image).to_json())
 
     async def set_image_info(self, request: Request, image: Image) -> Response:
@@ -110,6 +115,13 @@ class SavingRoutes:
         await form.read(request)
         name = wire.INFO_FIELD if wire.INFO_FIELD in form.fields else PARAMS_FIELD
         return json_object(form.fields.get(name, ""), name)
+
+    def _with_names(self, image: str, info: dict[str, Any]) -> dict[str, Any]:
+        if names_in(info):
+            return info
+        entry = self._annotation.datastore.state().entries.get(image)
+        likely = {} if entry is None else self._answered.likely(entry)
+        return {**info, LIKELY: likely} if likely else info
 
     def _with_user(self, request: Request, info: dict[str, Any]) -> dict[str, Any]:
         return {**info, "user": self._guard.owner(request)} if self._guard.has_accounts else info

@@ -15,7 +15,7 @@ from delineate.errors import DelineateError
 from delineate.protocols.monai_label_datastore import FINAL_TAG, ORIGINAL_TAG
 from delineate.runners.work import read_answer
 from delineate.server.monai_label.annotation import Annotation
-from delineate.server.monai_label.label_names import names_of
+from delineate.server.monai_label.label_names import likely_names_of, names_of
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
 from delineate.worker.referred import place_of
@@ -116,9 +116,10 @@ def _given(label: LabelRecord) -> dict[str, Any] | None:
     if label.path is None:
         return None
     try:
-        return {"tag": label.tag, "version": label.version, "place": place_of(label.path).to_json(), "names": names_of(label)}
+        place = place_of(label.path).to_json()
     except DelineateError:  # its file is gone a moment ago
         return None
+    return {"tag": label.tag, "version": label.version, "place": place, "names": names_of(label), "likely": likely_names_of(label)}
 
 
 def _keep(store: LocalDatastore, method: str, score: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
-from delineate.server.monai_label.label_names import from_label_info
+from delineate.server.monai_label.label_names import likely_names_of, names_of
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.train_stats import TrainStatistics
 from delineate.server.monai_label.works import All, Running, Sync, Works
@@ -32,7 +32,6 @@ from delineate.worker.referred import place_of
 
 Enqueue = Annotated[bool, Query(description="Wait for the one that runs, where one does, instead of being refused.")]
 
-_LABEL_INFO: Final = "label_info"
 _ANNOTATED: Final = "annotated"
 
 
@@ -135,7 +134,8 @@ def _example(image: ImageRecord, label: LabelRecord) -> dict[str, Any] | None:
         "id": image.id,
         "image": places[0].to_json(),
         "label": places[1].to_json(),
-        "names": from_label_info(label.info.get(_LABEL_INFO)),
+        "names": names_of(label),
+        "likely": likely_names_of(label),
         "annotated": annotated if _is_stretches(annotated) else None,
     }
 

@@ -48,7 +48,7 @@ class StowSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSettings:
-    """A folder, in which each file gets the name of its SOP Instance UID below that of its series."""
+    """A folder, in which each file gets the name of its SOP Instance UID."""
 
     name: str
     path: Path

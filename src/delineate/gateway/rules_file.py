@@ -98,8 +98,8 @@ def _dicom(name: str, table: Table) -> DicomSettings:
         name=name,
         host=table.text("host"),
         port=table.whole("port", 1, 65535),
-        ae=_title(table, "ae"),
-        calling=_title(table, "calling", "DELINEATE"),
+        ae=title(table, "ae"),
+        calling=title(table, "calling", "DELINEATE"),
         timeout=table.number("timeout", 0.1, 3600, 30.0),
         tls=table.truth("tls"),
         ca_file=table.path("ca_file"),
@@ -115,7 +115,8 @@ def _dicom(name: str, table: Table) -> DicomSettings:
     return settings
 
 
-def _title(table: Table, key: str, default: str | None = None) -> str:
+def title(table: Table, key: str, default: str | None = None) -> str:
+    """The title of an application entity."""
     text = table.text(key, default)
     if not _TITLE.fullmatch(text):
         raise table.error(key, f"is {text!r}, which is no AE title", "Write at most 16 characters of ASCII.")

@@ -1,0 +1,17 @@
+"""What the extra ``gateway`` installs, imported where it is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from delineate.errors import MissingPartError
+
+
+def pynetdicom() -> Any:
+    """The library; `MissingPartError` without it."""
+    try:
+        import pynetdicom as library
+        import pynetdicom.presentation
+    except ImportError:
+        raise MissingPartError("the DICOM network (pynetdicom)", "gateway") from None
+    return library

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 from delineate.dicom.header import EXPLICIT, IMPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.dicom.source import Series
+from delineate.dicom.uids import follows, new_uid
 from delineate.errors import ImageError
 
 _MAKER: Final = "Delineate"
@@ -41,18 +42,17 @@ def require_uids(source: Series, what: str) -> None:
 def derived(source: Series, sop_class: str, modality: str, at: datetime, description: str, uid: str) -> Any:
     """A data set with the image's patient, study and frame of reference, and a series and equipment of its own.
 
-    uid : SOP Instance UID, new where empty
+    uid : SOP Instance UID, from which the series' own follows; both new where empty
     """
-    library = pydicom()
     date, time = at.strftime("%Y%m%d"), at.strftime("%H%M%S")
     return item(
         SpecificCharacterSet="ISO_IR 192",
         InstanceCreationDate=date,
         InstanceCreationTime=time,
         SOPClassUID=sop_class,
-        SOPInstanceUID=uid or library.uid.generate_uid(prefix=None),
+        SOPInstanceUID=uid or new_uid(),
         StudyInstanceUID=source.study_uid,
-        SeriesInstanceUID=library.uid.generate_uid(prefix=None),
+        SeriesInstanceUID=follows(uid, "series"),
         SeriesDate=date,
         SeriesTime=time,
         SeriesNumber=1,

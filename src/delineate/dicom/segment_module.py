@@ -14,6 +14,7 @@ from delineate.dicom.derived import Code, coded, derived, file_of, item, referen
 from delineate.dicom.header import EXPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.dicom.source import Series
+from delineate.dicom.uids import follows
 from delineate.segmentation import Structure
 
 Kind = Literal["binary", "fractional", "labelmap"]
@@ -66,7 +67,7 @@ def before_frames(
         SharedFunctionalGroupsSequence=[_shared(source)],
     )
     data.update(values)
-    _set_dimensions(data, kind)
+    _set_dimensions(data, kind, about.uid)
     _set_pixel_format(data, kind, len(structures), frames, source)
     if kind != "fractional":
         data.SegmentsOverlap = overlap
@@ -77,8 +78,8 @@ def _code_string(text: str) -> str:
     return re.sub(r"[^A-Z0-9_ ]", "_", text.upper())[:16].strip() or "SEGMENTATION"
 
 
-def _set_dimensions(data: Any, kind: Kind) -> None:
-    uid = pydicom().uid.generate_uid(prefix=None)
+def _set_dimensions(data: Any, kind: Kind, file_uid: str) -> None:
+    uid = follows(file_uid, "dimensions")
     pointers = [("ImagePositionPatient", 0x00200032, 0x00209113)]
     if kind != "labelmap":
         pointers.insert(0, ("ReferencedSegmentNumber", 0x0062000B, 0x0062000A))
@@ -136,7 +137,7 @@ def _segment(number: int, structure: Structure, name: str, about: About) -> Any:
         SegmentedPropertyTypeCodeSequence=[kind],
         RecommendedDisplayCIELabValue=to_cielab(structure.colour or meaning.colour or structure.rgb()),
         TrackingID=f"{name} {number}",
-        TrackingUID=pydicom().uid.generate_uid(prefix=None),
+        TrackingUID=follows(about.uid, f"segment {number}"),
     )
 
 

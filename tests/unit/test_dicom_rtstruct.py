@@ -18,7 +18,7 @@ import pydicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from delineate.dicom import decimals, filling, structure_set
+from delineate.dicom import decimals, drawing, filling, structure_set
 from delineate.dicom.decimals import Writer, read_numbers
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.region_names import region_names
@@ -139,6 +139,37 @@ def test_contours_of_tilted_slices_stay_where_they_are_in_the_patient(tmp_path: 
     (contour,) = pydicom.dcmread(tmp_path / "rs.dcm").ROIContourSequence[0].ContourSequence
     points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
     assert points.mean(axis=0) == pytest.approx(positions[4] + np.array([2 * 0.9765, 3 * 1.7, 0]), abs=1e-4)
+
+
+@pytest.mark.parametrize("holes", ["keyhole", "xor"])
+def test_slices_and_structures_in_parts(holes: Holes, plain: DicomImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice at a time, a structure at a time: the same contours, numbered through, of one type for each structure."""
+    contours = {}
+    for parts in (False, True):
+        if parts:
+            monkeypatch.setattr(drawing, "_PIXELS", 1)
+            monkeypatch.setattr(structure_set, "_AT_ONCE", 0)
+        data = written(plain, tmp_path / "rs.dcm", holes=holes)
+        contours[parts] = [list(region.ContourSequence) for region in data.ROIContourSequence]
+        found = read_rtstruct(tmp_path / "rs.dcm", plain.series)
+        assert all(np.array_equal(found.mask(name), mask) for name, mask in masks().items())
+    assert contours[True] == contours[False]
+    for region in contours[True]:
+        assert [int(contour.ContourNumber) for contour in region] == list(range(1, len(region) + 1))
+        assert len({contour.ContourGeometricType for contour in region}) == 1
+
+
+def test_contours_of_a_structure_in_two_places_of_a_file(plain: DicomImage, tmp_path: Path) -> None:
+    def change(data: Any) -> None:
+        region = data.ROIContourSequence[0]
+        further = pydicom.Dataset()
+        further.ReferencedROINumber = region.ReferencedROINumber
+        further.ContourSequence = list(region.ContourSequence)[1::2]
+        region.ContourSequence = list(region.ContourSequence)[::2]
+        data.ROIContourSequence.append(further)
+
+    found = read_rtstruct(changed(plain, tmp_path / "rs.dcm", change), GRID)
+    assert np.array_equal(found.mask("A"), masks()["ring"]) and np.array_equal(found.mask("B"), masks()["random"])
 
 
 def test_pixels_of_a_few_micrometres(tmp_path: Path) -> None:
@@ -409,7 +440,7 @@ def test_odd_contours_are_left_out_and_named(change: Callable[[Any], None], note
 def test_what_is_no_number_is_damaged(plain: DicomImage, tmp_path: Path) -> None:
     path = changed(plain, tmp_path / "rs.dcm", lambda data: None)
     content = path.read_bytes()
-    text = load(path).contours.points[0, 0]
+    text = load(path).contours.all().points[0, 0]
     path.write_bytes(content.replace(f"{text:.4f}".encode(), b"x" * len(f"{text:.4f}"), 1))
     notes: list[str] = []
     read_rtstruct(path, GRID, notes=notes)

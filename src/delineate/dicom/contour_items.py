@@ -5,25 +5,33 @@ Explicit types would make values over 64 kB, which contours are, of an unknown t
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Final
 
 from delineate.dicom.source import Instance
 from delineate.dicom.structure_set import CLOSED, COLOUR, CONTOURS, COUNT, DATA, ROI_CONTOURS, ROI_NUMBER, TYPE, XOR
 from delineate.errors import ImageError
 from delineate.segmentation import Colour
 
-_LARGEST = 0xFFFFFFFE
-_IMAGES = 0x30060016
-_NUMBER = 0x30060048
+_LARGEST: Final = 0xFFFFFFFE
+_IMAGES, _NUMBER = 0x30060016, 0x30060048
 _SOP_CLASS, _SOP_INSTANCE, _FRAME = 0x00081150, 0x00081155, 0x00081160
-_ITEM = 0xFFFEE000
+_ITEM: Final = 0xFFFEE000
+_HEAD: Final = struct.Struct("<HHI")
 
 
 def element(tag: int, value: bytes, pad: bytes = b" ") -> bytes:
     """An element; values are of even length."""
     value += pad[: len(value) % 2]
-    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
+    return _opened(tag, len(value)) + value
+
+
+def _opened(tag: int, size: int) -> bytes:
+    if size > _LARGEST:
+        raise ImageError("contours of more than 4 GB do not fit in an RTSTRUCT file", "Write fewer structures.")
+    return _HEAD.pack(tag >> 16, tag & 0xFFFF, size)
 
 
 def _image(instance: Instance) -> bytes:
@@ -41,34 +49,35 @@ class Items:
     def __init__(self, instances: Sequence[Instance]) -> None:
         self._images = [_image(instance) for instance in instances]
         self._types = [element(TYPE, kind.encode()) for kind in (CLOSED, XOR)]
-        self._head = struct.Struct("<HHI")
 
-    def contours(self, slices: Iterable[int], counts: Iterable[int], texts: Iterable[bytes], is_xor: bool) -> Iterator[bytes]:
-        """One structure's contours, each with its slice, the number of its points and their coordinates as text."""
-        images, kind, pack = self._images, self._types[is_xor], self._head.pack
-        for number, (place, count, text) in enumerate(zip(slices, counts, texts, strict=True), 1):
-            size = len(text) + len(text) % 2
-            head = images[place] + kind + element(COUNT, b"%d" % count) + element(_NUMBER, b"%d" % number)
-            yield pack(_ITEM >> 16, _ITEM & 0xFFFF, len(head) + 8 + size) + head + pack(DATA >> 16, DATA & 0xFFFF, size)
-            yield text if size == len(text) else text + b" "
+    def head(self, number: int, place: int, count: int, size: int, is_xor: bool) -> bytes:
+        """A contour's item up to its coordinates, which are `size` bytes of text and a blank where that is odd.
+
+        number : among the structure's; place : of its slice; count : of points
+        """
+        size += size % 2
+        head = self._images[place] + self._types[is_xor] + element(COUNT, b"%d" % count) + element(_NUMBER, b"%d" % number)
+        return _opened(_ITEM, len(head) + 8 + size) + head + _opened(DATA, size)
 
 
-def region(number: int, colour: Colour, contours: list[bytes]) -> list[bytes]:
-    """One item of the sequence, in parts."""
-    before = element(COLOUR, b"\\".join(b"%d" % value for value in colour))
+@contextlib.contextmanager
+def opened_region(file: BinaryIO, number: int, colour: Colour, size: int) -> Iterator[None]:
+    """One item of the sequence, within which contours of `size` bytes are written."""
+    before = element(COLOUR, b"\\".join(b"%d" % value for value in colour)) + _opened(CONTOURS, size)
     after = element(ROI_NUMBER, b"%d" % number)
-    head = _opened(CONTOURS, sum(map(len, contours)))
-    size = len(before) + len(head) + sum(map(len, contours)) + len(after)
-    return [_opened(_ITEM, size), before, head, *contours, after]
+    file.write(_opened(_ITEM, len(before) + size + len(after)) + before)
+    yield
+    file.write(after)
 
 
-def sequence(regions: list[list[bytes]]) -> list[bytes]:
-    """The whole sequence, in parts."""
-    parts = [part for item in regions for part in item]
-    return [_opened(ROI_CONTOURS, sum(map(len, parts))), *parts]
-
-
-def _opened(tag: int, size: int) -> bytes:
-    if size > _LARGEST:
-        raise ImageError("contours of more than 4 GB do not fit in an RTSTRUCT file", "Write fewer structures.")
-    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, size)
+@contextlib.contextmanager
+def opened_sequence(file: BinaryIO) -> Iterator[None]:
+    """The whole sequence, within which its items are written; its length is known, and stated, in the end."""
+    begin = file.tell()
+    file.write(_opened(ROI_CONTOURS, 0))
+    yield
+    end = file.tell()
+    head = _opened(ROI_CONTOURS, end - begin - _HEAD.size)
+    file.seek(begin)
+    file.write(head)
+    file.seek(end)

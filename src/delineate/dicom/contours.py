@@ -8,21 +8,22 @@ contour stands for a slab, as a voxel does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from delineate.dicom.filling import Polygons, layers_of, runs_inside
+from delineate.dicom.filling import Polygons, Runs, joined, layers_of, runs_inside
 from delineate.dicom.planes import Planes
+from delineate.dicom.threads import in_turn
 from delineate.geometry import Geometry
 
 ON_SLICE: Final = 0.1  # of the distance between slices
 CLOSE: Final = 0.01  # mm, at least: what positions are rounded to
 _HALF: Final = 0.5 + 1e-6
 _THICKEST: Final = 10.0  # mm that a contour stands for at most: two parts of a structure may be far from each other
-_LONGEST: Final = 64  # contours that tell which way the planes lie
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +47,20 @@ class Contours:
         return Contours(self.structures[numbers], starts, self.points[places])
 
     def normal(self) -> np.ndarray:
-        """The unit vector across the longest contours, by their areas; zeros where they have none."""
-        longest = self.taken(np.argsort(-np.diff(self.starts), kind="stable")[:_LONGEST])
-        if not len(longest):
+        """The unit vector across the contours, by their areas; zeros where they have none."""
+        if not len(self):
             return np.zeros(3)
-        starts, points = longest.starts, longest.points
+        starts, points = self.starts, self.points
         first = np.repeat(points[starts[:-1]], np.diff(starts), axis=0)
         after = np.arange(1, len(points) + 1)
         after[starts[1:] - 1] = starts[:-1]
         areas = np.add.reduceat(np.cross(points - first, points[after] - first), starts[:-1])
         sizes, vectors = np.linalg.eigh(areas.T @ areas)
         return vectors[:, -1] if sizes[-1] > 0 else np.zeros(3)
+
+
+Part = Callable[[list[str]], Contours]
+"""Gives contours when it is called, and adds sentences on what is odd about them."""
 
 
 def gathered(starts: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,54 +100,121 @@ def filled(contours: Contours, planes: Planes, names: Sequence[str], notes: list
     -------
     layers, places : as `filling.layers_of`
     """
-    shape = (len(planes), planes.size[1], planes.size[0])
-    polygons = _in_pixels(contours, planes, names, notes)
-    return layers_of(runs_inside(polygons, shape), len(names), shape)
+    return layers_of(runs_of([lambda _: contours], planes, names, notes), len(names), shape_of(planes))
 
 
-def _in_pixels(contours: Contours, planes: Planes, names: Sequence[str], notes: list[str]) -> Polygons:
+def shape_of(planes: Planes) -> tuple[int, int, int]:
+    """Slices, rows, columns."""
+    return len(planes), planes.size[1], planes.size[0]
+
+
+def runs_of(parts: Iterable[Part], planes: Planes, names: Sequence[str], notes: list[str]) -> Runs:
+    """The runs of pixels inside of contours; all contours of a structure are in one of the parts, few of which are in memory at once.
+
+    Where structures lie between slices, how far a contour reaches may depend on all others: those wait until the end.
+    """
+    placed = list(in_turn(partial(_placed, planes=planes, names=names), parts))
+    for part in placed:
+        notes += part.notes
+    usual = _usual(np.concatenate([np.zeros(0), *(part.heights for part in placed)]), planes.usual)
+    later = (part.between for part in placed if len(part.between))
+    between = in_turn(partial(_slabs_inside, planes=planes, usual=usual), later)
+    return joined([*(part.runs for part in placed), *between])
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """What is inside of contours on slices; those of structures between slices; mm along the normal of all that are level."""
+
+    runs: Runs
+    between: Contours
+    heights: np.ndarray
+    notes: list[str]
+
+
+def _placed(part: Part, planes: Planes, names: Sequence[str]) -> _Placed:
+    notes: list[str] = []
+    contours = part(notes)
     places = contours.points @ planes.axes
-    numbers, slices = _on_slices(contours, places[:, 2], planes, names, notes)
-    if np.array_equal(numbers, np.arange(len(contours))):
-        starts = contours.starts
-    else:
-        starts, kept = gathered(contours.starts, numbers)
-        places = places[kept]
-    corners = places[:, :2] - np.repeat(planes.places[slices, :2], np.diff(starts), axis=0)
+    middle, is_level = _heights(contours, places[:, 2], planes)
+    slices = _nearest(planes.places[:, 2], middle)
+    is_simple, is_between = _judged(contours.structures, middle, is_level, slices, planes, names, notes)
+    corners = _in_pixels(places, contours.starts, slices, planes)
+    _note_small(contours.structures, contours.starts, corners, is_simple | (is_between & is_level), names, notes)
+    numbers = np.flatnonzero(is_simple)
+    inside = _inside(contours.structures, contours.starts, corners, numbers, slices[numbers], planes)
+    return _Placed(inside, contours.taken(np.flatnonzero(is_between & is_level)), middle[is_level], notes)
+
+
+def _in_pixels(places: np.ndarray, starts: np.ndarray, slices: np.ndarray, planes: Planes) -> np.ndarray:
+    """Columns and rows of points, contours' first pixels' places taken off."""
+    corners: np.ndarray = places[:, :2] - np.repeat(planes.places[slices, :2], np.diff(starts), axis=0)
     corners /= np.array(planes.spacing)
-    structures = contours.structures[numbers]
-    _note_small(structures, starts, corners, names, notes)
-    return Polygons(structures, slices, starts, corners)
+    return corners
 
 
-def _on_slices(
-    contours: Contours, height: np.ndarray, planes: Planes, names: Sequence[str], notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which contours are filled in which slices: pairs."""
+def _inside(
+    structures: np.ndarray, starts: np.ndarray, corners: np.ndarray, numbers: np.ndarray, slices: np.ndarray, planes: Planes
+) -> Runs:
+    """Of some of the contours, each in a slice."""
+    if not np.array_equal(numbers, np.arange(len(structures))):
+        starts, kept = gathered(starts, numbers)
+        corners = corners[kept]
+    return runs_inside(Polygons(structures[numbers], slices, starts, corners), shape_of(planes))
+
+
+def _close(planes: Planes) -> float:
+    """mm along the normal within which a contour is on a slice."""
+    return max(CLOSE, ON_SLICE * planes.usual)
+
+
+def _heights(contours: Contours, height: np.ndarray, planes: Planes) -> tuple[np.ndarray, np.ndarray]:
+    """mm along the normal of each contour, and whether it is parallel to the slices."""
     if not len(contours):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        return np.zeros(0), np.zeros(0, dtype=bool)
     low, high = np.minimum.reduceat(height, contours.starts[:-1]), np.maximum.reduceat(height, contours.starts[:-1])
-    middle, along = (low + high) / 2, planes.places[:, 2]
-    close = max(CLOSE, ON_SLICE * planes.usual)
-    is_level = high - low <= 2 * close
-    _note(contours.structures[~is_level], "not parallel to the slices: left out", names, notes)
-    slices = _nearest(along, middle)
+    return (low + high) / 2, high - low <= 2 * _close(planes)
+
+
+def _judged(
+    structures: np.ndarray,
+    middle: np.ndarray,
+    is_level: np.ndarray,
+    slices: np.ndarray,
+    planes: Planes,
+    names: Sequence[str],
+    notes: list[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which contours are on their slice, as all of their structure are, and which are of a structure that lies between slices."""
+    close, along = _close(planes), planes.places[:, 2]
+    _note(structures[~is_level], "not parallel to the slices: left out", names, notes)
     off = np.abs(along[slices] - middle)
     is_outside = (middle < along[0] - planes.usual / 2 - close) | (middle > along[-1] + planes.usual / 2 + close)
-    _note(contours.structures[is_level & is_outside], "outside of the image's slices: left out", names, notes)
-    is_between = is_level & ~is_outside & (off > close)
-    _note(contours.structures[is_between], "between slices: each slice takes the nearest contours of its structure", names, notes)
+    _note(structures[is_level & is_outside], "outside of the image's slices: left out", names, notes)
+    is_off = is_level & ~is_outside & (off > close)
+    _note(structures[is_off], "between slices: each slice takes the nearest contours of its structure", names, notes)
     is_on = is_level & (off <= close)
-    beside = _beside(contours.structures[is_on], slices[is_on], middle[is_on])
+    beside = _beside(structures[is_on], slices[is_on], middle[is_on])
     _note(beside, "on one slice with others in another plane: each slice takes the nearest contours of its structure", names, notes)
-    between = np.unique(np.append(contours.structures[is_between], beside))
-    simple = is_on & ~np.isin(contours.structures, between)
-    pairs = [(np.flatnonzero(simple), slices[simple])]
-    usual = _usual(middle[is_level], planes.usual)
-    for structure in between:
-        numbers = np.flatnonzero(is_level & (contours.structures == structure))
-        pairs += [(numbers[chosen], np.full(len(chosen), number)) for number, chosen in _slabs(middle[numbers], planes, close, usual)]
-    return np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs])
+    is_between = np.isin(structures, np.unique(np.append(structures[is_off], beside)))
+    return is_on & ~is_between, is_between
+
+
+def _slabs_inside(contours: Contours, planes: Planes, usual: float) -> Runs:
+    """Of structures that lie between slices; all contours are parallel to these."""
+    places = contours.points @ planes.axes
+    middle, _ = _heights(contours, places[:, 2], planes)
+    pairs = []
+    for structure in np.unique(contours.structures):
+        numbers = np.flatnonzero(contours.structures == structure)
+        for number, chosen in _slabs(middle[numbers], planes, _close(planes), usual):
+            pairs.append((numbers[chosen], np.full(len(chosen), number)))
+    if not pairs:
+        return joined([])
+    taken = contours.taken(np.concatenate([one for one, _ in pairs]))
+    slices = np.concatenate([other for _, other in pairs])
+    corners = _in_pixels(taken.points @ planes.axes, taken.starts, slices, planes)
+    return runs_inside(Polygons(taken.structures, slices, taken.starts, corners), shape_of(planes))
 
 
 def _beside(structures: np.ndarray, slices: np.ndarray, middle: np.ndarray) -> np.ndarray:
@@ -184,10 +255,12 @@ def _nearest(sorted_values: np.ndarray, values: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _note_small(structures: np.ndarray, starts: np.ndarray, corners: np.ndarray, names: Sequence[str], notes: list[str]) -> None:
+def _note_small(
+    structures: np.ndarray, starts: np.ndarray, corners: np.ndarray, is_used: np.ndarray, names: Sequence[str], notes: list[str]
+) -> None:
     if len(structures):
         low, high = np.minimum.reduceat(corners, starts[:-1]), np.maximum.reduceat(corners, starts[:-1])
-        is_small = (np.ceil(low - 1e-6) > np.floor(high + 1e-6)).any(axis=1)
+        is_small = is_used & (np.ceil(low - 1e-6) > np.floor(high + 1e-6)).any(axis=1)
         _note(structures[is_small], "too small to hold the centre of a pixel", names, notes)
 
 

@@ -7,6 +7,7 @@ centres; pairs of cuts are runs of pixels inside. Structures that overlap come t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -75,12 +76,24 @@ def runs_inside(polygons: Polygons, shape: tuple[int, int, int]) -> Runs:
     polygon = np.repeat(np.arange(len(polygons.slices)), np.diff(polygons.starts))[side][each]
     lines = (polygons.structures[polygon] * shape[0] + polygons.slices[polygon]) * rows + row
     cuts = np.sort(lines * (columns + 1) + column).reshape(-1, 2)
+    cuts = cuts[cuts[:, 1] > cuts[:, 0]]
     line, begin = np.divmod(cuts[:, 0], columns + 1)
     structure, line = np.divmod(line, shape[0] * rows)
-    length = cuts[:, 1] - cuts[:, 0]
-    kept = np.flatnonzero(length)
-    place = line[kept] * columns + begin[kept]
-    return Runs(structure[kept], place, place + length[kept])
+    place = line * columns + begin
+    kind = np.int32 if shape[0] * rows * columns < 1 << 31 else np.int64
+    return Runs(structure.astype(np.int32), place.astype(kind), (place + cuts[:, 1] - cuts[:, 0]).astype(kind))
+
+
+def joined(parts: Sequence[Runs]) -> Runs:
+    """All of them, of one shape; each structure's are in one of them."""
+    if not parts:
+        none = np.zeros(0, np.int32)
+        return Runs(none, none, none)
+    return Runs(
+        np.concatenate([part.structures for part in parts]),
+        np.concatenate([part.first for part in parts]),
+        np.concatenate([part.after for part in parts]),
+    )
 
 
 def layers_of(runs: Runs, structures: int, shape: tuple[int, int, int]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

@@ -6,38 +6,31 @@ pixel inside, and a voxel is inside where its centre is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from delineate.dicom.codes import lookup
-from delineate.dicom.contour_items import Items, region, sequence
-from delineate.dicom.contours import Contours, filled, gathered, in_millimetres, planes_over
-from delineate.dicom.decimals import Writer, decimals_for
-from delineate.dicom.keyholes import keyholed
+from delineate.dicom.contours import planes_over, runs_of, shape_of
+from delineate.dicom.derived import require_uids, saved
+from delineate.dicom.drawing import Drawing, Holes
+from delineate.dicom.filling import Runs, layers_of
 from delineate.dicom.planes import Planes
 from delineate.dicom.region_names import region_names
-from delineate.dicom.simplify import simplified
 from delineate.dicom.source import Series
 from delineate.dicom.stack import grid_over, labels_on_planes
 from delineate.dicom.structure_module import Written, written_before_contours
-from delineate.dicom.structure_set import StructureSet, load
-from delineate.dicom.tracing import Traced, trace
-from delineate.errors import GeometryError, ImageError
+from delineate.dicom.structure_set import Region, StructureSet, load
+from delineate.errors import GeometryError
 from delineate.geometry import Geometry
 from delineate.orientation import AxisMap
 from delineate.segmentation import Segmentation, Structure
 
 _PARALLEL = 0.9995  # cosine between the contours' normal and an axis of a grid: 1.8 degrees; contours off it are named one by one
-
-_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +43,7 @@ class Options:
     voxels; at : when it was made, now by default; uid : SOP Instance UID, new by default.
     """
 
-    holes: Literal["keyhole", "xor"] = "keyhole"
+    holes: Holes = "keyhole"
     label: str = "Delineate"
     description: str = ""
     short_names: bool = False
@@ -89,59 +82,21 @@ def write_on_planes(
     notes: list[str] | None = None,
 ) -> None:
     """As `write_rtstruct`, of label maps on the slices themselves, each of shape (slices, rows, columns)."""
-    options, notes = options or Options(), [] if notes is None else notes
-    _require_uids(source)
-    traced = [_traced(layer, options) for layer in layers]
-    drawn = [item for item in structures if (traced[item.layer].labels == item.label).any()]
-    notes += [f"{item.name} has no voxels: left out" for item in structures if item not in drawn]
-    names = region_names([item.name for item in drawn], 16 if options.short_names else 64, notes)
-    items, writer = Items(source.instances), Writer(decimals_for(min(source.planes.spacing)))
-
-    def made(number: int, item: Structure) -> list[bytes]:
-        colour = item.colour or lookup(item.name).colour or item.rgb()
-        return region(number, colour, _items(items, writer, traced[item.layer], item.label, source, options.tolerance))
-
-    with ThreadPoolExecutor(_THREADS) as threads:
-        regions = list(threads.map(made, range(1, len(drawn) + 1), drawn))
-    written = [Written(name, lookup(item.name), item.code) for name, item in zip(names, drawn, strict=True)]
-    before, after = written_before_contours(written, source, options.label, options.description, options.at, options.uid)
-    _save(Path(path), [before, *sequence(regions), after])
-
-
-def _require_uids(source: Series) -> None:
-    missing = source.missing_uids
-    if missing:
-        raise ImageError(
-            f"contours cannot refer to this image: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} empty",
-            "Export the image again with its UIDs, or write the structures as NIfTI.",
-        )
-
-
-def _traced(layer: np.ndarray, options: Options) -> Traced:
-    traced = trace(layer)
-    return keyholed(traced, layer) if options.holes == "keyhole" else traced
-
-
-def _items(items: Items, writer: Writer, polygons: Traced, label: int, source: Series, tolerance: float) -> list[bytes]:
-    chosen = np.flatnonzero(polygons.labels == label)
-    starts, corners = gathered(polygons.starts, chosen)
-    slices = polygons.slices[chosen]
-    points = in_millimetres(source.planes, slices, starts, polygons.corners[corners])
-    if tolerance > 0:
-        starts, points = simplified(starts, points, tolerance)
-    counts = np.diff(starts).tolist()
-    return list(items.contours(slices.tolist(), counts, writer.lists(points, starts), bool(polygons.holes[chosen].any())))
-
-
-def _save(path: Path, parts: list[bytes]) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.writelines(parts)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    options, notes, path = options or Options(), [] if notes is None else notes, Path(path)
+    require_uids(source, "contours")
+    with Drawing(source, path.parent, options.holes, options.tolerance) as drawing, saved(path) as file:
+        for number, layer in enumerate(layers):
+            drawing.add(number, layer)
+        drawn = [item for item in structures if drawing.has(item.layer, item.label)]
+        notes += [f"{item.name} has no voxels: left out" for item in structures if item not in drawn]
+        names = region_names([item.name for item in drawn], 16 if options.short_names else 64, notes)
+        meanings = [lookup(item.name) for item in drawn]
+        written = [Written(name, meaning, item.code) for name, meaning, item in zip(names, meanings, drawn, strict=True)]
+        before, after = written_before_contours(written, source, options.label, options.description, options.at, options.uid)
+        colours = [item.colour or meaning.colour or item.rgb() for item, meaning in zip(drawn, meanings, strict=True)]
+        file.write(before)
+        drawing.write(file, [((item.layer, item.label), colour) for item, colour in zip(drawn, colours, strict=True)])
+        file.write(after)
 
 
 def read_rtstruct(
@@ -168,11 +123,13 @@ def read_rtstruct(
         Contours in another frame of reference, or parallel to no slices of the grid.
     """
     notes = [] if notes is None else notes
-    found = _loaded(path, source, notes, other_frame)
     geometry = source if isinstance(source, Geometry) else source.planes.geometry or grid_over(source.planes)
+    found = _loaded(path, source, notes, other_frame)
     axes = _across(geometry, found.contours.normal())
     planes, is_turned = planes_over(axes.grid(geometry))
-    layers, structures = _filled(found, planes, notes)
+    runs, regions = _inside(found, planes, notes)
+    del found  # the bytes of the file, which make room for the label maps
+    layers, structures = _filled(runs, regions, planes)
     if is_turned:
         layers = tuple(layer[::-1] for layer in layers)
     turned = Segmentation(axes.grid(geometry), layers, structures)
@@ -185,7 +142,7 @@ def read_on_planes(
 ) -> tuple[tuple[np.ndarray, ...], tuple[Structure, ...]]:
     """As `read_rtstruct`, on the slices themselves, each by its own position: layers of shape (slices, rows, columns)."""
     notes = [] if notes is None else notes
-    return _filled(_loaded(path, source, notes, other_frame), source.planes, notes)
+    return _filled(*_inside(_loaded(path, source, notes, other_frame), source.planes, notes), source.planes)
 
 
 def _loaded(path: str | PathLike[str], source: Series | Geometry, notes: list[str], other_frame: bool) -> StructureSet:
@@ -213,11 +170,11 @@ def _across(geometry: Geometry, normal: np.ndarray) -> AxisMap:
     return AxisMap((order[0], order[1], order[2]), (False, False, False))
 
 
-def _filled(found: StructureSet, planes: Planes, notes: list[str]) -> tuple[tuple[np.ndarray, ...], tuple[Structure, ...]]:
-    names = [region.name for region in found.regions]
-    contours: Contours = found.contours
-    layers, places = filled(contours, planes, names, notes)
-    structures = tuple(
-        Structure(item.name, number, int(places[number - 1]), item.colour, item.code) for number, item in enumerate(found.regions, 1)
-    )
-    return layers, structures
+def _inside(found: StructureSet, planes: Planes, notes: list[str]) -> tuple[Runs, tuple[Region, ...]]:
+    return runs_of(found.contours.parts(), planes, [region.name for region in found.regions], notes), found.regions
+
+
+def _filled(runs: Runs, regions: Sequence[Region], planes: Planes) -> tuple[tuple[np.ndarray, ...], tuple[Structure, ...]]:
+    layers, places = layers_of(runs, len(regions), shape_of(planes))
+    structures = (Structure(item.name, number, int(places[number - 1]), item.colour, item.code) for number, item in enumerate(regions, 1))
+    return layers, tuple(structures)

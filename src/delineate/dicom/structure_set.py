@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from heapq import nlargest
 from io import BytesIO
+from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from delineate.dicom.contours import Contours
+from delineate.dicom.contours import Contours, Part, gathered
 from delineate.dicom.decimals import read_numbers
 from delineate.dicom.elements import DataSet, Element
 from delineate.dicom.header import AGAIN, BIG_ENDIAN, DEFLATED, NotDicomError, ShortError, inflate, is_explicit_at, parse_header
@@ -35,6 +38,9 @@ ROI_NUMBER: Final = 0x30060084
 _LARGEST: Final = 1 << 32
 _FARTHEST: Final = 1e7  # mm; what is farther is no place in a patient
 _MOST: Final = 5000  # regions: which overlap is a table of all by all
+_CLOSED: Final = frozenset((CLOSED.encode(), XOR.encode()))
+_AT_ONCE: Final = 1 << 20  # bytes of text that are read at once
+_LONGEST: Final = 64  # contours that tell which way the planes lie
 _GIVE: Final = "Give an RTSTRUCT file."
 
 
@@ -61,7 +67,7 @@ class StructureSet:
     frames_of_reference: tuple[str, ...]
     series_uids: tuple[str, ...]
     regions: tuple[Region, ...]
-    contours: Contours
+    contours: ContourTexts
     notes: tuple[str, ...] = ()
 
 
@@ -210,8 +216,7 @@ class _Lists:
 
     def __init__(self, source: DataSet, places: dict[int, int], notes: list[str]) -> None:
         self._source, self._places, self._notes = source, places, notes
-        self._structures: list[int] = []
-        self._data: list[bytes] = []
+        self._found: list[tuple[int, int, int]] = []
         self._others: dict[tuple[int, str], int] = {}
         self.colours: dict[int, Colour] = {}
 
@@ -238,39 +243,70 @@ class _Lists:
             self._notes.append("a ROIDisplayColor is not three numbers: left out")
 
     def _take_contour(self, place: int, begin: int, end: int, is_explicit: bool) -> None:
-        data, kind, points = self._source.data, b"", b""
+        kind, first, after = b"", 0, 0
         for element in self._source.elements(begin, end, is_explicit):
             if element.tag == DATA:
-                points = data[element.begin : element.end]
+                first, after = element.begin, element.end
             elif element.tag == TYPE:
-                kind = data[element.begin : element.end].strip(b" \0")
-        if kind and kind not in (CLOSED.encode(), XOR.encode()):
-            self._skip(place, f"of the type {kind.decode('latin-1')[:20]}: left out")
-            return
-        self._structures.append(place)
-        self._data.append(points.strip(b" \0"))
+                kind = self._source.data[element.begin : element.end].strip(b" \0")
+        if kind and kind not in _CLOSED:
+            why = f"of the type {kind.decode('latin-1')[:20]}: left out"
+            self._others[place, why] = self._others.get((place, why), 0) + 1
+        else:
+            self._found.append((place, first, after))
 
-    def _skip(self, place: int, why: str, count: int = 1) -> None:
-        self._others[place, why] = self._others.get((place, why), 0) + count
+    def contours(self, names: list[str]) -> ContourTexts:
+        """All that were found."""
+        self._notes += [_left_out(names[place], count, why) for (place, why), count in self._others.items()]
+        return ContourTexts(self._source.data, names, sorted(self._found, key=itemgetter(0)))
 
-    def contours(self, names: list[str]) -> Contours:
-        """All that were found, without those that enclose nothing."""
-        sizes = np.array([text.count(b"\\") + 1 for text in self._data], dtype=np.int64)
-        numbers = read_numbers(self._data)
+
+def _left_out(name: str, count: int, why: str) -> str:
+    return f"{name}: {count} {'contours are' if count > 1 else 'contour is'} {why}"
+
+
+class ContourTexts:
+    """Contours as a file's bytes, read when they are asked for: as numbers they take as much memory again.
+
+    found : structure, begin and end of each, sorted by structures
+    """
+
+    def __init__(self, data: bytes, names: Sequence[str], found: Sequence[tuple[int, int, int]]) -> None:
+        self._data, self._names, self._found = data, names, found
+
+    def parts(self) -> Iterator[Part]:
+        """All, whole structures together."""
+        first = size = 0
+        for number, (structure, begin, end) in enumerate(self._found):
+            if size > _AT_ONCE and structure != self._found[number - 1][0]:
+                yield partial(self._read, self._found[first:number])
+                first, size = number, 0
+            size += end - begin
+        yield partial(self._read, self._found[first:])
+
+    def all(self) -> Contours:
+        """All of them at once."""
+        return self._read(self._found, [])
+
+    def normal(self) -> np.ndarray:
+        """The unit vector across the contours, by the longest of them; zeros where they have none."""
+        return self._read(nlargest(_LONGEST, self._found, key=lambda item: item[2] - item[1]), []).normal()
+
+    def _read(self, found: Sequence[tuple[int, int, int]], notes: list[str]) -> Contours:
+        """Some of them, without those that enclose nothing."""
+        texts = [self._data[begin:end].strip(b" \0") for _, begin, end in found]
+        sizes = np.array([text.count(b"\\") + 1 for text in texts], dtype=np.int64)
+        numbers = read_numbers(texts)
         starts = np.concatenate([[0], np.cumsum(sizes)])
-        structures = np.array(self._structures, dtype=np.int64)
-        finite = np.add.reduceat(~(np.abs(numbers) < _FARTHEST), starts[:-1]) == 0 if len(sizes) else np.zeros(0, dtype=bool)
-        is_damaged = (sizes % 3 != 0) | ~finite
-        is_damaged &= sizes > 1
+        structures = np.array([structure for structure, _, _ in found], dtype=np.int64)
+        is_finite = np.logical_and.reduceat(np.abs(numbers) < _FARTHEST, starts[:-1]) if len(sizes) else np.zeros(0, dtype=bool)
+        is_damaged = ((sizes % 3 != 0) | ~is_finite) & (sizes > 1)
         is_short = ~is_damaged & (sizes < 9)
         for chosen, why in ((is_damaged, "damaged (ContourData): left out"), (is_short, "of fewer than three points: left out")):
-            for place in structures[chosen].tolist():
-                self._skip(place, why)
-        for (place, why), count in self._others.items():
-            self._notes.append(f"{names[place]}: {count} {'contours are' if count > 1 else 'contour is'} {why}")
+            places, counts = np.unique(structures[chosen], return_counts=True)
+            notes += [_left_out(self._names[place], count, why) for place, count in zip(places.tolist(), counts.tolist(), strict=True)]
         kept = np.flatnonzero(~is_damaged & ~is_short)
         if len(kept) == len(sizes):
             return Contours(structures, starts // 3, numbers.reshape(-1, 3))
-        begins = np.concatenate([[0], np.cumsum(sizes[kept])])
-        places = np.arange(begins[-1]) + np.repeat(starts[:-1][kept] - begins[:-1], sizes[kept])
-        return Contours(structures[kept], begins // 3, numbers[places].reshape(-1, 3))
+        begins, chosen = gathered(starts, kept)
+        return Contours(structures[kept], begins // 3, numbers[chosen].reshape(-1, 3))

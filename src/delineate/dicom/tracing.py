@@ -12,7 +12,6 @@ its end; the order of a whole polygon comes from one walk through all of them.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,9 +21,6 @@ from scipy.sparse.csgraph import connected_components, depth_first_order
 
 HALF: Final = 0.49
 """Pixels from a pixel's centre to the polygon around it."""
-
-_PIXELS: Final = 1 << 22  # of the slices that are traced at once: tables of it stay in the cache
-_THREADS: Final = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,28 +48,12 @@ class Traced:
 
 
 def trace(labels: np.ndarray) -> Traced:
-    """All polygons around all labels but 0; `labels` is of shape (slices, rows, columns)."""
-    depth = max(1, _PIXELS // max(1, labels.shape[1] * labels.shape[2]))
-    places = range(0, labels.shape[0], depth)
-    if not labels.size:
-        return _joined([])
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return _joined(list(threads.map(lambda first: _Slab(labels[first : first + depth], first).trace(), places)))
-
-
-def _joined(parts: list[Traced]) -> Traced:
-    parts = [part for part in parts if len(part)]
-    if not parts:
+    """All polygons around all labels but 0; `labels` is of shape (slices, rows, columns), of at most 2 ** 31 pixels."""
+    traced = _Slab(labels).trace() if labels.size else None
+    if traced is None:
         none = np.zeros(0, dtype=np.int64)
         return Traced(none, none, none.astype(bool), np.zeros(1, dtype=np.int64), np.zeros((0, 2)))
-    lengths = np.concatenate([np.diff(part.starts) for part in parts])
-    return Traced(
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.slices for part in parts]),
-        np.concatenate([part.holes for part in parts]),
-        np.concatenate([[0], np.cumsum(lengths)]),
-        np.concatenate([part.corners for part in parts]),
-    )
+    return traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +75,17 @@ class _Ends:
 class _Slab:
     """Some whole slices; pixels are counted flat, in 32-bit integers."""
 
-    def __init__(self, labels: np.ndarray, first: int) -> None:
-        self._first = first
+    def __init__(self, labels: np.ndarray) -> None:
         self._rows, self._columns = labels.shape[1:]
         self._flat = np.ascontiguousarray(labels).reshape(-1)
         self._stack = self._flat.reshape(labels.shape)
 
-    def trace(self) -> Traced:
+    def trace(self) -> Traced | None:
+        """None where nothing is inside."""
         right, left = self._beside()
         bottom, top = self._above()
         if not top.size:
-            return _joined([])
+            return None
         leftward, upward = self._across(bottom), self._upright(left)
         return self._polygons(self._across(top), _Runs(leftward.end, leftward.begin), self._upright(right), _Runs(upward.end, upward.begin))
 
@@ -180,12 +160,13 @@ class _Slab:
         return _Ends(corner, np.where(turns, on[np.where(turns, ahead + aside, 0)], off[end]))
 
     def _polygons(self, tops: _Runs, bottoms: _Runs, downs: _Runs, ups: _Runs) -> Traced:
-        top, bottom = self._table(tops, 0), self._table(bottoms, len(tops.begin))
         down, up = self._table(downs, 0), self._table(ups, len(downs.begin))
         width, last_column, last_row = self._columns, self._columns - 1, self._rows - 1
         column, row = self._column, self._row
         after_top = self._ends(tops.end, column(tops.end), last_column, 1, -width, 1, up, down)
         after_bottom = self._ends(bottoms.end, column(bottoms.end), 0, -1, width, -1, down, up)
+        del down, up  # tables are most of the memory
+        top, bottom = self._table(tops, 0), self._table(bottoms, len(tops.begin))
         after_down = self._ends(downs.end, row(downs.end), last_row, width, 1, 1, top, bottom)
         after_up = self._ends(ups.end, row(ups.end), 0, -width, -1, -1, bottom, top)
         upright = np.concatenate([after_top.next, after_bottom.next])  # of each run across, the one that follows
@@ -199,7 +180,7 @@ class _Slab:
         corners[1::2, 1] = np.concatenate([after_down.corner, after_up.corner])[follows]
         starts = np.concatenate([[0], np.cumsum(2 * sizes)])
         pixels = np.concatenate([tops.begin, bottoms.begin])[order[starts[:-1] // 2]]
-        return Traced(self._flat[pixels], pixels // (self._rows * width) + self._first, _holes(corners, starts), starts, corners)
+        return Traced(self._flat[pixels], pixels // (self._rows * width), _holes(corners, starts), starts, corners)
 
     def _table(self, runs: _Runs, number: int) -> np.ndarray:
         """Of the first pixel of each run its number; what is at other pixels is never asked for."""

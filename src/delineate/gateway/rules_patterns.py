@@ -42,7 +42,8 @@ class Pattern:
         """Whether an attribute's text, its values parted by backslashes, is as wanted; of several values one is enough."""
         values = [value for part in text.split("\\") if (value := part.strip(" \0"))]
         whole = "\\".join(values)
-        found = any(not values if test is None else any(map(test, (*values, whole))) for test in self.tests)
+        held = (*values, whole) if values else ()
+        found = any(not values if test is None else any(map(test, held)) for test in self.tests)
         return found is not self.is_negated
 
 

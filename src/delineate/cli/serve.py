@@ -22,7 +22,7 @@ _DATA = click.option("--data", type=click.Path(path_type=Path, file_okay=False),
 _MODELS = click.option(
     "--models", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="A folder of model folders; repeatable."
 )
-_STUDIES = click.option("--studies", type=click.Path(path_type=Path, file_okay=False), help="The folder of images to annotate.")
+_STUDIES = click.option("--studies", help="The folder of images to annotate, or the address of a DICOMweb server.")
 _WORKERS = click.option("--workers", type=click.IntRange(0, 256), help="Worker processes.  [default: 1]")
 _SETTINGS = click.option("--settings", "settings_file", type=click.Path(path_type=Path, dir_okay=False), help="A TOML file with settings.")
 _LOG = click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to say on standard error.")

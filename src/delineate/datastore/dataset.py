@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +33,7 @@ class _Pipe(io.RawIOBase):
         return taken
 
 
-def zipped(pairs: Sequence[tuple[ImageRecord, LabelRecord]], metadata: bytes) -> Iterator[bytes]:
+def zipped(pairs: Iterable[tuple[ImageRecord, LabelRecord]], metadata: bytes) -> Iterator[bytes]:
     """The blocks of a zip with ``image/NAME`` and ``label/NAME`` of each pair and ``metadata.json``; entries are stored.
 
     Files that were removed meanwhile are left out.

@@ -9,6 +9,7 @@
         └── SessionExpiredError
     UnknownStrategyError       no strategy of that name                   (HTTP 404)
     GridMismatchError          a label on another grid than its image     (HTTP 409)
+    DicomWebError              the DICOMweb server behind it failed       (HTTP 502)
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ class SessionExpiredError(UnknownSessionError):
 
 class UnknownStrategyError(DelineateError):
     """No strategy of that name is there."""
+
+
+class DicomWebError(DelineateError):
+    """A DICOMweb server did not do what it was asked to. `is_passing`: it may, a moment later."""
+
+    def __init__(self, message: str, advice: str = "", *, is_passing: bool = False) -> None:
+        super().__init__(message, advice)
+        self.is_passing = is_passing
 
 
 class GridMismatchError(GeometryError):

@@ -66,7 +66,7 @@ class FoundImages(LabelVerbs):
 
     def _lose(self, connection: Connection, entry: Entry) -> bool:
         row = self._row(connection, entry.image.id)
-        if row is None or row.removed is not None or row.path != entry.path or (self.layout.folder / row.path).exists():
+        if row is None or row.removed is not None or row.path != entry.path or self._is_there(row.path):
             return False
         self._changed(connection, row.id, {"removed": self._clock()})
         connection.execute(DELETE_LEASE, {"which": row.id})
@@ -100,6 +100,9 @@ class FoundImages(LabelVerbs):
             event = {"datastore": self._datastore, "tag": "", "version": 1, "at": self._clock(), "kind": "found", "who": ""}
             connection.execute(INSERT_EVENT, [event | {"image": row["name"]} for row in rows])
         return len(rows)
+
+    def _is_there(self, path: str) -> bool:
+        return (self.layout.folder / path).exists()
 
     def _is_as_seen(self, item: FoundImage) -> bool:
         path = self.layout.folder / item.path

@@ -21,6 +21,7 @@ from delineate.datastore.findings import Findings
 from delineate.datastore.found_images import told_info
 from delineate.datastore.layout import Files, Layout, Stamp
 from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
+from delineate.datastore.records import ImageRecord
 from delineate.datastore.sampling import Sampling
 from delineate.datastore.scanning import Look, Scanner
 from delineate.datastore.strategies import Strategy
@@ -84,7 +85,7 @@ class LocalDatastore(Sampling):
         self.strategies = all_strategies(self.findings) if strategies is None else strategies
         self.lease_seconds = lease_seconds
         self._settle = settle
-        self._scanner = Scanner(files.layout)
+        self._scanner = self._new_scanner(files.layout)
         self._look_lock = threading.Lock()
         self._is_behind = True
         self._owns_kept = self._mark(row.uid)
@@ -105,6 +106,17 @@ class LocalDatastore(Sampling):
             self._watch.stop()
             self._watch = None
         self.write_manifest()
+
+    def _new_scanner(self, layout: Layout) -> Scanner:
+        return Scanner(layout)
+
+    def fetch(self, id: str) -> ImageRecord:
+        """An image whose file is on this disk; all are. Raises `UnknownImageError`."""
+        return self.image(id)
+
+    def is_here(self, image: ImageRecord) -> bool:
+        """Whether its file is on this disk, without a look at it."""
+        return True
 
     def look(self, *, deep: bool = True) -> int:
         """Take over what people changed in the folder: how many images and labels. Not `deep`: only where a folder changed.

@@ -35,6 +35,16 @@ class Settings:
     database: str = ""
     models: tuple[Path, ...] = ()
     studies: Path | None = None
+    dicomweb: str = ""
+    dicomweb_token_file: Path | None = None
+    dicomweb_password_file: Path | None = None
+    dicomweb_ca: Path | None = None
+    dicomweb_modalities: tuple[str, ...] = ()
+    dicomweb_labels: tuple[str, ...] = ("seg",)
+    dicomweb_label_tags: tuple[str, ...] = ("final",)
+    dicomweb_interval: float = 60.0
+    dicomweb_idle: float = 60.0
+    dicomweb_cache_mb: int = 20_480
     sample_lease: float = 3600.0
     active_learning: bool = True
     auto_scoring: bool = False
@@ -96,7 +106,24 @@ class Settings:
         for secret in (self.token, *self.tokens.values()):
             _check(secret.isascii() and secret.strip() == secret, "token", "must be ASCII without blanks around it")
         _check(all(self.tokens.values()), "tokens", "must not be empty")
+        self._check_dicomweb()
         self._check_accounts()
+
+    def _check_dicomweb(self) -> None:
+        _check(not self.dicomweb or self.studies is None, "studies", "is a folder or the address of a DICOMweb server, not both")
+        parts = urlsplit(self.dicomweb)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+        _check(not self.dicomweb or is_address, "studies", "is a folder, or an address like https://pacs.example/dicom-web")
+        _check(not (parts.username or parts.password), "studies", "holds no password: dicomweb_password_file names the file that does")
+        _check(
+            self.dicomweb_token_file is None or self.dicomweb_password_file is None,
+            "dicomweb_token_file",
+            "excludes dicomweb_password_file",
+        )
+        _check(set(self.dicomweb_labels) <= {"seg", "rtstruct"}, "dicomweb_labels", "may hold seg and rtstruct")
+        _check(self.dicomweb_cache_mb > 0, "dicomweb_cache_mb", "must be above zero")
+        _check(self.dicomweb_idle > 0, "dicomweb_idle", "must be above zero")
+        _check(self.dicomweb_interval > 0, "dicomweb_interval", "must be above zero")
 
     def _check_accounts(self) -> None:
         _check(self.accounts in ("off", "local", "oidc"), "accounts", "must be off, local or oidc")
@@ -158,7 +185,14 @@ class Settings:
             if text is not None:
                 values[name] = text
         values.update({name: value for name, value in given.items() if value is not None})
+        if is_web_address(values.get("studies")):
+            values["dicomweb"] = values.pop("studies")
         return cls(**{name: _convert(name, value) for name, value in values.items()})
+
+
+def is_web_address(studies: Any) -> bool:
+    """Whether the setting `studies` names a server."""
+    return isinstance(studies, str) and studies.lower().startswith(("http://", "https://"))
 
 
 def is_loopback(host: str) -> bool:

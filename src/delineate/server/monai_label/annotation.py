@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+from delineate.datastore.faults import UnknownItemError
 from delineate.datastore.local import LocalDatastore
 from delineate.datastore.sessions import SessionStore
+from delineate.errors import InputError
 from delineate.server.monai_label.faults import NotHereError, SessionsOffError
 from delineate.server.service import archive_limits
 from delineate.server.settings import Settings
 from delineate.store.database import Database
 
+if TYPE_CHECKING:
+    from delineate.datastore.dicomweb import DicomWebDatastore
+
+_FETCHES: Final = 4
+"""Series fetched at once; who waits for more of them occupies no thread that others need."""
+
 
 class Annotation:
-    """The datastore in the folder `studies` of the settings, and the sessions in the data folder.
+    """The datastore in the folder, or of the DICOMweb server, that `studies` of the settings names, and the sessions in the data folder.
 
     Raises
     ------
@@ -24,12 +37,18 @@ class Annotation:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._sessions: SessionStore | None = None
         self._datastore: LocalDatastore | None = None
+        self.web: DicomWebDatastore | None = None
+        """The datastore, where it is a DICOMweb server's."""
+        self._fetchers: ThreadPoolExecutor | None = None
         if settings.session_expiry:
             self._sessions = SessionStore(
                 sessions_folder(settings), database, longest=settings.session_expiry, limits=archive_limits(settings), sync=settings.sync
             )
         if settings.studies is not None:
             self._datastore = LocalDatastore(settings.studies, database, lease_seconds=settings.sample_lease, sync=settings.sync)
+        elif settings.dicomweb:
+            self._datastore = self.web = _of_web(settings, database)
+            self._fetchers = ThreadPoolExecutor(_FETCHES, "fetch")
 
     @property
     def has_datastore(self) -> bool:
@@ -42,6 +61,22 @@ class Annotation:
         if self._datastore is None:
             raise NotHereError("this server has no images to annotate", "Start it with --studies DIR.")
         return self._datastore
+
+    async def fetch(self, image: str) -> None:
+        """Have the files of an image here, for a while; at once for an image in a folder, and for one that is not there.
+
+        Raises as `DicomWebDatastore.fetch`.
+        """
+        web = self.web
+        if web is not None and self._fetchers is not None and image:
+            with contextlib.suppress(UnknownItemError, InputError):  # whoever asked says so in its own words
+                await asyncio.get_running_loop().run_in_executor(self._fetchers, web.fetch, image)
+
+    async def fetch_labelled(self, tag: str) -> None:
+        """The same for all images with a label of a tag."""
+        if self.web is not None:
+            for image, _ in self.web.pairs(tag):
+                await self.fetch(image.id)
 
     @property
     def sessions(self) -> SessionStore:
@@ -56,6 +91,8 @@ class Annotation:
 
     def close(self) -> None:
         """Stop looking at the folder."""
+        if self._fetchers is not None:
+            self._fetchers.shutdown(wait=False, cancel_futures=True)
         if self._datastore is not None:
             self._datastore.close()
 
@@ -67,4 +104,26 @@ def sessions_folder(settings: Settings) -> Path:
 
 def image_folders(settings: Settings) -> tuple[Path, ...]:
     """The folders whose images tasks may refer to."""
-    return (sessions_folder(settings), *(() if settings.studies is None else (settings.studies,)))
+    studies = web_folder(settings) if settings.dicomweb else settings.studies
+    return (sessions_folder(settings), *(() if studies is None else (studies,)))
+
+
+def web_folder(settings: Settings) -> Path:
+    """Where labels, index and fetched series of a DICOMweb server are kept; another server has another one."""
+    return settings.data / "dicomweb" / hashlib.sha256(settings.dicomweb.rstrip("/").encode()).hexdigest()[:16]
+
+
+def _of_web(settings: Settings, database: Database) -> DicomWebDatastore:
+    # Only here: a server without one needs no client of HTTP.
+    from delineate.datastore.dicomweb import DicomWebDatastore
+    from delineate.datastore.dicomweb_client import Access, DicomWeb
+
+    access = Access(
+        url=settings.dicomweb, token_file=settings.dicomweb_token_file, password_file=settings.dicomweb_password_file,
+        ca_file=settings.dicomweb_ca, idle=settings.dicomweb_idle,
+    )  # fmt: skip
+    return DicomWebDatastore(
+        web_folder(settings), database, DicomWeb(access), modalities=settings.dicomweb_modalities,
+        cache_bytes=settings.dicomweb_cache_mb << 20, every=settings.dicomweb_interval, lease_seconds=settings.sample_lease,
+        sync=settings.sync,
+    )  # fmt: skip

@@ -66,11 +66,16 @@ class _Source:
 
 
 class Asking:
-    """Makes the tasks. All of it blocks."""
+    """Makes the tasks. All of it blocks, but for `fetch`."""
 
     def __init__(self, service: Service, annotation: Annotation) -> None:
         self._service = service
         self._annotation = annotation
+
+    async def fetch(self, asked: Asked) -> None:
+        """Have an image of the datastore here before it is asked for, without a thread that others need; as `Annotation.fetch`."""
+        if not asked.session:
+            await self._annotation.fetch(asked.image)
 
     def submit(self, asked: Asked, taker: BlobTaker | None = None) -> Task:
         """A new task, or the one that an earlier request with this key made, queued again where it was cancelled.
@@ -131,7 +136,7 @@ class Asking:
             return self._uploaded(upload)
         if asked.image:
             store = self._annotation.datastore
-            record = store.image(asked.image)
+            record = store.fetch(asked.image)
             return _Source(place_of(record.path), store.grid(asked.image))
         raise InputError("the request names no image", "Give image or session_id in the address, or send the image as file.")
 

@@ -135,6 +135,7 @@ class Batches:
             if await self._files.run(lambda: self._is_done(record, image)):
                 run.done += 1
                 return
+            await self._annotation.fetch(image)
             task = await self._files.run(lambda: self._submit(record, image))
             run.waiting.add(task.uid)
             if run.is_stopped:

@@ -69,7 +69,8 @@ class DatastoreRoutes:
 
     async def image(self, image: Image) -> Response:
         """An image as it lies in the folder, a series as a zip; in ranges where they are asked for."""
-        record = await self._files.run(lambda: self._datastore.image(image))
+        await self._annotation.fetch(image)
+        record = await self._files.run(lambda: self._datastore.fetch(image))
         return await self._downloads.whole(record.path, record.id, UnknownImageError("the image's file is gone"))
 
     async def has_image(

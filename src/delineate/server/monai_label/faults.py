@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from delineate.datastore.faults import GridMismatchError, UnknownItemError, UnknownStrategyError
+from delineate.datastore.faults import DicomWebError, GridMismatchError, UnknownItemError, UnknownStrategyError
 from delineate.errors import (
     BlobError,
     DelineateError,
@@ -51,10 +51,14 @@ _STATUS: Final[tuple[tuple[type[DelineateError], int], ...]] = (
     (GridMismatchError, 409),
     (TaskCancelledError, 409),
     (BusyError, 429),
+    (DicomWebError, 502),
     (ResultLostError, 500),
     (BlobError, 500),
     (UnavailableError, 503),
 )
+
+_STATUS_OF_MODEL: Final = {"input": 422, "missing": 501}
+"""By the kind of the failure; all others are 500."""
 
 
 def is_label_path(path: str) -> bool:
@@ -65,7 +69,7 @@ def is_label_path(path: str) -> bool:
 def status_of(error: DelineateError) -> int:
     """The HTTP status with which these routes answer an error."""
     if isinstance(error, ModelError):
-        return 422 if error.kind == "input" else 500
+        return _STATUS_OF_MODEL.get(error.kind, 500)
     found = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
     if found is None:
         found = 500 if isinstance(error, TaskEndedError) else replies.status_of(error)

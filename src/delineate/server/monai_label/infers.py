@@ -84,6 +84,7 @@ class Infers:
         async with Form(taker, self._threads, self._service.settings.max_upload_mb << 20) as form:
             await form.read(request)
             asked = ask(form.fields)
+            await self._asking.fetch(asked)
             task = await form.finish(lambda: self._asking.submit(asked, taker))
             if asked.session or taker.take(wire.FILE_FIELD) is not None:
                 asked = replace(asked, image="")  # what was named besides was not looked at

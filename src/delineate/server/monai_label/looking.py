@@ -147,6 +147,8 @@ class Looking:
             images = store.images(unlabelled=True)
         stale: list[tuple[float, ImageRecord]] = []
         for image in images:
+            if not store.is_here(image):  # fetched for nobody
+                continue
             found = known.get(image.id)
             if found is None or found.image_version != image.version:
                 yield image

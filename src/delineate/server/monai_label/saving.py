@@ -86,6 +86,7 @@ class SavingRoutes:
             info = self._with_user(request, json_object(form.fields.get(PARAMS_FIELD, ""), PARAMS_FIELD))
             told = "" if self._guard.has_accounts else info.get("client_id")  # what a client says of itself counts where nobody is known
             owner = str(told or self._guard.owner(request))
+            await self._annotation.fetch(image)
             record = await form.finish(
                 lambda: store.save_label(image, tag, taker.require(LABEL_FIELD), info=self._with_names(image, info), who=owner)
             )

@@ -94,6 +94,7 @@ class TrainRoutes:
             raise NotHereError("this server has no trainer of that name", "See trainers in the answer of /info/.")
         wanted = wire.TrainParams.from_json(dict(params), strict=True)
         tag = check_tag(wanted.label_tag or FINAL_TAG)
+        await self._annotation.fetch_labelled(tag)
         given = await self._files.run(lambda: self._given(model, tag, anew=bool(wanted.anew)))
         asked = {"model": model, **{name: value for name, value in params.items() if name != "model"}}
         submit = partial(self._service.submit_work, TRAIN, given, owner=owner, prompts=asked)

@@ -93,7 +93,7 @@ class Drawing:
         if self._tolerance > 0:
             starts, points = simplified(starts, points, self._tolerance)
         found, begins = np.unique(traced.labels[order], return_index=True)
-        ends = np.append(begins[1:], len(order))
+        ends = np.append(begins, len(order))[1:]
         groups = list(zip(found.tolist(), begins.tolist(), ends.tolist(), strict=True))
         return _Slab(groups, slices, np.diff(starts), traced.holes[order], self._writer.lists(points, starts))
 

@@ -110,7 +110,7 @@ class ModelError(DelineateError):
     model's faults: the server no longer has what was sent.
     """
 
-    KINDS = ("input", "model", "exit", "crash", "timeout", "memory", "output", "grid", "labels", "lost", "start", "stored")
+    KINDS = ("input", "model", "exit", "crash", "timeout", "memory", "output", "grid", "labels", "lost", "start", "missing", "stored")
 
     def __init__(self, message: str, advice: str = "", kind: str = "model") -> None:
         super().__init__(message, advice)

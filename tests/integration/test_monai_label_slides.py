@@ -217,6 +217,42 @@ def test_other_refusals(server: Any) -> None:
     assert garbage.status_code == 422
 
 
+@pytest.mark.parametrize(("output", "start"), [("asap", b"<?xml"), ("json", b"{")])
+def test_outlines_are_saved_where_that_is_wanted(server: Any, output: str, start: bytes) -> None:
+    tag = f"by-{output}"
+    answer = ask(server, {"params": {"save_label": True, "label_tag": tag}}, output=output)
+    assert answer.status_code == 200, answer.text
+    saved = server.http.get("/datastore/label", params={"label": "slide", "tag": tag})
+    assert saved.content.startswith(start)
+    assert saved.content == answer.content
+    info = server.http.get("/datastore/label/info", params={"label": "slide", "tag": tag}).json()
+    assert info["model"] == "nuclei"
+    assert ask(server, {"save_label": True, "label_tag": "beside"}).status_code == 200
+    assert server.http.head("/datastore/label", params={"image": "slide", "tag": "beside"}).status_code == 200
+
+
+def test_outlines_that_cannot_be_saved_are_refused(server: Any, tissue: Any) -> None:
+    wsi = json.dumps({"size": [0, 0], "params": {"mpp": 0.25}, "save_label": True})
+    sent = {"file": ("patch.png", png(tissue[0][:200, :200]), "image/png")}
+    refused = server.http.post("/infer/wsi_v2/nuclei", files=sent, data={"wsi": wsi}, timeout=60)
+    assert (refused.status_code, "only the answer to an image of the datastore" in refused.text) == (422, True)
+
+
+def test_an_extra_that_is_not_installed_is_named(label_server: Start, tissue: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "bare"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text(
+        'name = "bare"\nrunner = "python"\ndimension = 2\n[[inputs]]\nmodality = "SM"\n[[structures]]\nname = "A"\nlabel = 1\n'
+        '[parameters]\nclass = "bare:Bare"\n'
+    )
+    (folder / "bare.py").write_text('from delineate.errors import MissingPartError\nraise MissingPartError("glass", "slides")\n')
+    server = label_server(workers=1, models=(folder.parent,))
+    sent = {"file": ("patch.png", png(tissue[0][:200, :200]), "image/png")}
+    answer = server.http.post("/infer/wsi_v2/bare", files=sent, data={"wsi": "{}"}, timeout=60)
+    assert answer.status_code == 501, answer.text
+    assert answer.json()["detail"] == 'glass is not installed. Install it with: pip install "delineate[slides]"'
+
+
 def test_the_reason_reaches_the_client(client: MONAILabelClient) -> None:
     with pytest.raises(MONAILabelClientException) as caught:
         client.wsi_infer("nuclei", "slide", {"location": [5000, 0], "size": [10, 10]})

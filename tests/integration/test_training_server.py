@@ -391,7 +391,8 @@ def test_versions_weights_and_the_way_back(site: Site, tmp_path: Path) -> None:
 def test_names_reach_the_training_whoever_said_them(site: Site) -> None:
     """Of a label that came without names those count that a model gave the same image."""
     site.train(run_sync=True)
-    assert site.infer(1).status_code == 200
+    answer = site.infer(1)
+    assert answer.status_code == 200, answer.text
     site.label(1, "plain", label_info=None)
     site.label(2, "plain", label_info=None, label_names={"Lung_L": 1, "Lung_R": 2})
     assert site.http.post("/train/voxel-forest", params={"run_sync": True}, json={"label_tag": "plain"}, timeout=200).status_code == 200

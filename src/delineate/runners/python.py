@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from delineate.errors import DelineateError, ModelError, SettingsError
+from delineate.errors import DelineateError, MissingPartError, ModelError, SettingsError
 from delineate.model import Model
 from delineate.runners import parameters
 from delineate.runners.base import Findings, Job
@@ -38,7 +38,7 @@ class PythonRunner:
     SettingsError
         ``parameters.class`` is missing or is not like ``module:Class``.
     ModelError
-        Of kind ``start``: the module cannot be imported, has no such class, or the class raised.
+        Of kind ``start``: the module cannot be imported, has no such class, or the class raised; ``missing``: an extra is not installed.
     """
 
     def __init__(self, model: Model, folder: Path | None) -> None:
@@ -93,6 +93,8 @@ class PythonRunner:
                     "Raise memory_mb under [resources] in its model.toml, or send a smaller image.",
                     kind="memory",
                 ) from error
+            if isinstance(error, MissingPartError):
+                raise ModelError(error.message, error.advice, kind="missing") from error
             raise ModelError(f"model {self._model.name} {what}: {_reason(error)}", _advice(error, job), kind=kind) from error
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from delineate.errors import BlobError, DelineateError, InputError, LeaseLostErr
 from delineate.model import Model
 from delineate.prompt import Prompts, read_prompts
 from delineate.protocols.archive import Limits
+from delineate.protocols.dicom_request import DicomAsked, without_dicom
 from delineate.protocols.reference import MONAI_LABEL
 from delineate.runners.base import Findings, Job
 from delineate.segmentation import Segmentation
@@ -27,16 +28,17 @@ from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
 from delineate.worker import resident, space
-from delineate.worker.answer import add_answer
+from delineate.worker.answer import Layer, add_answer
 from delineate.worker.channel import Cancelled, Channel
 from delineate.worker.check import Answer, ExpectedGrid, check
 from delineate.worker.convert import expected_grid, from_model
 from delineate.worker.desk import Desk
 from delineate.worker.images import WarmImages
 from delineate.worker.job import LazyJob
-from delineate.worker.publish import publish
+from delineate.worker.publish import free_name, publish
 from delineate.worker.referred import Files, read_reference
 from delineate.worker.retries import retry_after
+from delineate.worker.series import require_source
 from delineate.worker.shelf import ModelShelf
 from delineate.worker.slide import add_outlines, require_outlines, staged_slide
 from delineate.worker.stage import stage
@@ -49,7 +51,7 @@ from delineate.worker.warm import WarmRunners
 _log = logging.getLogger(__name__)
 
 FINDING_LIMIT = 3600.0  # s for unpacking a model's files
-BROKEN_KINDS = frozenset({"crash", "memory", "timeout", "start"})
+BROKEN_KINDS = frozenset({"crash", "memory", "timeout", "start", "missing"})
 """Failures after which a runner is not used again."""
 
 
@@ -86,11 +88,12 @@ class Workplace:
 @dataclass(frozen=True)
 class Request:
     """What was asked for beside the images: parameters over the model's defaults, prompts on the model's grid, the file of the
-    answer, None where it is the archive."""
+    answer, None where it is the archive, and the files in DICOM."""
 
     params: Mapping[str, Any]
     prompts: Prompts
     wanted: Wanted | None
+    dicom: DicomAsked
 
 
 class Attempt:
@@ -169,11 +172,13 @@ class Attempt:
         if model.takes_slides:
             self._do_slide(model, model_folder, path)
             return
+        dicom = self._asked()
         with self._timed("pre"):
-            staged = self._stage(path, model)
+            staged = self._stage(path, model, dicom)
+        require_source(staged.series, dicom)
         self._grids = [grid.to_dict() for grid in staged.grids]
         place.channel.raise_if_cancelled()
-        request = self._request(staged, model)
+        request = self._request(staged, model, dicom)
         expected = expected_grid(staged.grids[0], staged.images[0].geometry, staged.factor, model)
         with self._timed("infer"):
             answer = self._segment(model, model_folder, staged, request, expected)
@@ -194,26 +199,32 @@ class Attempt:
             publish(place.desk.result, (), {}, read_log(self._log.path), model, add)
         self._finish()
 
-    def _stage(self, path: Path, model: Model) -> Staged:
+    def _asked(self) -> DicomAsked:
+        try:
+            return DicomAsked.of(self._task.prompts)
+        except InputError as error:
+            raise ModelError(error.message, error.advice, "input") from error
+
+    def _stage(self, path: Path, model: Model, asked: DicomAsked) -> Staged:
         """The images of an archive, or of a reference, which is taken only from the server's own door for such tasks."""
-        place = self._place
+        place, checkpoint = self._place, self._place.channel.raise_if_cancelled
         reference = read_reference(path) if self._task.protocol == MONAI_LABEL else None
         place.images.make_room(_room(model, place), () if reference is None else (image.key for image in reference.images))
         if reference is None:
-            return from_archive(stage(path, place.desk.input, model, place.limits, place.channel.raise_if_cancelled), model)
+            return from_archive(stage(path, place.desk.input, model, place.limits, checkpoint, asked), model)
         try:
-            return ReferredImages(place.files, place.images, place.desk.input, place.channel.raise_if_cancelled).stage(reference, model)
+            return ReferredImages(place.files, place.images, place.desk.input, checkpoint).stage(reference, model, asked)
         finally:
             place.channel.warm(place.images.contents())
 
-    def _request(self, staged: Staged, model: Model) -> Request:
-        params = {**model.config, **self._task.prompts}
+    def _request(self, staged: Staged, model: Model, dicom: DicomAsked) -> Request:
+        params = {**model.config, **without_dicom(self._task.prompts)}
         try:
             prompts = read_prompts(params, staged.grids[0], model.labels) if model.prompts else Prompts()
             wanted = read_wanted(params, staged.suffix) if self._task.protocol == MONAI_LABEL else None
         except InputError as error:
             raise ModelError(error.message, error.advice, "input") from error
-        return Request(params, prompts.on(staged.grids[0], staged.images[0].geometry), wanted)
+        return Request(params, prompts.on(staged.grids[0], staged.images[0].geometry), wanted, dicom)
 
     def _find_model(self) -> tuple[Model, Path | None]:
         place = self._place
@@ -282,16 +293,35 @@ class Attempt:
     def _publish(self, model: Model, staged: Staged, request: Request, expected: ExpectedGrid, answer: Answer) -> None:
         image, scratch = staged.grids[0], self._place.desk.temporary
         # One layer after the other: all of them on the contour grid may be more than fits into memory.
-        layers = (
+        layers: Iterable[Layer] = (
             (layer.name, from_model(layer, image, staged.factor, expected, model)[0], staged.contours, layer.names)
             for layer in answer.layers
         )
+        others, dicom = answer.others, dict[str, str]()
+        if request.dicom.output and answer.layers:
+            layers = tuple(layers)
+            others, dicom = self._with_dicom(model, staged, request, layers, others)
         says = None
         if request.wanted is not None or answer.findings is not None:
-            says = partial(add_answer, findings=answer.findings or {}, wanted=request.wanted, scratch=scratch)
+            says = partial(add_answer, findings=answer.findings or {}, wanted=request.wanted, scratch=scratch, dicom=dicom)
         with self._timed("write"):
-            publish(self._place.desk.result, layers, answer.others, read_log(self._log.path), model, says, staged.place)
+            publish(self._place.desk.result, layers, others, read_log(self._log.path), model, says, staged.place)
         self._finish()
+
+    def _with_dicom(
+        self, model: Model, staged: Staged, request: Request, layers: Sequence[Layer], others: Mapping[str, Path]
+    ) -> tuple[Mapping[str, Path], dict[str, str]]:  # fmt: skip
+        """Further files with those in DICOM among them, and the names of these by what was asked for."""
+        from delineate.worker.dicom_answer import DicomAnswer  # not before somebody wants one: libraries take a while
+
+        assert staged.series is not None  # or there would have been no beginning
+        with self._timed("dicom"):
+            files = DicomAnswer(asked=request.dicom, series=staged.series, model=model, task=self._task).write(
+                layers, self._place.desk.temporary, self._log.write
+            )
+        taken = {name.lower() for name in others}
+        names = {output: free_name(path.name, taken) for output, path in files.items()}
+        return {**others, **{names[output]: path for output, path in files.items()}}, names
 
     def _finish(self) -> None:
         """Settle a task whose result archive is written."""

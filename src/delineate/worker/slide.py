@@ -42,7 +42,7 @@ def staged_slide(reference: Reference | None, files: Files, params: Mapping[str,
     Raises
     ------
     ModelError
-        Kind ``input``: no reference, no slide, gone or changed, a part outside of it. Kind ``start``: what reads it is not installed.
+        Kind ``input``: no reference, no slide, gone or changed, a part outside of it. Kind ``missing``: what reads it is not installed.
     """
     if reference is None:
         raise ModelError("the model works on slides, not on archives of volumes", "Ask for it by the MONAI Label API.", "input")
@@ -69,7 +69,7 @@ def staged_slide(reference: Reference | None, files: Files, params: Mapping[str,
 
 
 def _refused(error: DelineateError) -> ModelError:
-    return ModelError(error.message, error.advice, "start" if isinstance(error, MissingPartError) else "input")
+    return ModelError(error.message, error.advice, "missing" if isinstance(error, MissingPartError) else "input")
 
 
 def require_outlines(result: object) -> Findings:

@@ -24,6 +24,7 @@ Image = Annotated[str, Query(description="Id of an image in the datastore.")]
 Session = Annotated[str, Query(description="Id of a session, which goes before a file.")]
 
 _KINDS: Final = {"asap": "application/xml", "dsa": "application/json", "json": "application/json"}
+_SAVING: Final = ("save_label", "label_tag")  # where other clients say it: beside the part, or among the model's parameters
 _PART: Final = {
     "type": "object",
     "properties": {
@@ -62,7 +63,8 @@ class SlideRoutes:
     async def infer(self, request: Request, model: str, image: Image = "", session_id: Session = "", output: Output = None) -> Response:
         """Run a model on a part of a slide and answer the outlines of what it found, in pixels of the slide's finest level.
 
-        `dsa`: an annotation of the Digital Slide Archive; `asap`: XML for ASAP and QuPath. Who hangs up cancels.
+        `dsa`: an annotation of the Digital Slide Archive; `asap`: XML for ASAP and QuPath. With `save_label` the outlines are kept as a
+        label of the image too, under `label_tag`. Who hangs up cancels.
         """
         return await self._run(request, model, image, session_id, output)
 
@@ -76,12 +78,12 @@ class SlideRoutes:
         record = await self._infers.model(model)
         if not record.takes_slides:
             raise InputError("the model does not work on slides", "Ask at /infer/{model}; models of slides have pathology in /info/.")
-        task, _ = await self._infers.ended(
+        task, asked = await self._infers.ended(
             request,
             {wire.FILE_FIELD},
             lambda fields: self._infers.asked(request, model, record, _params(fields, output), image, session),
         )
-        stored = await self._infers.answer(task)
+        stored = await self._infers.answer(task, asked.image, asked.save_tag)
         if stored.file is None:
             raise ResultLostError("the model's outlines are not there any more")
         kind = output or "json"
@@ -97,7 +99,8 @@ def _params(fields: Mapping[str, str], output: str | None) -> dict[str, Any]:
     size = body.get("size")
     params = {
         "level": wanted.level, "location": wanted.location, "size": list(USUAL_SIZE) if size is None else wanted.size,
-        "tile_size": wanted.tile_size, "min_poly_area": wanted.min_poly_area, **wanted.params,
+        "tile_size": wanted.tile_size, "min_poly_area": wanted.min_poly_area,
+        **{name: body[name] for name in _SAVING if name in body}, **wanted.params,
         "output": output or "json", DOCUMENT: True,
     }  # fmt: skip
     read_part(params)

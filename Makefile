@@ -6,7 +6,7 @@ OUT ?= demo-output
 MODEL ?= lungs-ct
 IMAGE ?=
 
-.PHONY: help demo demo-mim test check bench peers peers-rtstruct peers-seg soak clean
+.PHONY: help demo demo-mim test check bench geometry peers peers-rtstruct peers-seg peers-platipy peers-geometry soak clean
 
 help:
 	@echo "make demo   segment a chest CT (a phantom, or IMAGE=path [MODEL=name]) and look at the result in $(OUT)/"
@@ -14,6 +14,7 @@ help:
 	@echo "make test   run the test suite"
 	@echo "make check  style, types, layers, Python 3.7 of the workstation modules"
 	@echo "make bench  measure, side by side with what 'make peers' installed"
+	@echo "make geometry   every shape in every place through every format: docs/geometry.md, beside what 'make peers-geometry' installed"
 	@echo "make interop  our MONAI Label client beside the original, against the original server, which 'make peers-interop' installs (8 GB)"
 	@echo "make soak   two annotators and a training for MINUTES (10), then the long suites: kills and memory for many rounds"
 
@@ -59,6 +60,15 @@ peers-rtstruct:
 peers-seg:
 	python3 -m venv .peers/seg
 	.peers/seg/bin/python -m pip install --quiet --disable-pip-version-check highdicom
+
+peers-platipy:
+	python3 -m venv .peers/platipy
+	.peers/platipy/bin/python -m pip install --quiet --disable-pip-version-check platipy
+
+peers-geometry: peers-rtstruct peers-seg peers-platipy
+
+geometry: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.geometry
 
 # An environment of its own: the package pins much, and starts only with an older pydicom. Its client needs Python 3.12 or older.
 PEER_PYTHON ?= python3.11

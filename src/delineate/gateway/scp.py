@@ -1,0 +1,235 @@
+"""The door: listens, decides who may come in, and what is taken of them."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from delineate.errors import MissingPartError, SettingsError
+from delineate.gateway import upper_layer as layer
+from delineate.gateway.association import Association, Link, Refusal, Sink
+from delineate.gateway.commands import EVENT_REPORT, NOT_UNDERSTOOD, STORE, SUCCESS, Command
+from delineate.gateway.node_settings import NodeSettings, Tls, require_file
+from delineate.gateway.store import Store
+from delineate.gateway.upper_layer import Answered, Proposed, Request
+
+_LOG: Final = logging.getLogger("delineate.gateway")
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+COMMITMENT: Final = "1.2.840.10008.1.20.1"
+_DICOM: Final = "1.2.840.10008."
+_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+_MORE_STORAGE: Final = ("1.2.840.10008.5.1.4.34.7", "1.2.840.10008.5.1.4.34.10")  # RT beams and deliveries
+_IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+_SYNTAXES: Final = "1.2.840.10008.1.2."
+_EVENT: Final = 1 << 24  # bytes of a report
+_HANDSHAKE: Final = 10.0  # seconds
+_MORE: Final = 16  # connections beyond the limit of associations, which are told that there are too many
+
+Heard = Callable[[Any], None]
+
+
+class Door:
+    """What associations are for: echo, storage, and reports of storage commitment.
+
+    heard : called with the data set of each report.
+    """
+
+    def __init__(self, settings: NodeSettings, store: Store, heard: Heard | None = None) -> None:
+        self._settings = settings
+        self._store = store
+        self._heard = heard
+        self._lock = threading.Lock()
+        self._open: set[Link] = set()
+
+    def refusal(self, request: Request, link: Link) -> tuple[Refusal, str] | None:
+        """Unknown titles and addresses for good, too many associations for now."""
+        settings, user, good = self._settings, layer.BY_USER, layer.REJECTED_FOR_GOOD
+        if not _is_within(link.address, settings.networks):
+            return (good, user, 1), "its address is not among the networks that may call"
+        if request.application != layer.APPLICATION:
+            return (good, user, layer.APPLICATION_UNKNOWN), "it speaks of another application"
+        if settings.strict and request.called != settings.ae:
+            return (good, user, layer.CALLED_UNKNOWN), f"it calls {request.called!r}; we are {settings.ae!r}"
+        if settings.callers and request.calling not in settings.callers:
+            return (good, user, layer.CALLING_UNKNOWN), "its title is not among the callers"
+        with self._lock:
+            if len(self._open) >= settings.limits.associations:
+                return (layer.REJECTED_FOR_NOW, layer.BY_PRESENTATION, layer.TOO_MANY), "there are too many associations"
+            self._open.add(link)
+        return None
+
+    def answers(self, request: Request) -> tuple[list[Answered], Mapping[str, tuple[bool, bool]]]:
+        """Storage of every class in the first encoding that is proposed; a receiver's reports where it is the provider."""
+        roles = {uid: (False, True) for uid, (_, scp) in request.roles.items() if uid == COMMITMENT and scp}
+        return [self._answered(item) for item in request.contexts], roles
+
+    def _answered(self, proposed: Proposed) -> Answered:
+        uid = proposed.abstract
+        if uid in (VERIFICATION, COMMITMENT):
+            syntaxes = [item for item in proposed.syntaxes if item in (_IMPLICIT, _EXPLICIT)]
+        elif _is_storage(uid):
+            known = [item for item in proposed.syntaxes if item == _IMPLICIT or item.startswith(_SYNTAXES)]
+            syntaxes = [item for item in known if item != _BIG] or known  # retired; few can read it
+        else:
+            return Answered(proposed.number, uid, _IMPLICIT, 3)
+        return Answered(proposed.number, uid, syntaxes[0]) if syntaxes else Answered(proposed.number, uid, _IMPLICIT, 4)
+
+    def begin(self, link: Link, context: Answered, command: Command) -> Sink | None:
+        """Of a store and of a report."""
+        if command.field == STORE and context.abstract not in (VERIFICATION, COMMITMENT):
+            return self._store.begin(link, context, command)
+        if command.field == EVENT_REPORT and context.abstract == COMMITMENT and self._heard is not None:
+            return _Report(self._heard, context.syntax, command.event)
+        return None
+
+    def ended(self, link: Link, is_whole: bool) -> None:
+        """One less."""
+        with self._lock:
+            self._open.discard(link)
+        self._store.ended(link, is_whole)
+
+
+def _is_storage(uid: str) -> bool:
+    return uid.startswith(_STORAGE) or uid in _MORE_STORAGE or not uid.startswith(_DICOM)
+
+
+def _is_within(address: str, networks: Any) -> bool:
+    if not networks:
+        return True
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    plain = getattr(found, "ipv4_mapped", None) or found
+    return any(plain in network for network in networks)
+
+
+class _Report:
+    """Gathers the data set of a report."""
+
+    def __init__(self, heard: Heard, syntax: str, event: int) -> None:
+        self._heard, self._is_implicit, self._event = heard, syntax == _IMPLICIT, event
+        self._data = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        if len(self._data) + len(data) > _EVENT:
+            raise layer.ProtocolError("a report that does not end")
+        self._data += data
+
+    def end(self) -> tuple[int, str]:
+        from io import BytesIO
+
+        try:
+            from pydicom.filereader import read_dataset
+        except ModuleNotFoundError:
+            raise MissingPartError("DICOM", "dicom") from None
+        try:
+            data = read_dataset(BytesIO(bytes(self._data)), self._is_implicit, True)
+            len(data)
+        except Exception:  # pydicom raises whatever damaged bytes lead to
+            return NOT_UNDERSTOOD, "the report cannot be read"
+        self._heard(data)
+        return SUCCESS, ""
+
+    def discard(self) -> None:
+        self._data = bytearray()
+
+
+class Listener:
+    """Takes connections, a thread each, until it is closed.
+
+    Attributes
+    ----------
+    port : that it listens at.
+    """
+
+    def __init__(self, settings: NodeSettings, door: Door) -> None:
+        self._settings = settings
+        self._door = door
+        self._tls = None if settings.tls is None else _context(settings.tls)
+        self._lines: dict[socket.socket, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+        try:
+            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+            self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=128)
+        except OSError as error:
+            place = f"{settings.host}:{settings.port}"
+            raise SettingsError(f"the node cannot listen at {place}: {error.strerror}", "Set another host or port.") from None
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._listen, name="gateway-door", daemon=True)
+        self._thread.start()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Take no more, and end associations that are open: their senders will send again."""
+        self._is_closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with self._lock:
+            open_ = list(self._lines.items())
+        for line, _ in open_:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        for _, thread in open_:
+            thread.join(seconds)
+
+    def _listen(self) -> None:
+        while not self._is_closed:
+            try:
+                line, address = self._socket.accept()
+            except OSError:
+                if self._is_closed:
+                    return
+                threading.Event().wait(0.1)  # out of file descriptors, most likely
+                continue
+            with self._lock:
+                is_full = len(self._lines) >= self._settings.limits.associations + _MORE
+            if is_full:
+                _LOG.warning("a connection of %s was closed: there are too many", address[0])
+                line.close()
+                continue
+            thread = threading.Thread(target=self._serve, args=(line, address[0]), name="gateway-association", daemon=True)
+            with self._lock:
+                self._lines[line] = thread
+            thread.start()
+
+    def _serve(self, line: socket.socket, address: str) -> None:
+        try:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            used = line
+            if self._tls is not None:
+                line.settimeout(_HANDSHAKE)
+                used = self._tls.wrap_socket(line, server_side=True)
+                with self._lock:
+                    self._lines[used] = self._lines.pop(line)
+                line = used
+            Association(used, address, self._door, self._settings.limits).run()
+        except OSError as error:
+            _LOG.warning("a connection of %s failed: %s", address, getattr(error, "reason", None) or error.strerror or type(error).__name__)
+        finally:
+            with self._lock:
+                self._lines.pop(line, None)
+            line.close()
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    key = None if tls.key_file is None else require_file(tls.key_file, "our key")
+    try:
+        context.load_cert_chain(require_file(tls.certificate_file, "our certificate"), key)
+        if tls.ca_file is not None:
+            context.load_verify_locations(require_file(tls.ca_file, "the callers' authority"))
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(f"a certificate of the node cannot be used: {error}", "Give PEM files that belong together.") from None
+    context.verify_mode = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}[tls.clients]
+    return context

@@ -1,0 +1,220 @@
+"""Files of what was received: written so that a name stands for a whole file, whatever ends this process or the machine's power.
+
+A file gets its last name, which holds its size and a checksum, before it is brought to the disk with its folder's entry; so
+one wait is enough, and a file of which nobody knows is recognised as whole or not. The row in the database needs no wait of
+its own: where it was lost, the file is found again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from delineate.dicom.header import Header, ShortError, parse_header, read_header
+from delineate.gateway.upper_layer import IMPLEMENTATION, VERSION
+
+_NAME: Final = re.compile(r"[0-9a-f]{16}-(\d+)-([0-9a-f]{8})\.dcm")
+_BUFFER: Final = 1 << 20  # bytes gathered before they are written
+_BLOCK: Final = 1 << 20
+_HEAD: Final = 1 << 15  # bytes in which most headers end
+
+
+class TooLargeError(Exception):
+    """An object over the limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A file that is on the disk: its path, and its header."""
+
+    path: Path
+    header: Header
+    size: int
+
+
+def meta(sop_class: str, instance: str, syntax: str, sender: str) -> bytes:
+    """What stands before a data set in a file (PS3.10, 7.1)."""
+    elements = _element(1, b"OB", b"\0\1") + _element(2, b"UI", sop_class.encode("ascii")) + _element(3, b"UI", instance.encode("ascii"))
+    elements += _element(0x10, b"UI", syntax.encode("ascii")) + _element(0x12, b"UI", IMPLEMENTATION.encode())
+    elements += _element(0x13, b"SH", VERSION.encode()) + _element(0x16, b"AE", sender.encode("ascii", "replace"))
+    return bytes(128) + b"DICM" + _element(0, b"UL", struct.pack("<I", len(elements))) + elements
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    if len(value) & 1:
+        value += b"\0" if vr == b"UI" else b" "
+    if vr == b"OB":
+        return struct.pack("<HH2sxxI", 2, number, vr, len(value)) + value
+    return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
+
+
+class Part:
+    """A file that grows while it is received, `most` bytes long at most.
+
+    An `OSError` on writing is raised by `write` and again by `keep`: whoever receives may go on until the end.
+    """
+
+    def __init__(self, path: Path, begin: bytes, most: int) -> None:
+        self.path = path
+        self.size = 0
+        self._most = most
+        self._buffer = bytearray()
+        self._sum = 0
+        self._written = 0
+        self._file = -1
+        self._begin = bytes(begin)
+        self.write(memoryview(self._begin))
+
+    def write(self, data: memoryview) -> None:
+        """Append; `TooLargeError` over the limit, `OSError` where the disk refuses."""
+        self.size += len(data)
+        if self.size > self._most:
+            raise TooLargeError
+        self._buffer += data
+        if len(self._buffer) >= _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._file < 0:
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._sum = zlib.crc32(self._buffer, self._sum)
+        view = memoryview(self._buffer)
+        while view:
+            view = view[os.write(self._file, view) :]
+        view.release()
+        self._written += len(self._buffer)
+        self._buffer = bytearray()
+
+    def header(self) -> Header:
+        """What stands before the pixels; errors as in `header.parse_header`."""
+        if not self._written:
+            for length in (_HEAD, len(self._buffer)):
+                with contextlib.suppress(ShortError):
+                    return parse_header(self.path, "the object", self.size, bytes(self._buffer[:length]))
+        self._flush()
+        return read_header(self.path, "the object")
+
+    def keep(self, folder: Path) -> Path:
+        """Bring it to the disk below its last name; returns when it stays there."""
+        if self._buffer:
+            self._flush()
+        target = folder / f"{secrets.token_hex(8)}-{self._written}-{self._sum:08x}.dcm"
+        self.path.rename(target)
+        self.path = target
+        os.fsync(self._file)  # with what its folder says of it, on file systems that keep a journal
+        sync_folder(folder)  # for those that do not
+        self.close()
+        return target
+
+    def close(self) -> None:
+        """Close; the file stays."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def discard(self) -> None:
+        """Remove it."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the entries of a folder to the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+class Spool:
+    """The folder of all files: those that are coming, those of each series by its number, those set aside, those of jobs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.coming = folder / "coming"
+        self.aside = folder / "aside"
+        for name in (self.coming, self.aside, folder / "series", folder / "jobs"):
+            name.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def clear(self) -> None:
+        """Remove what was coming when the process ended: no sender was told that we have it."""
+        for path in self.coming.iterdir():
+            path.unlink()
+
+    def part(self, begin: bytes, most: int) -> Part:
+        """A file for an object that comes."""
+        return Part(self.coming / secrets.token_hex(8), begin, most)
+
+    def series(self, number: int) -> Path:
+        """The folder of a series' files, made where it is missing."""
+        folder = self.folder / "series" / str(number)
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True, mode=0o700)
+            sync_folder(folder.parent)
+        return folder
+
+    def job(self, number: int) -> Path:
+        """The folder of a job's files, made where it is missing."""
+        folder = self.folder / "jobs" / str(number)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return folder
+
+    def forget_series(self, number: int) -> None:
+        """Remove a series' files."""
+        shutil.rmtree(self.folder / "series" / str(number), ignore_errors=True)
+        for path in self.aside.glob(f"{number}-*"):
+            path.unlink(missing_ok=True)
+
+    def forget_job(self, number: int) -> None:
+        """Remove a job's files."""
+        shutil.rmtree(self.folder / "jobs" / str(number), ignore_errors=True)
+
+    def set_aside(self, path: Path, series: int) -> Path:
+        """Move a file to those that are kept, but belong to nothing."""
+        target = self.aside / f"{series}-{path.name}"
+        path.rename(target)
+        sync_folder(self.aside)
+        return target
+
+    def found(self) -> Iterator[tuple[int, Path]]:
+        """Every file of a series, with the series' number."""
+        for folder in (self.folder / "series").iterdir():
+            for path in folder.iterdir():
+                yield int(folder.name), path
+
+    def free(self) -> int:
+        """Bytes that the disk has left for us."""
+        return shutil.disk_usage(self.folder).free
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is what its name says."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or path.stat().st_size != int(match[1]):
+        return False
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            total = zlib.crc32(block, total)
+    return total == int(match[2], 16)
+
+
+def same_object(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while block := first.read(_BLOCK):
+            if block != second.read(_BLOCK):
+                return False
+    return True

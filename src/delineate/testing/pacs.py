@@ -1,0 +1,130 @@
+"""A receiver of DICOM objects that behaves as badly as asked for, on loopback.
+
+Needs the extra ``gateway``.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from delineate.dicom.header import EXPLICIT, IMPLICIT
+from delineate.dicom.parts import pydicom
+from delineate.gateway.commitment import COMMITMENT, INSTANCE
+from delineate.gateway.parts import pynetdicom
+
+RTSTRUCT: Final = "1.2.840.10008.5.1.4.1.1.481.3"
+SEG: Final = "1.2.840.10008.5.1.4.1.1.66.4"
+
+Commits = Literal["same", "other", "fails", "partly", "never", "refuses"]
+
+
+@dataclass(kw_only=True)
+class Pacs:
+    """How it behaves, and what came.
+
+    classes : SOP classes that it takes; syntaxes : transfer syntaxes; statuses : of its answers by SOP class, else success;
+    keeps : whether it keeps what it took; commits : how it answers a request for commitment: on the same association, on another one to
+    `reports_to`, with failure, for all objects but the last, never, or not at all; None where it does not know such
+    requests; breaks : after how many objects it aborts; titles : AE titles of ours that it knows, all by default.
+    """
+
+    title: str = "PACS"
+    classes: Sequence[str] = (RTSTRUCT, SEG)
+    syntaxes: Sequence[str] = (IMPLICIT, EXPLICIT)
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    keeps: bool = True
+    commits: Commits | None = None
+    reports_to: int = 0
+    breaks: int | None = None
+    titles: Collection[str] = ()
+    requires_title: bool = False
+    tls: ssl.SSLContext | None = None
+    port: int = 0
+    objects: dict[str, Any] = field(default_factory=dict)
+    came: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def running(self) -> Iterator[Pacs]:
+        """While it listens on `port`, a free one by default."""
+        library = pynetdicom()
+        entity = library.AE(ae_title=self.title)
+        entity.require_called_aet = self.requires_title
+        entity.require_calling_aet = list(self.titles)
+        for sop_class in self.classes:
+            entity.add_supported_context(sop_class, list(self.syntaxes))
+        if self.commits is not None:
+            entity.add_supported_context(COMMITMENT)
+        entity.add_supported_context("1.2.840.10008.1.1")
+        handlers = [(library.evt.EVT_C_STORE, self._store), (library.evt.EVT_N_ACTION, self._asked)]
+        server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=self.tls)
+        self.port = server.server_address[1]
+        try:
+            yield self
+        finally:
+            server.shutdown()
+
+    def _store(self, event: Any) -> int:
+        if self.breaks is not None and len(self.came) >= self.breaks:
+            event.assoc.abort()
+            return 0x0110
+        data = event.dataset
+        data.file_meta = event.file_meta
+        self.came.append(str(data.SOPInstanceUID))
+        status = self.statuses.get(str(data.SOPClassUID), 0)
+        if self.keeps and (status == 0 or status >> 12 == 0xB):
+            self.objects[str(data.SOPInstanceUID)] = data
+        return status
+
+    def _asked(self, event: Any) -> tuple[int, None]:
+        if self.commits == "refuses":
+            return 0x0110, None
+        if self.commits != "never":
+            report = self._report(event.action_information)
+            tell: Callable[[Any, Any], None] = self._elsewhere if self.commits == "other" else self._here
+            threading.Thread(target=tell, args=(event.assoc, report), daemon=True).start()
+        return 0, None
+
+    def _report(self, asked: Any) -> Any:
+        library = pydicom()
+        data = library.Dataset()
+        data.TransactionUID = asked.TransactionUID
+        items = list(asked.ReferencedSOPSequence)
+        if self.commits == "fails":
+            for item in items:
+                item.FailureReason = 0x0112
+            data.FailedSOPSequence = items
+        else:
+            data.ReferencedSOPSequence = items[:-1] if self.commits == "partly" else items
+        return data
+
+    def _here(self, association: Any, report: Any) -> None:
+        association.send_n_event_report(report, 2 if "FailedSOPSequence" in report else 1, COMMITMENT, INSTANCE)
+
+    def _elsewhere(self, association: Any, report: Any) -> None:
+        library = pynetdicom()
+        entity = library.AE(ae_title=self.title)
+        entity.add_requested_context(COMMITMENT)
+        role = library.build_role(COMMITMENT, scp_role=True)
+        other = entity.associate("127.0.0.1", self.reports_to, ext_neg=[role])
+        if other.is_established:
+            other.send_n_event_report(report, 1, COMMITMENT, INSTANCE)
+            other.release()
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port of loopback that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def free_port() -> int:
+    """A port of loopback at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

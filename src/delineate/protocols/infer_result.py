@@ -29,26 +29,31 @@ class InferResult:
     """What to answer.
 
     params : plain values for JSON: ``label_names``, and what else the model found; image : name of the archive's entry that is
-    the file of the answer, None where there is none; filename : what to call it.
+    the file of the answer, None where there is none; filename : what to call it; dicom : names of entries in DICOM, by what was
+    asked for.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
     image: Optional[str] = None
     filename: Optional[str] = None
+    dicom: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The entry; the same result gives the same bytes. Raises `ValueError` or `TypeError` for what is not JSON."""
         fields: Dict[str, Any] = {_KEY: 1, "image": self.image, "filename": self.filename, "params": self.params}
+        if self.dicom:
+            fields["dicom"] = dict(self.dicom)
         return json.dumps(fields, ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """What to answer, from a result archive: `params`, and the file with its name, both None where there is none."""
+    """What to answer, from a result archive: `params`, the file with its name, both None where there is none, and files in DICOM."""
 
     params: Mapping[str, Any]
     file: Optional[FileBody] = None
     filename: Optional[str] = None
+    dicom: Mapping[str, FileBody] = field(default_factory=dict)
 
 
 def read_infer_result(path: PathLike) -> Optional[StoredResult]:
@@ -66,8 +71,9 @@ def read_infer_result(path: PathLike) -> Optional[StoredResult]:
             fields = json.loads(archive.read(NAME).decode("ascii"))
             image = fields["image"]
             file = None if image is None else _stored(os.fspath(path), archive.getinfo(image))
-            return StoredResult(fields["params"], file, fields["filename"])
-    except (OSError, zipfile.BadZipFile, struct.error, ValueError, KeyError, TypeError) as error:
+            dicom = {kind: _stored(os.fspath(path), archive.getinfo(name)) for kind, name in fields.get("dicom", {}).items()}
+            return StoredResult(fields["params"], file, fields["filename"], dicom)
+    except (OSError, zipfile.BadZipFile, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BlobError("a stored result is damaged") from error
 
 

@@ -17,6 +17,7 @@ from delineate.geometry import Geometry
 from delineate.nifti_codec import Image
 from delineate.protocols.archive_entries import BLOCK, is_junk, name_key, quoted
 from delineate.protocols.archive_reader import ArchiveReader
+from delineate.protocols.request_series import WHOLE, holds_dicom, series_folders
 from delineate.protocols.task_archive import SHARED_META_NAME, ImageMeta, RequestWriter, json_object
 from delineate.volume import Volume
 
@@ -66,7 +67,8 @@ def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
 
     ``tmp_0000.*``, ``tmp_0001.*``, … first; others after them, in natural order of their names. Folders do not matter.
     Exported contours are no images: they have a ``.json`` twin with a ``multiplier`` in it. From names alone a twin is
-    taken for such a one where there are ``tmp_000N`` images; give the reader where that matters.
+    taken for such a one where there are ``tmp_000N`` images; give the reader where that matters. Only with it is DICOM
+    found: folders ``tmp_000N/``, or `WHOLE` for an archive that has no other image and is a series itself.
 
     Raises
     ------
@@ -77,10 +79,11 @@ def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
     names = [name for name in (reader.names() if reader else source) if not is_junk(name)]  # type: ignore[union-attr]
     if not names:
         raise ArchiveError("the archive is empty: it holds no file")
-    numbered: Dict[int, str] = {}
+    numbered: Dict[int, str] = series_folders(names, reader) if reader is not None else {}
+    inside = tuple(folder + "/" for folder in numbered.values())
     others = []
     for name in names:
-        stem = _image_stem(name)
+        stem = None if name.startswith(inside) else _image_stem(name)
         match = None if stem is None else _NUMBERED.fullmatch(posixpath.basename(stem))
         if match:
             other = numbered.setdefault(int(match.group(1)), name)
@@ -93,6 +96,8 @@ def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
         raise ArchiveError("image tmp_%04d is missing: the archive has %s" % (missing, quoted(numbered[max(numbered)])))
     contours = _contours(others, names, reader, bool(numbered))
     found = [numbered[n] for n in sorted(numbered)] + sorted((name for name in others if name not in contours), key=_natural)
+    if not found and reader is not None and holds_dicom(names, reader):
+        return [WHOLE]
     if not found:
         raise ArchiveError("the archive has no image in it")
     return found

@@ -61,12 +61,13 @@ class TaskRoutes:
         model_human_readable_id: Annotated[str, Query(description="Name of the model, as seed and v1 say it.")] = "",
         human_readable_id: Annotated[str, Query(description="Name of the model, as v2 says it.")] = "",
         priority: Annotated[str, Query(description="batch, normal or interactive.")] = "",
+        output: Annotated[str, Query(description="Files in DICOM for the result: rtstruct, seg or both with a comma.")] = "",
     ) -> Response:
         """Post a task: an archive with images, for one model.
 
         The archive is a zip or tar (told apart by content) in the form field `zip_file` or `tar_file`, or the body itself.
-        Answers the uid as a JSON string, or the object of v2 where the request speaks v2. With `Idempotency-Key` a repeated
-        post answers the same uid.
+        The images may be DICOM, and only of such can `output` be asked for. Answers the uid as a JSON string, or the object of
+        v2 where the request speaks v2. With `Idempotency-Key` a repeated post answers the same uid.
         """
         name = _one_name(model_human_readable_id, human_readable_id)
         rank = priority_of(priority)
@@ -80,7 +81,7 @@ class TaskRoutes:
                     partial(
                         self._service.submit, model=name, owner=self._guard.owner(request), protocol=f"inference-server-{dialect}",
                         priority=rank, prompts=upload.fields.get(protocol.PROMPTS_FIELD, ""),
-                        key=request.headers.get(protocol.KEY_HEADER),
+                        key=request.headers.get(protocol.KEY_HEADER), output=output,
                     )
                 )  # fmt: skip
         except ClientDisconnect:

@@ -16,7 +16,9 @@ import delineate.models
 from delineate.errors import BlobError, DelineateError, InputError, ResultLostError, SettingsError, TaskCancelledError, UnknownModelError
 from delineate.model import Model, Resources
 from delineate.protocols.archive import ArchiveReader, Limits, request_images
+from delineate.protocols.dicom_request import DicomAsked, not_dicom, require_reader, with_output
 from delineate.protocols.inference_replies import failure_error
+from delineate.protocols.request_series import is_series
 from delineate.server.settings import Settings
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
@@ -74,19 +76,33 @@ class Service:
         for problem in self.models.problems():
             _log.warning("a model cannot be used: %s: %s", problem.path, problem.reason)
 
-    def submit(self, archive: BlobWriter, *, model: str, owner: str, protocol: str, priority: int, prompts: str, key: str | None) -> Task:
+    def submit(
+        self, archive: BlobWriter, *, model: str, owner: str, protocol: str, priority: int, prompts: str, key: str | None, output: str = ""
+    ) -> Task:  # fmt: skip
         """A new task from an uploaded archive; nothing is left of one that is refused.
+
+        `output` : what the answer is to hold in DICOM, see `delineate.protocols.dicom_request.outputs_of`.
 
         Raises
         ------
         InputError
-            Not an archive, no image in it, prompts that are no JSON object; `ArchiveLimitError` over a limit.
+            Not an archive, no image in it, prompts that are no JSON object; `ArchiveLimitError` over a limit; an answer in DICOM
+            to what is no DICOM.
+        MissingPartError
+            DICOM, and its reader is not installed.
         StoreError
             The store could not take it.
         """
         values = _prompts(prompts)
+        if output:
+            values = with_output(values, output)
+        asked = DicomAsked.of(values)
         with ArchiveReader(archive.path, self._limits) as reader:
-            request_images(reader.names())
+            are_series = [is_series(name) for name in request_images(reader)]
+        if asked.output and not are_series[0]:
+            raise not_dicom()
+        if any(are_series):
+            require_reader()
         task = self.tasks.submit(
             model=model, archive=archive, owner=owner, protocol=protocol, priority=priority, prompts=values, key=key
         )  # fmt: skip

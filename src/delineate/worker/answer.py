@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ Layer = tuple[str, np.ndarray, Geometry, Mapping[int, str]]
 """Name of the label map in the archive without suffix, labels of shape (z, y, x), their grid, names by label."""
 
 STEM: Final = "answer"
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +35,20 @@ class LabelsAndNames:
     overlapping: int = 0
 
 
-def add_answer(writer: ResultWriter, layers: Sequence[Layer], findings: Mapping[str, Any], wanted: Wanted | None, scratch: Path) -> None:
+def add_answer(
+    writer: ResultWriter,
+    layers: Sequence[Layer],
+    findings: Mapping[str, Any],
+    wanted: Wanted | None,
+    scratch: Path,
+    dicom: Mapping[str, str] = _NOTHING,
+) -> None:
     """Add the file of the answer, and the entry that names it.
 
     Parameters
     ----------
     layers : already in the archive, each as ``NAME.nii.gz``; findings : what else the model said; wanted : None for no file and no
-    names; scratch : an empty folder to write into.
+    names; scratch : an empty folder to write into; dicom : names of entries in DICOM, already in the archive, by what was asked for.
 
     Raises
     ------
@@ -50,7 +58,7 @@ def add_answer(writer: ResultWriter, layers: Sequence[Layer], findings: Mapping[
     result = InferResult(findings)
     if wanted is not None and layers:
         result = _with_file(writer, layers, findings, wanted, scratch)
-    writer.add_bytes(NAME, _written(result))
+    writer.add_bytes(NAME, _written(replace(result, dicom=dicom)))
 
 
 def _with_file(

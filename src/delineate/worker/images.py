@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from delineate.geometry import Geometry
 from delineate.volume import Volume
 
+if TYPE_CHECKING:
+    from delineate.dicom.source import Series
+
 Key = tuple[Hashable, ...]
-"""The content (`Place.key`) first, then how it was converted; as read, where nothing follows."""
+"""The content (`Place.key`) first, then what of it was read, then how it was converted; as read, where nothing follows."""
 
 
 @dataclass(frozen=True, eq=False)
 class WarmImage:
-    """volume : voxels read-only, C-contiguous; header : the grid of the image as it lies in its file."""
+    """volume : voxels read-only, C-contiguous; header : the grid of the image as it lies in its file; series : what refers to it,
+    None where it did not come from DICOM."""
 
     volume: Volume
     header: Geometry
+    series: Series | None = None
 
 
 class WarmImages:
@@ -43,9 +49,9 @@ class WarmImages:
             self._images.move_to_end(key)
         return found
 
-    def keep(self, key: Key, volume: Volume, header: Geometry) -> WarmImage:
+    def keep(self, key: Key, volume: Volume, header: Geometry, series: Series | None = None) -> WarmImage:
         """Keep an image, unless it alone is over the budget; others go for it. It is read-only from now on."""
-        image = WarmImage(_read_only(volume), header)
+        image = WarmImage(_read_only(volume), header, series)
         if image.volume.voxels.nbytes <= self._budget:
             self._images[key] = image
             self._images.move_to_end(key)

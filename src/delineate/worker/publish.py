@@ -62,10 +62,10 @@ def _write(
         for name, file in others.items():
             writer.add_file(name, file)
         if log:
-            writer.add_bytes(_free(LOG_NAME, taken), log)
+            writer.add_bytes(free_name(LOG_NAME, taken), log)
         if add_answer is not None:
             add_answer(writer, added)
-        writer.add_text(_free(PROVENANCE_NAME, taken), provenance)
+        writer.add_text(free_name(PROVENANCE_NAME, taken), provenance)
 
 
 def provenance_text(model: Model, place: Geometry | None = None) -> str:
@@ -81,7 +81,7 @@ def provenance_text(model: Model, place: Geometry | None = None) -> str:
     return text if place is None else f"{text}{IMAGE_LINE}{json.dumps(place.to_dict())}\n"
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """`name`, with a prefix where the model wrote a file of that name itself."""
     while name.lower() in taken:
         name = f"delineate-{name}"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from delineate.errors import DelineateError, InputError, ModelError
+from delineate.errors import DelineateError, InputError, MissingPartError, ModelError
 from delineate.protocols.reference import LARGEST, Place, Reference, is_reference
 from delineate.store.blobs import BlobStore
 
@@ -70,13 +70,17 @@ def named(place: Place, path: Path, scratch: Path) -> Path:
 
 
 def readable(place: Place, read: Callable[[], Read], advice: str) -> Read:
-    """What `read` makes of a place's file; `advice` where its error has none. Raises `ModelError` of kind ``input``."""
+    """What `read` makes of a place's file; `advice` where its error has none.
+
+    Raises `ModelError` of kind ``input``, or ``missing`` where the format's reader is not installed.
+    """
     try:
         return read()
     except ModelError:
         raise
     except DelineateError as error:
-        raise ModelError(f"{place.name}: {error.message}", error.advice or advice, "input") from error
+        kind = "missing" if isinstance(error, MissingPartError) else "input"
+        raise ModelError(f"{place.name}: {error.message}", error.advice or advice, kind) from error
     except (MemoryError, OSError) as error:
         raise ModelError(f"{place.name}: {str(error) or 'it does not fit into memory'}", "Send a smaller image.", "input") from error
 

@@ -6,16 +6,22 @@ import posixpath
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from delineate import files
-from delineate.errors import ArchiveError, DelineateError, ModelError
+from delineate.errors import ArchiveError, DelineateError, MissingPartError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model
 from delineate.protocols.archive import ArchiveReader, ImageMeta, Limits, image_meta, request_images
+from delineate.protocols.dicom_request import DicomAsked
+from delineate.protocols.request_series import WHOLE
 from delineate.volume import Volume
+from delineate.worker.series import read_image
+
+if TYPE_CHECKING:
+    from delineate.dicom.source import Series
 
 ADVICE = "Send three-dimensional images of one grid, each a complete file."
+_NO_CHOICE = DicomAsked()
 MOST_META = 1 << 20  # bytes of a file that describes an image
 
 
@@ -25,7 +31,8 @@ class Sent:
 
     folder : where the images are as files, as sent; images : in order, where they are in the patient as far as that is
     known; header : grid of the first image as its own header has it, for the result; factor : contour grid over image
-    grid, x, y, z; place : where the first image truly is, None where its sender did not say.
+    grid, x, y, z; place : where the first image truly is, None where its sender did not say; series : what the first image
+    was read from, None where it is no DICOM; are_files : whether every image is a file that models of the convention read.
     """
 
     folder: Path
@@ -33,10 +40,16 @@ class Sent:
     header: Geometry
     factor: tuple[int, int, int]
     place: Geometry | None = None
+    series: Series | None = None
+    are_files: bool = True
 
 
-def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint: Callable[[], None]) -> Sent:
+def stage(
+    archive: Path, folder: Path, model: Model, limits: Limits, checkpoint: Callable[[], None], asked: DicomAsked = _NO_CHOICE
+) -> Sent:  # fmt: skip
     """Unpack a request archive into the empty `folder` and decode every image. `checkpoint` may raise to stop in between.
+
+    `asked` : which series the first image is, and what to do with what is odd about series.
 
     Raises
     ------
@@ -51,10 +64,11 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
     except ArchiveError as error:
         raise ModelError(error.message, error.advice, "input") from error
     require_enough(len(names), model)
-    decoded = []
+    decoded: list[_Decoded] = []
     for name in names:
         checkpoint()
-        decoded.append(_decode(folder, files_sent, name, model))
+        # A choice among several series is one among those of the first image.
+        decoded.append(_decode(folder, files_sent, name, model, replace(asked, series="") if decoded else asked))
     if model.one_grid:
         # Headers of workstations tell no place: two images of one size may be anywhere, so what is truly known counts.
         places = [one.place for one in decoded if one.place is not None]
@@ -65,6 +79,8 @@ def stage(archive: Path, folder: Path, model: Model, limits: Limits, checkpoint:
         header=decoded[0].header,
         factor=decoded[0].factor,
         place=decoded[0].place,
+        series=decoded[0].series,
+        are_files=all(one.series is None for one in decoded),
     )
 
 
@@ -73,18 +89,22 @@ class _Decoded(NamedTuple):
     image: Volume
     factor: tuple[int, int, int]
     place: Geometry | None
+    series: Series | None
 
 
-def _decode(folder: Path, files_sent: Container[str], name: str, model: Model) -> _Decoded:
+def _decode(folder: Path, files_sent: Container[str], name: str, model: Model, asked: DicomAsked) -> _Decoded:
     path = folder / name
+    shown = "the archive" if name == WHOLE else name
     try:
-        volume = files.read_volume(path)
+        volume, series = read_image(path, asked, folder, shown)
         meta = image_meta(files_sent, lambda place: _small_file(folder / place), name)
-        place = _place(volume.geometry, meta)
+        place = _place(volume.geometry, meta) if series is None else volume.geometry
     except (DelineateError, MemoryError) as error:
         message = error.message if isinstance(error, DelineateError) else "it does not fit into memory"
         advice = error.advice if isinstance(error, DelineateError) else "Send a smaller image."
-        raise ModelError(f"{name}: {_without_folder(message, folder)}", advice or ADVICE, "input") from error
+        message = _without_folder(message, folder)
+        kind = "missing" if isinstance(error, MissingPartError) else "input"
+        raise ModelError(message if message.startswith(shown) else f"{shown}: {message}", advice or ADVICE, kind) from error
     # The protocol sends stored values; what makes them real stands in the metadata where the header does not say it.
     slope, intercept = (volume.slope, volume.intercept) if volume.is_rescaled else (meta.slope, meta.intercept)
     modality, units = volume.modality or meta.modality, volume.units or meta.units
@@ -92,7 +112,7 @@ def _decode(folder: Path, files_sent: Container[str], name: str, model: Model) -
     # orientation the place in the metadata counts.
     geometry = volume.geometry if place is None or model.orientation == AS_SENT else place
     image = replace(volume, geometry=geometry, slope=slope, intercept=intercept, modality=modality, units=units)
-    return _Decoded(volume.geometry, image, meta.scaling_factor, place)
+    return _Decoded(volume.geometry, image, meta.scaling_factor, place, series)
 
 
 def _place(header: Geometry, meta: ImageMeta) -> Geometry | None:

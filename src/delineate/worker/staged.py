@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from delineate.errors import GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
 from delineate.model import AS_SENT, Model
 from delineate.orientation import is_same_place, reorientation
+from delineate.protocols.dicom_request import DicomAsked
 from delineate.protocols.reference import Place, Reference
 from delineate.protocols.request_archive import meta_of
 from delineate.resampling import labels_to_grid, to_model_grid
@@ -23,7 +24,11 @@ from delineate.volume import Volume
 from delineate.worker.convert import converted, to_model
 from delineate.worker.images import Key, WarmImage, WarmImages
 from delineate.worker.referred import Files, named, readable, suffix_of
+from delineate.worker.series import ReadImage, read_image
 from delineate.worker.stage import ADVICE, Sent, require_enough, require_one_grid
+
+if TYPE_CHECKING:
+    from delineate.dicom.source import Series
 
 _RAW_LABELS: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by bytes of a voxel
 RAW_SUFFIX: Final = ".bin"
@@ -36,7 +41,8 @@ class Staged:
     images : as the model declares them; grids : of the images as they came, in the patient as far as that is known;
     header : grid of the first as its own header has it; place : where it truly is, None where nobody said; factor : contour
     grid over image grid, x, y, z; label : on the grid of the first of `images`; suffix : of the first image's file; fill :
-    writes the images as files into a folder, None where they are in `folder` already.
+    writes the images as files into a folder, None where they are in `folder` already; series : what the first image was read
+    from, None where it is no DICOM.
     """
 
     images: tuple[Volume, ...]
@@ -48,6 +54,7 @@ class Staged:
     suffix: str = ".nii.gz"
     folder: Path | None = None
     fill: Callable[[Path], None] | None = None
+    series: Series | None = None
 
     @property
     def contours(self) -> Geometry:
@@ -58,7 +65,7 @@ class Staged:
 def from_archive(sent: Sent, model: Model) -> Staged:
     """The images of a request archive."""
     images = to_model(sent.images, model)
-    as_sent = model.orientation == AS_SENT
+    as_sent = model.orientation == AS_SENT and sent.are_files
     return Staged(
         images=images,
         grids=tuple(image.geometry for image in sent.images),
@@ -66,7 +73,8 @@ def from_archive(sent: Sent, model: Model) -> Staged:
         place=sent.place,
         factor=sent.factor,
         folder=sent.folder if as_sent else None,
-        fill=None if as_sent else _writer_of(images),
+        fill=None if as_sent else _writer_of(images, with_meta=not sent.are_files),
+        series=sent.series,
     )
 
 
@@ -85,8 +93,8 @@ class ReferredImages:
         self._scratch = scratch
         self._checkpoint = checkpoint
 
-    def stage(self, reference: Reference, model: Model) -> Staged:
-        """The images of a reference, decoded and converted only where they are not warm.
+    def stage(self, reference: Reference, model: Model, asked: DicomAsked) -> Staged:
+        """The images of a reference, decoded and converted only where they are not warm; `asked` as for an archive.
 
         Raises
         ------
@@ -97,7 +105,7 @@ class ReferredImages:
         images = []
         for index, place in enumerate(reference.images):
             self._checkpoint()
-            images.append(self._image(place, model, index))
+            images.append(self._image(place, model, index, replace(asked, series="") if index else asked))
         headers = tuple(image.header for image in images)
         if model.one_grid:
             require_one_grid([place.name for place in reference.images], headers)
@@ -110,27 +118,29 @@ class ReferredImages:
             label=None if reference.label is None else self._label(reference.label, headers[0], seen, model),
             suffix=suffix_of(reference.images[0].name),
             fill=lambda folder: self._fill(folder, reference, model, images),
+            series=images[0].series,
         )
 
-    def _image(self, place: Place, model: Model, index: int) -> WarmImage:
+    def _image(self, place: Place, model: Model, index: int, asked: DicomAsked) -> WarmImage:
         if place.path:
             self._files.find(place)  # one that is warm must still be there and allowed
         wanted = model.inputs[min(index, len(model.inputs) - 1)]
-        key: Key = (place.key, model.orientation, model.spacing, wanted.units)
+        which = (asked.series, asked.gaps, asked.doubled)
+        key: Key = (place.key, which, model.orientation, model.spacing, wanted.units)
         found = self._warm.get(key)
         if found is not None:
             return found
-        raw = self._warm.get((place.key,)) or self._decoded(place)
+        raw = self._warm.get((place.key, which)) or self._decoded(place, asked, (place.key, which))
         volume = converted(raw.volume, model, wanted)
-        return self._warm.keep(key, volume, raw.header)
+        return self._warm.keep(key, volume, raw.header, raw.series)
 
-    def _decoded(self, place: Place) -> WarmImage:
+    def _decoded(self, place: Place, asked: DicomAsked, key: Key) -> WarmImage:
         with self._files.reading(place) as path:
-            volume = readable(place, lambda: self._read(place, path), ADVICE)
-        return self._warm.keep((place.key,), volume, volume.geometry)
+            volume, series = readable(place, lambda: self._read(place, path, asked), ADVICE)
+        return self._warm.keep(key, volume, volume.geometry, series)
 
-    def _read(self, place: Place, path: Path) -> Volume:
-        return files.read_volume(named(place, path, self._scratch))
+    def _read(self, place: Place, path: Path, asked: DicomAsked) -> ReadImage:
+        return read_image(named(place, path, self._scratch), asked, self._scratch, place.name)
 
     def _label(self, place: Place, grid: Geometry, seen: Geometry, model: Model) -> np.ndarray:
         path = self._files.find(place)
@@ -168,10 +178,12 @@ class ReferredImages:
             (folder / f"tmp_{index:04d}.meta.json").write_bytes(meta_of(image.volume).to_json())
 
 
-def _writer_of(images: tuple[Volume, ...]) -> Callable[[Path], None]:
+def _writer_of(images: tuple[Volume, ...], *, with_meta: bool) -> Callable[[Path], None]:
     def fill(folder: Path) -> None:
         for index, image in enumerate(images):
             nifti.write(folder / f"tmp_{index:04d}.nii.gz", image)
+            if with_meta:
+                (folder / f"tmp_{index:04d}.meta.json").write_bytes(meta_of(image).to_json())
 
     return fill
 

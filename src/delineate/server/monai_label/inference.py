@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from delineate.errors import InputError
 from delineate.protocols import monai_label as wire
+from delineate.protocols.dicom_request import MEDIA_TYPE, OUTPUTS
 from delineate.protocols.infer_result import StoredResult
 from delineate.protocols.monai_label_answers import infer_answer
 from delineate.server.monai_label.downloads import OCTETS
@@ -22,8 +23,12 @@ from delineate.server.openapi import BINARY, form_body
 from delineate.server.results import BodyResponse
 
 Output = Annotated[
-    Literal["image", "json", "all", "dicom_seg"] | None, Query(description="Which part of the answer; all of it where not given.")
+    Literal["image", "json", "all", "dicom_seg", "rtstruct"] | None,
+    Query(description="Which part of the answer, all of it where not given; or a file in DICOM, of images that came from there."),
 ]
+
+_IN_DICOM: Final = {"dicom_seg": "seg", "rtstruct": "rtstruct"}
+"""What a worker makes, by what clients of this API call it."""
 
 _FORM: Final = {
     **form_body(
@@ -61,20 +66,28 @@ class InferRoutes:
         """Run a model on an image and answer what it found.
 
         Without `output`, and with `all`: a multipart answer, `params` (JSON) and `image` (file); where the model gave no
-        file, the JSON alone. Who hangs up cancels.
+        file, the JSON alone. With `dicom_seg` and `rtstruct` one file in DICOM. Who hangs up cancels.
         """
         record = await self._infers.model(model)
-        if output == "dicom_seg":
-            raise InputError("answers in DICOM are not made here", "Ask for output=image with result_extension .nrrd or .nii.gz.")
+        in_dicom = _IN_DICOM.get(output or "", "")
         task, asked = await self._infers.ended(
             request,
             {wire.FILE_FIELD, wire.LABEL_FIELD},
-            lambda fields: self._infers.asked(
-                request, model, record, json_object(fields.get(wire.PARAMS_FIELD, ""), wire.PARAMS_FIELD), image, session_id
+            lambda fields: replace(
+                self._infers.asked(
+                    request, model, record, json_object(fields.get(wire.PARAMS_FIELD, ""), wire.PARAMS_FIELD), image, session_id
+                ),
+                output=in_dicom,
             ),
         )
         stored = await self._infers.answer(task, asked.image, asked.save_tag)
-        return self._infers.last(self._response(stored, output), task)
+        answer = self._file_in_dicom(stored, in_dicom) if in_dicom else self._response(stored, output)
+        return self._infers.last(answer, task)
+
+    def _file_in_dicom(self, stored: StoredResult, kind: str) -> Response:
+        if kind not in stored.dicom:
+            raise NotHereError("the model found no structures", "Ask for output=json.")
+        return BodyResponse(stored.dicom[kind], media_type=MEDIA_TYPE, filename=OUTPUTS[kind], threads=self._threads)
 
     def _response(self, stored: StoredResult, output: str | None) -> Response:
         if output == "json" or (stored.file is None and output != "image"):

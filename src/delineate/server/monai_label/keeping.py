@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from delineate.datastore.records import LabelRecord
@@ -42,7 +43,7 @@ class Keeping:
         found = None if blob is None else read_infer_result(self._service.file(blob))
         if found is None:
             raise BlobError("the result holds no answer for this API")
-        stored = StoredResult({**found.params, "latencies": _latencies(task)}, found.file, found.filename)
+        stored = replace(found, params={**found.params, "latencies": _latencies(task)})
         if image:
             self._note(image, task, stored)
         if tag and stored.file is not None:

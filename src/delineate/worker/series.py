@@ -1,0 +1,84 @@
+"""DICOM series as a task's images: read with what refers to them, which an answer in DICOM needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from delineate import files
+from delineate.errors import ImageError, ModelError
+from delineate.protocols.archive import ArchiveReader, Limits
+from delineate.protocols.dicom_request import DicomAsked, not_dicom
+from delineate.volume import Volume
+
+if TYPE_CHECKING:
+    from delineate.dicom.source import Series
+
+_ZIP = b"PK\x03\x04"
+_SLICES = Limits(entries=100_000)  # a file for each slice of several series
+
+
+class ReadImage(NamedTuple):
+    """An image, and what contours and segments refer to, None where it did not come from DICOM."""
+
+    volume: Volume
+    series: Series | None = None
+
+
+def read_image(path: Path, asked: DicomAsked, scratch: Path, name: str = "") -> ReadImage:
+    """Read an image of any format.
+
+    Parameters
+    ----------
+    path : a file, or a folder of the slices of a series
+    asked : which series, and what to do with what is odd about it
+    scratch : an empty folder for the files of a zip, emptied after the task
+    name : what a folder is called for people
+
+    Raises
+    ------
+    ImageError, GeometryError, ArchiveError
+        Not readable; a series with damaged files, which nobody would hear of.
+    MissingPartError
+        The reader of this format is not installed.
+    """
+    if not files.is_dicom(path):
+        return ReadImage(files.read_volume(path))
+    from delineate.dicom.reader import read_group
+    from delineate.dicom.series import scan
+
+    found = scan(_unpacked(path, scratch))
+    found = replace(found, name=name or path.name)
+    image = read_group(found.one(asked.series), gaps=asked.gaps, doubled=asked.doubled)  # type: ignore[arg-type]
+    damaged = [str(item.error) for item in found.skipped if item.error is not None]
+    if damaged:
+        raise ImageError(f"files that may be slices are damaged: {'; '.join(damaged[:5])}", "Send these files again, or remove them.")
+    return ReadImage(image.volume, image.series)
+
+
+def require_source(series: Series | None, asked: DicomAsked) -> None:
+    """Refuse an answer in DICOM that cannot be made, before a model runs: `ModelError` of kind ``input``."""
+    if not asked.output:
+        return
+    if series is None:
+        error = not_dicom()
+        raise ModelError(error.message, error.advice, "input")
+    if series.missing_uids:
+        raise ModelError(
+            f"nothing in DICOM can refer to the image: {', '.join(series.missing_uids)} of it is empty",
+            "Export the image again with its UIDs, or ask for an answer in another format.",
+            "input",
+        )
+
+
+def _unpacked(path: Path, scratch: Path) -> Path:
+    """A zip's files in a folder below `scratch`; what is no zip as it is."""
+    if path.is_dir():
+        return path
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return path
+    folder = scratch / f"{path.name}.files"
+    ArchiveReader(path, _SLICES).extract(folder)
+    return folder

@@ -1,18 +1,42 @@
-"""DICOM without the patient, for a server that must not know who it is; and the patient put back into what returns."""
+"""DICOM without the patient, for a server that must not know who it is; and the patient put back into what returns.
+
+The Basic Application Level Confidentiality Profile of PS3.15, annex E, with two options. What leads back is in a local file
+alone. Errors and notes name nobody: files by their number, since names of files often hold names and UIDs.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from delineate.errors import InputError, SettingsError
+from delineate.dicom.deidentification_attributes import cleaned_attributes
+from delineate.dicom.deidentification_cleaning import Cleaner, TooDeepError, values_of
+from delineate.dicom.deidentification_errors import DeidentificationError
+from delineate.dicom.deidentification_map import IdentityMap
+from delineate.dicom.deidentification_pixels import pixels_alone, why_not
+from delineate.dicom.deidentification_table import EDITION, Kept
+from delineate.dicom.derived import coded, saved
+from delineate.dicom.header import EXPLICIT, IMPLICIT, NotDicomError, read_header
+from delineate.dicom.parts import pydicom
+from delineate.dicom.reader import unpacked
+from delineate.dicom.reidentify import OPTIONAL, REPLACED, REQUIRED, restored
+from delineate.dicom.uids import new_uid
+from delineate.errors import SettingsError
 
+__all__ = ["DeidentificationError", "Deidentifier", "Options", "Policy"]
 
-class DeidentificationError(InputError):
-    """Something cannot be sent without the patient, or what returned refers to what never left. Names nobody."""
+_PROFILE: Final = ("113100", "DCM", "Basic Application Confidentiality Profile")
+_DATES: Final = ("113107", "DCM", "Retain Longitudinal Temporal Information Modified Dates Option")
+_CHARACTERISTICS: Final = ("113108", "DCM", "Retain Patient Characteristics Option")
+_ONE: Final = "Leave it out, or send the images without de-identification to a server that may know the patient."
+_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 
 
 class Policy(str, Enum):
@@ -49,29 +73,151 @@ class Options:
 
 
 class Deidentifier:
-    """De-identifies by PS3.15, annex E, and keeps in the file `map_path` what it needs to undo it."""
+    """De-identifies, and keeps in the file `map_path` what it needs to undo it. Several processes may use one file.
+
+    Raises
+    ------
+    StoreError
+        The map cannot be used.
+    """
 
     def __init__(self, map_path: Path, options: Options | None = None) -> None:
-        self._path = map_path
         self._options = options or Options()
+        self._kept = Kept(self._options.dates, self._options.characteristics)
+        self._identities = IdentityMap(map_path)
+
+    def __enter__(self) -> Deidentifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the map."""
+        self._identities.close()
 
     def series(self, source: Path, target: Path, *, policy: Policy = Policy.REQUIRED, notes: list[str] | None = None) -> list[Path]:
-        """De-identify every DICOM file in a folder, a zip, or a file into the folder `target`; the files written.
+        """De-identify every DICOM file in a folder, a zip, or a file into the folder `target`.
+
+        Files of other formats and an index (DICOMDIR) are left out with a note. All files are in `target`, or none.
+
+        Parameters
+        ----------
+        policy : what becomes of files that cannot be de-identified; `Policy.OFF` is none here
+        notes : gets sentences on what was left out
+
+        Returns
+        -------
+        The files, in the order of the originals' names; their own names tell nothing.
 
         Raises
         ------
         DeidentificationError
             Something cannot be de-identified and the policy is `required`, or nothing can.
         """
-        raise NotImplementedError
+        if policy is Policy.OFF:
+            raise SettingsError("de-identification is off", "Send the files as they are.")
+        notes = [] if notes is None else notes
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".deidentified-", dir=target) as aside, unpacked(source) as folder:
+            files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+            made, left, others = [], [], 0
+            for number, path in enumerate(files, 1):
+                try:
+                    made.append(self._file(path, Path(aside) / f"{number:06d}.dcm"))
+                except _OtherFormatError:
+                    others += 1
+                except DeidentificationError as error:
+                    left.append(f"file {number} of {len(files)} by name: {error.message}")
+            self._settle(made, left, others, policy, notes)
+            return [path.rename(target / path.name) for path in made]
+
+    @staticmethod
+    def _settle(made: list[Path], left: list[str], others: int, policy: Policy, notes: list[str]) -> None:
+        if left and (policy is Policy.REQUIRED or not made):
+            more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+            raise DeidentificationError(f"nothing is sent: {left[0]}{more}", _ONE)
+        if not made:
+            raise DeidentificationError("there is no DICOM file to de-identify", "Give a folder, a zip or a file of DICOM.")
+        notes += [f"left out: {reason}" for reason in left]
+        if others:
+            notes.append(f"left out: {others} file{'' if others == 1 else 's'} of other formats, or an index of files")
+
+    def _file(self, path: Path, target: Path) -> Path:
+        clean = self.dataset(_read(path))
+        try:
+            with saved(target) as file:
+                pydicom().dcmwrite(file, clean, enforce_file_format=True)
+        except OSError:
+            raise
+        except Exception:  # what a library makes of odd elements is anything, and its words may hold them
+            raise DeidentificationError("it holds what cannot be written", _ONE) from None
+        return target
 
     def dataset(self, data: Any) -> Any:
-        """A pydicom data set as a new one without the patient; `DeidentificationError` where that cannot be."""
-        raise NotImplementedError
+        """A pydicom data set as a new one without the patient.
+
+        Raises
+        ------
+        DeidentificationError
+            It cannot be de-identified.
+        """
+        syntax = _syntax(data)
+        reason = why_not(data, burned_in=self._options.burned_in)
+        if not reason:
+            with self._identities.writing():
+                clean = self._cleaned(data)
+            reason = pixels_alone(data, clean, syntax)
+        if reason:
+            raise DeidentificationError(reason, _ONE)
+        self._mark(clean)
+        library = pydicom()
+        clean.file_meta = library.dataset.FileMetaDataset()
+        clean.file_meta.TransferSyntaxUID = library.uid.UID(syntax)
+        clean.file_meta.MediaStorageSOPClassUID = clean.get("SOPClassUID", "")
+        clean.file_meta.MediaStorageSOPInstanceUID = clean.get("SOPInstanceUID", "")
+        return clean
+
+    def _cleaned(self, data: Any) -> Any:
+        study = str(data.get("StudyInstanceUID", ""))
+        known = {name: text for name in (*REQUIRED, *OPTIONAL, *REPLACED) if (text := _text(data, name))}
+        cleaner, pseudonym = self._cleaner(known, _text(data, "IssuerOfPatientID"), study)
+        try:
+            clean = cleaner.cleaned(data)
+        except TooDeepError:
+            raise DeidentificationError("its sequences are nested too deeply", _ONE) from None
+        clean.PatientName = clean.PatientID = pseudonym
+        return clean
+
+    def _cleaner(self, known: Mapping[str, str], issuer: str, study: str) -> tuple[Cleaner, str]:
+        """For a data set of these attributes of patient and study; and the patient's pseudonym."""
+        number, name = known.get("PatientID", ""), known.get("PatientName", "")
+        # Who has no number is told apart by name and birth; who has neither is somebody else in every study.
+        who = (number, issuer) if number else ("", name, known.get("PatientBirthDate", "")) if name else ("", "", "", study or new_uid())
+        patient = self._identities.patient("\0".join(who))
+        if study:
+            self._identities.keep_study(study, known)
+        return Cleaner(self._kept, patient.days, lambda uid: self._identities.uid(uid, patient.sent)), patient.sent
+
+    def _mark(self, clean: Any) -> None:
+        clean.PatientIdentityRemoved = "YES"
+        clean.DeidentificationMethod = [f"PS3.15 {EDITION} Basic Profile", f"Delineate {version('delineate')}"]
+        options = [code for code, is_on in ((_DATES, self._kept.dates), (_CHARACTERISTICS, self._kept.characteristics)) if is_on]
+        clean.DeidentificationMethodCodeSequence = [coded(code) for code in (_PROFILE, *options)]
+        clean.LongitudinalTemporalInformationModified = "MODIFIED" if self._kept.dates else "REMOVED"
 
     def attributes(self, values: Mapping[str, str]) -> dict[str, str]:
         """Attributes as text by tag as a decimal number, as ``dicom_info.json`` in a task archive has them."""
-        raise NotImplementedError
+        tag_of = pydicom().datadict.tag_for_keyword
+        known = {name: text for name in (*REQUIRED, *OPTIONAL, *REPLACED) if (text := values.get(str(tag_of(name)), ""))}
+        study = values.get(str(tag_of("StudyInstanceUID")), "")
+        with self._identities.writing():
+            cleaner, pseudonym = self._cleaner(known, known.get("IssuerOfPatientID", ""), study)
+            clean = cleaned_attributes(values, cleaner)
+        for name in ("PatientName", "PatientID"):
+            if str(tag_of(name)) in values:
+                clean[str(tag_of(name))] = pseudonym
+        return clean
 
     def restore(self, data: Any) -> Any:
         """What returned, an RTSTRUCT or SEG, as a new data set of the patient: references, patient and study of the original.
@@ -79,6 +225,38 @@ class Deidentifier:
         Raises
         ------
         DeidentificationError
-            It refers to something that did not go through this map.
+            It refers to something that was not de-identified with this map, or to two patients.
         """
-        raise NotImplementedError
+        return restored(copy.deepcopy(data), self._identities)
+
+
+class _OtherFormatError(Exception):
+    """No DICOM file with a patient's object."""
+
+
+def _read(path: Path) -> Any:
+    try:
+        header = read_header(path)
+        if header.text("MediaStorageSOPClassUID") == _DIRECTORY:
+            raise _OtherFormatError
+        return pydicom().dcmread(path, force=True)  # also without the preamble, as our reader does
+    except NotDicomError:
+        raise _OtherFormatError from None
+    except (_OtherFormatError, OSError):
+        raise
+    except Exception:  # a library's, of damaged elements
+        raise DeidentificationError("it is damaged", "Export or send the file again.") from None
+
+
+def _syntax(data: Any) -> str:
+    stated = str(getattr(data, "file_meta", {}).get("TransferSyntaxUID", ""))
+    if stated:
+        return stated
+    return EXPLICIT if getattr(data, "original_encoding", (True, True))[0] is False else IMPLICIT
+
+
+def _text(data: Any, name: str) -> str:
+    """One value as text; empty where it is missing or cannot be read."""
+    with contextlib.suppress(Exception):  # a library's, of damaged elements
+        return "\\".join(str(value) for value in values_of(data.get(name, "")))
+    return ""

@@ -99,12 +99,19 @@ def read_volume(path: str | PathLike[str], notes: list[str] | None = None) -> Vo
 def looked_at(path: str | PathLike[str]) -> Iterator[Found]:
     """What a folder, a zip or a file holds; the files of a zip are there until the end."""
     path = Path(path)
+    with unpacked(path) as place:
+        yield replace(scan(place), name=path.name)
+
+
+@contextlib.contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A folder or file as it is; of a zip a folder with its files, which is there until the end."""
     if not _is_zip(path):
-        yield scan(path)
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="delineate-dicom-") as folder:
         ArchiveReader(path, LIMITS).extract(Path(folder))
-        yield replace(scan(Path(folder)), name=path.name)
+        yield Path(folder)
 
 
 def _is_zip(path: Path) -> bool:

@@ -382,6 +382,56 @@ def test_our_own_index_never_undoes_what_is_newer(folder: Path, database: Databa
         assert not again.manifest.images
 
 
+# ---- an id that is not known yet
+
+
+def test_an_image_is_there_at_once_for_who_asks_for_it(folder: Path, database: Database) -> None:
+    with opened(folder, database, interval=3600.0, settle=1.0) as store:
+        put(folder / "sub" / "a.nii.gz")
+        assert store.image("a").path.name == "a.nii.gz"
+        put(folder / "labels" / "final" / "b.nii.gz")
+        put(folder / "b.nii.gz")
+        assert store.label("b", "final").version == 1
+
+
+def test_an_image_that_is_being_copied_is_waited_for(folder: Path, database: Database) -> None:
+    with opened(folder, database, interval=3600.0, settle=0.3) as store:
+        written = time.monotonic()
+        put(folder / "a.nii.gz", age=0)
+        with pytest.raises(UnknownImageError):
+            store.image("other")
+        assert store.image("a").version == 1
+        assert time.monotonic() - written >= 0.29, "it might not have been whole before"
+
+
+def test_an_image_that_is_copied_for_long_is_not_waited_for_without_end(folder: Path, database: Database) -> None:
+    with opened(folder, database, interval=3600.0, settle=0.1) as store:
+        put(folder / "a.nii.gz", age=-3600)
+        before = time.monotonic()
+        with pytest.raises(UnknownImageError):
+            store.image("a")
+        assert 1.0 < time.monotonic() - before < 10
+
+
+def test_who_asks_for_what_is_not_there_does_not_keep_the_disk_busy(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    with opened(folder, database, interval=3600.0) as store:
+        real = store.look
+
+        def look(*, deep: bool = True) -> int:
+            looks.append(deep)
+            time.sleep(0.05)
+            return real(deep=deep)
+
+        monkeypatch.setattr(store, "look", look)
+        for _ in range(20):
+            with pytest.raises(UnknownImageError):
+                store.image("nobody")
+    assert looks == [False]
+
+
 # ---- the thread
 
 

@@ -233,7 +233,7 @@ def test_any_damage_of_a_header_is_a_sentence(tmp_path: Path) -> None:
 def test_the_command_line_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_series(tmp_path, stack())
     tilted = stack(series=2)
-    write_series(tmp_path, replace(tilted, positions=sheared(tilted, 12.0)))
+    write_series(tmp_path / "more" / "deep", replace(tilted, positions=sheared(tilted, 12.0)))
     (tmp_path / "note.txt").write_text("nothing")
 
     def run(*arguments: str) -> str:
@@ -244,6 +244,9 @@ def test_the_command_line_lists(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = run()
     assert "regular" in out and "tilted by 12.0 degrees" in out and "note.txt: not a DICOM file" in out
     listed = json.loads(run("--json"))
+    rows = [line.split() for line in out.splitlines()[1:3]]
+    for row, image, folder in zip(rows, listed["images"], [".", "more/deep"], strict=True):
+        assert f"…{image['series_uid'][-10:]}" in row and folder in row
     assert [image["size"] for image in listed["images"]] == [[6, 5, 4], [6, 5, 4]]
     assert listed["images"][0]["spacing"] == [1.0, 2.0, 3.0] and listed["images"][0]["axes"] == "LPS"
     assert listed["skipped"] == [{"name": "note.txt", "reason": "not a DICOM file", "unusable": False}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from delineate.dicom.reader import looked_at
 from delineate.dicom.series import Found, Group, Skipped
 
 _LISTED: Final = 20  # files that are no image; the rest is counted
+_UID: Final = 10  # letters of a series' UID
 
 
 @click.group()
@@ -40,7 +42,7 @@ def ls(path: Path, as_json: bool) -> None:
 
 
 def _print(found: Found) -> None:
-    columns = ["number", "modality", "matrix", "slices", "spacing mm", "axes", "series", "description", "apart", "state"]
+    columns = ["number", "modality", "matrix", "slices", "spacing mm", "axes", "series", "uid", "folder", "description", "apart", "state"]
     print_table(columns, [_row(group) for group in found.groups])
     for group in found.groups:
         for note in group.notes:
@@ -61,8 +63,18 @@ def _row(group: Group) -> list[Any]:
     spacing = " x ".join(f"{value:.4g}" for value in (*planes.spacing, planes.usual))
     return [
         group.number, header.text("Modality"), f"{planes.size[0]} x {planes.size[1]}", len(planes), spacing, axes_of(group),
-        header.text("SeriesNumber"), header.text("SeriesDescription"), group.apart, state_of(group),
+        header.text("SeriesNumber"), _end_of(group.uid), folder_of(group), header.text("SeriesDescription"), group.apart, state_of(group),
     ]  # fmt: skip
+
+
+def _end_of(uid: str) -> str:
+    """As much of a UID as tells it from another: their beginnings are the same. ``--json`` has all of it."""
+    return uid if len(uid) <= _UID else f"…{uid[-_UID:]}"
+
+
+def folder_of(group: Group) -> str:
+    """The folder that all its files lie in, below the one that was looked at."""
+    return posixpath.commonpath([posixpath.dirname(item.header.name) for item in group.slices]) or "."
 
 
 def axes_of(group: Group) -> str:

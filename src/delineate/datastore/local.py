@@ -24,6 +24,7 @@ from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
 from delineate.datastore.records import ImageRecord
 from delineate.datastore.sampling import Sampling
 from delineate.datastore.scanning import Look, Scanner
+from delineate.datastore.snapshot import Entry
 from delineate.datastore.strategies import Strategy
 from delineate.datastore.strategies_learning import all_strategies
 from delineate.datastore.watch import Watch
@@ -36,6 +37,9 @@ LEASE: Final = 3600.0
 """Seconds for which an image is an annotator's."""
 
 _SETTLE: Final = 2.0
+_PATIENCE: Final = 1.0  # s beyond that time for which an image is waited for that is just being copied
+_TURN: Final = 0.05  # s
+_QUICK, _SHARE = 0.01, 10.0  # s; a look that takes longer is not repeated for so many times as long, whoever asks for what is not there
 _CHUNK: Final = 500
 
 _log = logging.getLogger(__name__)
@@ -48,7 +52,8 @@ class LocalDatastore(Sampling):
     ----------
     folder : made where it is missing; images lie in it and its sub-folders, labels in ``labels/TAG``
     database : migrated
-    interval : seconds between two looks at the folder, in a thread of its own; 0 looks at the start only
+    interval : seconds between two looks at the folder, in a thread of its own, and at once for an id that is not known; 0 looks
+        at the start only
     settle : seconds for which a file must not have changed before it is taken over, because somebody may be writing it
     lease_seconds : for which an image is an annotator's
     strategies : by name; by default all that there are
@@ -88,11 +93,15 @@ class LocalDatastore(Sampling):
         self._scanner = self._new_scanner(files.layout)
         self._look_lock = threading.Lock()
         self._is_behind = True
+        self._arriving: frozenset[str] = frozenset()
+        self._look_again = 0.0
+        self._watch: Watch | None = None
         self._owns_kept = self._mark(row.uid)
         self.sweep()
         self.look(deep=True)
         self._merge()
-        self._watch = Watch(self, interval) if interval > 0 else None
+        if interval > 0:
+            self._watch = Watch(self, interval)
 
     def __enter__(self) -> LocalDatastore:
         return self
@@ -133,9 +142,27 @@ class LocalDatastore(Sampling):
             self._is_behind = False  # what came in between is seen next time; where this one failed, all is compared again
             return count
 
+    def _entry(self, id: str) -> Entry:
+        if self._watch is not None and id not in self.state().entries:
+            self._expect(id)
+        return super()._entry(id)
+
+    def _expect(self, id: str) -> None:
+        """Look for an image that nobody saw yet; one that is just being copied is waited for until it surely is whole."""
+        end = time.monotonic() + self._settle + _PATIENCE
+        if (begin := time.monotonic()) >= self._look_again:
+            self.look(deep=False)
+            took = time.monotonic() - begin
+            self._look_again = begin + took + (_SHARE * took if took > _QUICK else 0.0)
+        while id in self._arriving and id not in self.state().entries and time.monotonic() < end:
+            time.sleep(_TURN)
+            self.look(deep=False)
+
     def _take_over(self, seen: Look) -> int:
         before = time.time_ns() - int(self._settle * 1e9)
         images, waiting = self.take_over_images(seen, before)
+        known = self.state().entries
+        self._arriving = frozenset(self._id_for(seen.images[path], known, {}) for path in waiting)
         labels, unsettled = self.take_over_labels(seen, before)
         if images and seen.gone_images is not None:  # labels that lay there before their image did
             more, others = self.take_over_labels(self._scanner.labels(), before)

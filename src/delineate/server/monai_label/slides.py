@@ -97,7 +97,7 @@ def _params(fields: Mapping[str, str], output: str | None) -> dict[str, Any]:
     body = json_object(fields.get(wire.WSI_FIELD) or fields.get(wire.PARAMS_FIELD, ""), "the request")
     wanted = wire.WsiRequest.from_json({name: value for name, value in body.items() if value is not None}, strict=True)
     size = body.get("size")
-    params = {
+    params: dict[str, Any] = {
         "level": wanted.level, "location": wanted.location, "size": list(USUAL_SIZE) if size is None else wanted.size,
         "tile_size": wanted.tile_size, "min_poly_area": wanted.min_poly_area,
         **{name: body[name] for name in _SAVING if name in body}, **wanted.params,

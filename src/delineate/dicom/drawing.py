@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ from delineate.dicom.decimals import Writer, decimals_for
 from delineate.dicom.keyholes import keyholed
 from delineate.dicom.simplify import simplified
 from delineate.dicom.source import Series
-from delineate.dicom.threads import in_turn
-from delineate.dicom.tracing import trace
+from delineate.dicom.threads import THREADS, in_turn
+from delineate.dicom.tracing import Tables, trace
 from delineate.segmentation import Colour
 
 Holes = Literal["keyhole", "xor"]
@@ -60,6 +61,9 @@ class Drawing:
         self._items = Items(source.instances)
         self._writer = Writer(decimals_for(min(source.planes.spacing)))
         self._spool: BinaryIO = tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".part")  # noqa: SIM115
+        self._tables: SimpleQueue[Tables] = SimpleQueue()
+        for _ in range(THREADS):
+            self._tables.put(Tables())
         self._at = 0
         self._found: dict[tuple[int, int], list[_Contours]] = {}
 
@@ -83,9 +87,13 @@ class Drawing:
 
     def _drawn(self, layer: np.ndarray, depth: int, first: int) -> _Slab:
         labels = layer[first : first + depth]
-        traced = trace(labels)
+        tables = self._tables.get()
+        traced = trace(labels, tables)
+        self._tables.put(tables)
         if self._holes == "keyhole":
             traced = keyholed(traced, labels)
+        if not len(traced):
+            return _Slab([], traced.slices, traced.slices, traced.holes, [])
         order = np.argsort(traced.labels, kind="stable")
         starts, corners = gathered(traced.starts, order)
         slices = traced.slices[order] + first
@@ -93,7 +101,7 @@ class Drawing:
         if self._tolerance > 0:
             starts, points = simplified(starts, points, self._tolerance)
         found, begins = np.unique(traced.labels[order], return_index=True)
-        ends = np.append(begins, len(order))[1:]
+        ends = np.append(begins[1:], len(order))
         groups = list(zip(found.tolist(), begins.tolist(), ends.tolist(), strict=True))
         return _Slab(groups, slices, np.diff(starts), traced.holes[order], self._writer.lists(points, starts))
 

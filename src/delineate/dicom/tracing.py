@@ -47,9 +47,25 @@ class Traced:
         return self.corners[self.starts[number] : self.starts[number + 1]]
 
 
-def trace(labels: np.ndarray) -> Traced:
-    """All polygons around all labels but 0; `labels` is of shape (slices, rows, columns), of at most 2 ** 31 pixels."""
-    traced = _Slab(labels).trace() if labels.size else None
+class Tables:
+    """Two numbers for each pixel, kept from slices to slices: fresh memory costs more than all that is done with it."""
+
+    def __init__(self) -> None:
+        self._kept = np.empty((2, 0), dtype=np.int32)
+
+    def pair(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of `size` pixels, with whatever stands in them."""
+        if self._kept.shape[1] < size:
+            self._kept = np.empty((2, size), dtype=np.int32)
+        return self._kept[0, :size], self._kept[1, :size]
+
+
+def trace(labels: np.ndarray, tables: Tables | None = None) -> Traced:
+    """All polygons around all labels but 0.
+
+    labels : shape (slices, rows, columns), at most 2 ** 31 pixels; tables : of a thread that traces more than once
+    """
+    traced = _Slab(labels, tables or Tables()).trace() if labels.size else None
     if traced is None:
         none = np.zeros(0, dtype=np.int64)
         return Traced(none, none, none.astype(bool), np.zeros(1, dtype=np.int64), np.zeros((0, 2)))
@@ -75,10 +91,11 @@ class _Ends:
 class _Slab:
     """Some whole slices; pixels are counted flat, in 32-bit integers."""
 
-    def __init__(self, labels: np.ndarray) -> None:
+    def __init__(self, labels: np.ndarray, tables: Tables) -> None:
         self._rows, self._columns = labels.shape[1:]
         self._flat = np.ascontiguousarray(labels).reshape(-1)
         self._stack = self._flat.reshape(labels.shape)
+        self._tables = tables.pair(labels.size)
 
     def trace(self) -> Traced | None:
         """None where nothing is inside."""
@@ -160,13 +177,12 @@ class _Slab:
         return _Ends(corner, np.where(turns, on[np.where(turns, ahead + aside, 0)], off[end]))
 
     def _polygons(self, tops: _Runs, bottoms: _Runs, downs: _Runs, ups: _Runs) -> Traced:
-        down, up = self._table(downs, 0), self._table(ups, len(downs.begin))
+        down, up = self._numbered(downs, ups)
         width, last_column, last_row = self._columns, self._columns - 1, self._rows - 1
         column, row = self._column, self._row
         after_top = self._ends(tops.end, column(tops.end), last_column, 1, -width, 1, up, down)
         after_bottom = self._ends(bottoms.end, column(bottoms.end), 0, -1, width, -1, down, up)
-        del down, up  # tables are most of the memory
-        top, bottom = self._table(tops, 0), self._table(bottoms, len(tops.begin))
+        top, bottom = self._numbered(tops, bottoms)
         after_down = self._ends(downs.end, row(downs.end), last_row, width, 1, 1, top, bottom)
         after_up = self._ends(ups.end, row(ups.end), 0, -width, -1, -1, bottom, top)
         upright = np.concatenate([after_top.next, after_bottom.next])  # of each run across, the one that follows
@@ -182,11 +198,15 @@ class _Slab:
         pixels = np.concatenate([tops.begin, bottoms.begin])[order[starts[:-1] // 2]]
         return Traced(self._flat[pixels], pixels // (self._rows * width), _holes(corners, starts), starts, corners)
 
-    def _table(self, runs: _Runs, number: int) -> np.ndarray:
-        """Of the first pixel of each run its number; what is at other pixels is never asked for."""
-        table = np.empty(self._flat.size, dtype=np.int32)
-        table[runs.begin] = np.arange(number, number + len(runs.begin), dtype=np.int32)
-        return table
+    def _numbered(self, runs: _Runs, others: _Runs) -> tuple[np.ndarray, np.ndarray]:
+        """Tables of the first pixel of each run with its number; what is at other pixels is never asked for.
+
+        The next two come to lie in the same memory.
+        """
+        count = len(runs.begin)
+        self._tables[0][runs.begin] = np.arange(count, dtype=np.int32)
+        self._tables[1][others.begin] = np.arange(count, count + len(others.begin), dtype=np.int32)
+        return self._tables
 
 
 def walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

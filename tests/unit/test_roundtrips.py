@@ -17,9 +17,11 @@ from delineate.testing.roundtrips import ORGANS, TRIPS, Place, by_shape, differi
 
 PLACES = list(places())
 SHAPES = list(shapes((4, 5, 6)))
-# Every order and flip of the axes once, straight and turned ones in turn, one shape each.
-ORIENTATIONS = [(PLACES[number + 48 * (number % 2)], SHAPES[number % len(SHAPES)]) for number in range(48)]
+NAMED = {place.name: place for place in PLACES}
+# Every order and flip of the axes once, one shape each; sizes and spacings differ along all axes.
+ORIENTATIONS = [(NAMED[f"oblong, {number}"], SHAPES[number % len(SHAPES)]) for number in range(48)]
 KINDS = [next(place for place in PLACES if place.kind == kind) for kind in dict.fromkeys(place.kind for place in PLACES)]
+KINDS.append(NAMED["narrow, 11"])
 
 
 @pytest.mark.parametrize(("place", "shape"), ORIENTATIONS, ids=[f"{place.name}, {shape}" for place, shape in ORIENTATIONS])
@@ -29,7 +31,7 @@ def test_every_orientation_through_every_format(place: Place, shape: str, tmp_pa
     assert counts == {name: {shape: 0} for name in TRIPS}
 
 
-@pytest.mark.parametrize("place", KINDS, ids=[place.kind for place in KINDS])
+@pytest.mark.parametrize("place", KINDS, ids=[place.name for place in KINDS])
 def test_every_shape_in_every_kind_of_place(place: Place, tmp_path: Path) -> None:
     given = trial(place, tmp_path / "series")
     for name, trip in TRIPS.items():
@@ -38,14 +40,16 @@ def test_every_shape_in_every_kind_of_place(place: Place, tmp_path: Path) -> Non
 
 
 def test_places_are_what_they_are_called(tmp_path: Path) -> None:
-    assert len({place.name for place in PLACES}) == len(PLACES) == 2 * 48 + 3 * 4
+    assert len({place.name for place in PLACES}) == len(PLACES) == 3 * 48 + 3 * 4
     assert len({place.geometry.direction for place in PLACES[:96]}) == 96
     for place in KINDS:
         planes = place.write(tmp_path / place.name).series.planes
         assert (planes.geometry is None) == (place.positions is not None)
         assert planes.tilt == pytest.approx(18.5 if place.kind.startswith("tilted") else 0, abs=1e-6)
         assert planes.is_even == (not place.kind.startswith("uneven"))
-        assert max(planes.spacing) / min(planes.spacing) > (6 if place.kind.startswith("narrow") else 1.5)
+        is_square = planes.spacing[0] == planes.spacing[1] and planes.size[0] == planes.size[1]
+        assert is_square == (not place.kind.startswith("oblong"))
+    for place, _ in ORIENTATIONS:
         assert len(set(place.geometry.size)) == len(set(place.geometry.spacing)) == 3
 
 

@@ -30,8 +30,10 @@ ORGANS: Final = 30
 TURN, TILT = 17.0, 18.5  # degrees
 SOME: Final = (0, 11, 21, 38)  # orders and flips of axes, of both hands, for what is not tried on all 48
 MULTIPLIER: Final = (2, 3, 1)  # of the workstation's contours
-_GRID = Geometry((29, 23, 10), (0.9765, 1.7, 2.5), (-131.25, 214.4, -1000.0))
+_GRID = Geometry((24, 24, 10), (1.2, 1.2, 2.5), (-131.25, 214.4, -1000.0))
+_OBLONG = Geometry((29, 23, 10), (0.9765, 1.7, 2.5), (-131.25, 214.4, -1000.0))
 _NARROW = Geometry((53, 13, 8), (0.43, 2.75, 3.3), (-131.25, 214.4, -1000.0))
+_OBLONGS = "oblong slices and pixels, turned by 17°"
 _STEPS = (2.5, 2.5, 3.5, 2.7, 2.5, 3.4, 2.5, 2.5, 3.6)  # mm between slices; fewer than half as much again, or slices are missing
 
 Maps = Mapping[str, np.ndarray]
@@ -120,7 +122,7 @@ def _uneven(stack: Stack) -> np.ndarray:
 
 
 def places() -> Iterator[Place]:
-    """Every place, kind by kind: 48 straight ones, the same turned, and some of each other kind."""
+    """Every place, kind by kind: 48 straight ones, the same turned, some on no grid, and those with oblong pixels."""
     for kind, degrees in (("48 orders and flips of the axes", 0.0), (f"the same, turned by {TURN:g}°", TURN)):
         for number, matrix in enumerate(orientations(degrees)):
             yield Place(kind=kind, name=f"{number} at {degrees:g}", geometry=_turned(_GRID, matrix))
@@ -131,8 +133,10 @@ def places() -> Iterator[Place]:
             geometry = _turned(_GRID, turned[number])
             positions = move(stack_of(np.empty(0), geometry))
             yield Place(kind=kind, name=f"{kind}, {number}", geometry=geometry, positions=positions)
+    for number, matrix in enumerate(turned):
+        yield Place(kind=_OBLONGS, name=f"oblong, {number}", geometry=_turned(_OBLONG, matrix))
     for number in SOME:
-        yield Place(kind="narrow pixels, 0.43 x 2.75 mm", name=f"narrow, {number}", geometry=_turned(_NARROW, turned[number]))
+        yield Place(kind=_OBLONGS, name=f"narrow, {number}", geometry=_turned(_NARROW, turned[number]))
 
 
 # ------------------------------------------------------------ there and back

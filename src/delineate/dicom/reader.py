@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from delineate import ahead
 from delineate.dicom.pixel_format import PixelFormat
 from delineate.dicom.pixels import LARGEST, planes_of
 from delineate.dicom.planes import SHIFT, Planes
@@ -186,12 +187,12 @@ def _voxels(slices: Sequence[Slice], form: PixelFormat) -> tuple[np.ndarray, flo
     frames = [(item.header, item.frame) for item in slices]
     scales = {(item.slope, item.intercept) for item in slices}
     if len(scales) == 1:
-        voxels = np.empty(shape, form.dtype)
+        voxels = ahead.empty(shape, form.dtype)
         for _ in planes_of(frames, form, voxels):
             pass
         return voxels, *scales.pop()
     kind = _common_type(scales, form)
-    voxels = np.empty(shape, kind)
+    voxels = ahead.empty(shape, kind)
     for index, plane in planes_of(frames, form, np.empty((1, *shape[1:]), form.dtype)):
         np.multiply(plane, slices[index].slope, out=voxels[index], dtype=np.float64, casting="unsafe")
         voxels[index] += kind.type(slices[index].intercept)

@@ -138,7 +138,7 @@ def storescp(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[by
 
 
 def to_storescp(port: int) -> DicomSettings:
-    return DicomSettings(name="dcmtk", host="127.0.0.1", port=port, ae="STORESCP", timeout=5.0)
+    return DicomSettings(name="dcmtk", host="127.0.0.1", port=port, ae="STORESCP", timeout=2.0)
 
 
 @needs_dcmtk

@@ -48,12 +48,12 @@ def read_image(path: Path, asked: DicomAsked, scratch: Path, name: str = "") -> 
     from delineate.dicom.reader import read_group
     from delineate.dicom.series import scan
 
-    found = scan(_unpacked(path, scratch))
-    found = replace(found, name=name or path.name)
-    image = read_group(found.one(asked.series), gaps=asked.gaps, doubled=asked.doubled)  # type: ignore[arg-type]
+    found = replace(scan(_unpacked(path, scratch)), name=name or path.name)
+    group = found.one(asked.series)
     damaged = [str(item.error) for item in found.skipped if item.error is not None]
-    if damaged:
+    if damaged:  # before a gap is told of, which may be theirs
         raise ImageError(f"files that may be slices are damaged: {'; '.join(damaged[:5])}", "Send these files again, or remove them.")
+    image = read_group(group, gaps=asked.gaps, doubled=asked.doubled)  # type: ignore[arg-type]
     return ReadImage(image.volume, image.series)
 
 

@@ -69,7 +69,6 @@ def _observation(number: int, region: Written) -> Any:
     data = item(
         ObservationNumber=number,
         ReferencedROINumber=number,
-        ROIObservationLabel=region.name[:16],
         RTROIInterpretedType=region.meaning.kind,
         ROIInterpreter="",
     )

@@ -104,7 +104,8 @@ class Holdings:
         """What a query finds."""
         with self._lock:
             try:
-                return self._line.execute(statement, values).fetchall()
+                named = values[0] if len(values) == 1 and isinstance(values[0], dict) else values
+                return self._line.execute(statement, named).fetchall()
             except sqlite3.Error as error:
                 raise _mapped(error) from error
 

@@ -16,6 +16,7 @@ CREATE TABLE series (
     version INTEGER NOT NULL DEFAULT 0,
     fresh INTEGER NOT NULL DEFAULT 0,
     is_open INTEGER NOT NULL DEFAULT 0,
+    is_released INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
     last REAL NOT NULL,
     UNIQUE (uid, sender)

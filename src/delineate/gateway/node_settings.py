@@ -53,7 +53,8 @@ class NodeSettings:
     may call, none for any; quiet : seconds after the last object and the end of its association until a series counts as
     whole; broken : the same after an association that broke off; late : what becomes of objects that come after that;
     at_once : series in work, and deliveries; attempts, pause, longest_pause : of one step that fails, seconds between;
-    task : seconds that a model may take; keep : seconds for which images and results stay after the last delivery;
+    task : seconds that a model may take; keep : seconds for which images and results stay after the last
+    delivery, keep_held : for which stays what waits for a person;
     most : bytes of images held; spare : bytes that stay free on the disk.
     """
 
@@ -74,6 +75,7 @@ class NodeSettings:
     longest_pause: float = 600.0
     task: float = 4 * 3600.0
     keep: float = 7 * _DAY
+    keep_held: float = 30 * _DAY
     most: float = math.inf
     spare: int = _GIB
 
@@ -111,6 +113,7 @@ def _read(table: Table) -> NodeSettings:
         longest_pause=table.number("longest_pause_seconds", 0.01, 86400, base.longest_pause),
         task=table.number("task_seconds", 1, 7 * _DAY, base.task),
         keep=table.number("keep_days", 0, 36500, base.keep / _DAY) * _DAY,
+        keep_held=table.number("keep_held_days", 0, 36500, base.keep_held / _DAY) * _DAY,
         most=most * _GIB if most else math.inf,
         spare=int(table.number("spare_gigabytes", 0, 1e6, base.spare / _GIB) * _GIB),
     )

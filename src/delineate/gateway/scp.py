@@ -32,7 +32,7 @@ _EVENT: Final = 1 << 24  # bytes of a report
 _HANDSHAKE: Final = 10.0  # seconds
 _MORE: Final = 16  # connections beyond the limit of associations, which are told that there are too many
 
-Heard = Callable[[Any], None]
+Heard = Callable[[Any], object]
 
 
 class Door:

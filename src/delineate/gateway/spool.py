@@ -14,7 +14,7 @@ import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -143,7 +143,7 @@ class Spool:
         self.folder = folder
         self.coming = folder / "coming"
         self.aside = folder / "aside"
-        for name in (self.coming, self.aside, folder / "series", folder / "jobs"):
+        for name in (self.coming, self.aside, folder / "series", folder / "versions", folder / "jobs"):
             name.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def clear(self) -> None:
@@ -163,6 +163,24 @@ class Spool:
             sync_folder(folder.parent)
         return folder
 
+    def version(self, series: int, number: int, files: Sequence[str]) -> Path:
+        """A folder with the files of a version alone: more may come while they are read."""
+        folder = self.folder / "versions" / f"{series}-{number}"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        source = self.folder / "series" / str(series)
+        for name in set(files) - {path.name for path in folder.iterdir()}:
+            try:
+                (folder / name).hardlink_to(source / name)
+            except FileNotFoundError:
+                raise
+            except OSError:  # a file system without links
+                shutil.copyfile(source / name, folder / name)
+        return folder
+
+    def forget_version(self, series: int, number: int) -> None:
+        """Remove the folder of a version; its files stay with the series."""
+        shutil.rmtree(self.folder / "versions" / f"{series}-{number}", ignore_errors=True)
+
     def job(self, number: int) -> Path:
         """The folder of a job's files, made where it is missing."""
         folder = self.folder / "jobs" / str(number)
@@ -172,6 +190,8 @@ class Spool:
     def forget_series(self, number: int) -> None:
         """Remove a series' files."""
         shutil.rmtree(self.folder / "series" / str(number), ignore_errors=True)
+        for folder in (self.folder / "versions").glob(f"{number}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
         for path in self.aside.glob(f"{number}-*"):
             path.unlink(missing_ok=True)
 

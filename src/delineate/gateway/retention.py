@@ -1,0 +1,51 @@
+"""What is done with goes after a while; so does what nobody decided about, later."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from delineate.gateway.holdings import Holdings
+from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.spool import Spool
+
+_LOG: Final = logging.getLogger("delineate.gateway")
+
+_OVER: Final = """
+SELECT series.id, series.uid FROM series
+WHERE fresh = 0 AND NOT is_open AND last < :before
+  AND NOT EXISTS (SELECT 1 FROM versions WHERE series = series.id AND (state IN ('whole', 'working') OR at >= :before))
+  AND EXISTS (SELECT 1 FROM versions WHERE series = series.id AND state = 'held') = :is_held
+"""
+_IDLE: Final = "SELECT series, number FROM versions WHERE state IN ('done', 'replaced', 'noted')"
+
+
+class Retention:
+    """Removes series that are done with for as long as the settings say."""
+
+    def __init__(self, holdings: Holdings, spool: Spool, settings: NodeSettings) -> None:
+        self._holdings, self._spool, self._settings = holdings, spool, settings
+
+    def sweep(self) -> int:
+        """Remove what is due; the count of series removed."""
+        now, count = self._holdings.clock(), 0
+        for is_held, keep in ((0, self._settings.keep), (1, self._settings.keep_held)):
+            for row in self._holdings.rows(_OVER, {"before": now - keep, "is_held": is_held}):
+                self._remove(row["id"], "its time was up" + (", and nobody had decided about it" if is_held else ""))
+                count += 1
+        for row in self._holdings.rows(_IDLE):
+            self._spool.forget_version(row["series"], row["number"])
+        if count:
+            self._holdings.prune_events()
+            _LOG.info("%d series were removed from the disk", count)
+        return count
+
+    def _remove(self, series: int, words: str) -> None:
+        """Rows first: files without rows are removed at the next start."""
+        jobs = [row["id"] for row in self._holdings.rows("SELECT id FROM jobs WHERE series = ?", series)]
+        with self._holdings.change() as line:
+            line.execute("DELETE FROM series WHERE id = ?", (series,))
+            self._holdings.event(line, f"removed: {words}", series)
+        self._spool.forget_series(series)
+        for job in jobs:
+            self._spool.forget_job(job)

@@ -1,0 +1,278 @@
+"""What happens to a whole series: rules are chosen, the server segments, results are written and delivered.
+
+Each step begins with what the database says and ends with a row, so that it can be begun again after whatever ended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from delineate.client.sync import Client
+from delineate.dicom import reader, rtstruct, seg
+from delineate.errors import (
+    DeadlineError,
+    DelineateError,
+    ImageError,
+    RejectedError,
+    ResultLostError,
+    ServerError,
+    SettingsError,
+    StoreError,
+    UnknownTaskError,
+)
+from delineate.gateway.commitment import Commitments
+from delineate.gateway.destinations import DeliveryError, make
+from delineate.gateway.holdings import Holdings, Row
+from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.rules import Rule, Rules, Server
+from delineate.gateway.rules_attributes import attributes_of
+from delineate.gateway.spool import Spool, sync_folder
+from delineate.gateway.work_rows import WorkRows
+from delineate.segmentation import Segmentation
+from delineate.volume import Volume
+
+_LOG: Final = logging.getLogger("delineate.gateway")
+_SLICE: Final = 15.0  # seconds between looks at whether a task is still wanted
+_RESULTS: Final = "results"
+_UNEXPECTED: Final = "Tell the developers, with the node's log."
+
+
+class _NoMoreError(Exception):
+    """The node is stopping, or the job was replaced."""
+
+
+class Work:
+    """Carries series through. For several threads.
+
+    server : where rules go that name none; stop : set when the node is to end.
+    """
+
+    def __init__(
+        self, holdings: Holdings, spool: Spool, settings: NodeSettings, rules: Rules, server: Server | None, stop: threading.Event
+    ) -> None:
+        self._holdings, self._spool, self._settings = holdings, spool, settings
+        self._rules = {rule.name: rule for rule in rules.rules}
+        self._all = rules
+        self._server = server
+        self._stop = stop
+        self.commitments = Commitments()
+        self.rows = WorkRows(holdings, settings.attempts, settings.pause, settings.longest_pause)
+
+    # Choosing
+
+    def decide(self, series: int, version: int) -> None:
+        """Look at the rules; a version for which there is none, or which makes no sense, is held."""
+        try:
+            self.rows.decided(series, version, [rule.name for rule in self._chosen(series, version)])
+        except StoreError:
+            raise
+        except DelineateError as error:
+            self.rows.hold_version(series, version, _said(error.message), error.advice)
+        except FileNotFoundError:
+            self.rows.hold_version(series, version, "files are gone from the disk", "Send the series again.")
+        except OSError:
+            raise
+        except Exception as error:
+            _LOG.error("the rules for series %d failed: %s", series, type(error).__name__)
+            self.rows.hold_version(series, version, f"an unexpected {type(error).__name__}", _UNEXPECTED)
+
+    def _chosen(self, series: int, version: int) -> list[Rule]:
+        with reader.looked_at(self._folder(series, version)) as found:
+            group = found.one()
+            return self._all.choose(attributes_of(group, self._all.keywords))
+
+    def _folder(self, series: int, version: int) -> Path:
+        return self._spool.version(series, version, self._holdings.files(series, version))
+
+    # Segmenting
+
+    def carry(self, job: int) -> None:
+        """Read, submit, wait, write; raises nothing."""
+        try:
+            self._guarded(job)
+        except StoreError as error:
+            _LOG.error("job %d: %s", job, error.sentence())
+            self._stop.wait(1.0)  # it is due still
+
+    def _guarded(self, job: int) -> None:
+        try:
+            self._carry(job)
+        except _NoMoreError:
+            pass
+        except (UnknownTaskError, ResultLostError) as error:
+            self.rows.later(job, f"the server has lost it: {_said(error.message)}", "", is_new=True)
+        except (RejectedError, SettingsError) as error:
+            self.rows.hold(job, _said(error.message), error.advice)
+        except (ServerError, StoreError) as error:
+            _LOG.warning("job %d will be tried again: %s", job, error.message)
+            self.rows.later(job, _said(error.message), error.advice)
+        except DelineateError as error:
+            _LOG.warning("job %d is held: %s", job, type(error).__name__)
+            self.rows.hold(job, _said(error.message), error.advice)
+        except OSError as error:
+            self.rows.later(job, f"the node's disk: {error.strerror}", "Look at the disk of the node's data folder.")
+        except Exception as error:  # whatever it is must not end the node; its words might hold a patient's
+            _LOG.error("job %d failed: %s", job, type(error).__name__)
+            self.rows.hold(job, f"an unexpected {type(error).__name__}", _UNEXPECTED)
+
+    def _carry(self, job: int) -> None:
+        row = self.rows.job(job)
+        if row is None or row["state"] not in ("waiting", "sent"):
+            return
+        rule, server = self._rule(row["rule"])
+        folder = self._folder(row["series"], row["version"])
+        image = reader.read(folder)
+        if image.lost:
+            raise ImageError(image.lost, "Send the series again; files that cannot be read may be slices of it.")
+        notes = list(image.notes)
+        volume = self._anonymous(folder, server, notes) if server.deidentify != "off" else image.volume
+        with self._client(server) as client:
+            segmentation = self._segmented(client, row, rule, volume)
+            notes += client.notes
+        self._write(job, rule, segmentation, image, notes)
+        self.rows.written(job, rule.destinations, notes)
+
+    def _rule(self, name: str) -> tuple[Rule, Server]:
+        rule = self._rules.get(name)
+        if rule is None:
+            raise SettingsError(f"the rule {name!r} is no longer in the rules file", "Write it again, or send the series again.")
+        server = self._all.servers[rule.server] if rule.server else self._server
+        if server is None:
+            raise SettingsError(f"the rule {name!r} names no server, and the node has none", "Start the node with --server.")
+        return rule, server
+
+    def _client(self, server: Server) -> Client:
+        token = None
+        if server.token_file is not None:
+            try:
+                token = server.token_file.read_text(encoding="utf-8").splitlines()[0].strip()
+            except (OSError, IndexError, UnicodeDecodeError):
+                raise SettingsError(f"no token could be read from {server.token_file}", "Write it on the first line.") from None
+        return Client(server.url, token=token, ca_file=server.ca_file, timeout=self._settings.task)
+
+    def _anonymous(self, folder: Path, server: Server, notes: list[str]) -> Volume:
+        """The image as it may leave. Of a task's archive voxels and grid are all that goes; what cannot be made anonymous stays here."""
+        from delineate.dicom.deidentify import Deidentifier, Policy
+
+        target = folder.with_name(folder.name + "-anonymous")
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(mode=0o700)
+        try:
+            with Deidentifier(self._spool.folder / "identities.sqlite") as deidentifier:
+                deidentifier.series(folder, target, policy=Policy.read(server.deidentify), notes=notes)
+            return reader.read_volume(target)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+
+    def _segmented(self, client: Client, row: Row, rule: Rule, volume: Volume) -> Segmentation:
+        job, uid = row["id"], row["task"]
+        if row["state"] == "waiting":
+            uid = client.submit(
+                [volume], rule.model, priority="batch", prompts=dict(rule.parameters) or None, key=self._key(row), timeout=600.0
+            )
+            self.rows.sent(job, uid)
+        self._wait(client, job, uid)
+        return client.fetch(uid, geometry=volume.geometry)
+
+    def _key(self, row: Row) -> str:
+        """The same for every try of one round, so that the server makes one task of them."""
+        words = f"{self._holdings.name} {row['series']} {row['version']} {row['rule']} {row['round']}"
+        return hashlib.sha256(words.encode()).hexdigest()[:48]
+
+    def _wait(self, client: Client, job: int, uid: str) -> None:
+        begin = self.rows.job(job)
+        end = (begin["changed"] if begin else 0.0) + self._settings.task
+        while True:
+            if self._stop.is_set() or not self._is_wanted(job):
+                with contextlib.suppress(DelineateError):
+                    if not self._stop.is_set():
+                        client.cancel(uid, timeout=_SLICE)
+                raise _NoMoreError
+            try:
+                client.wait(uid, timeout=_SLICE)
+                return
+            except DeadlineError:
+                if time.time() > end:
+                    raise _too_long(self._settings.task) from None
+
+    def _is_wanted(self, job: int) -> bool:
+        row = self.rows.job(job)
+        return row is not None and row["state"] == "sent"
+
+    def _write(self, job: int, rule: Rule, segmentation: Segmentation, image: reader.DicomImage, notes: list[str]) -> None:
+        """All results or none: the folder gets its name when they are on the disk."""
+        folder = self._spool.job(job)
+        part = folder / f"{_RESULTS}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(mode=0o700)
+        writers: Mapping[str, Callable[[Path], None]] = {
+            "rtstruct": lambda path: rtstruct.write_rtstruct(path, segmentation, image.series, rule.rtstruct, notes),
+            "seg": lambda path: seg.write_seg(path, segmentation, image.series, replace(rule.seg, algorithm=rule.model), notes),
+        }
+        for output in rule.outputs:
+            path = part / f"{output}.dcm"
+            writers[output](path)
+            _to_disk(path)
+        sync_folder(part)
+        shutil.rmtree(folder / _RESULTS, ignore_errors=True)
+        part.rename(folder / _RESULTS)
+        sync_folder(folder)
+
+    # Delivering
+
+    def deliver(self, delivery: int) -> None:
+        """Bring the results of a job to one destination; raises nothing."""
+        try:
+            self._deliver(delivery)
+        except StoreError as error:
+            _LOG.error("delivery %d: %s", delivery, error.sentence())
+            self._stop.wait(1.0)
+
+    def _deliver(self, delivery: int) -> None:
+        row = self.rows.delivery(delivery)
+        if row is None or row["state"] != "waiting":
+            return
+        notes: list[str] = []
+        try:
+            settings = self._all.destinations.get(row["destination"])
+            if settings is None:
+                raise SettingsError(f"the destination {row['destination']!r} is no longer in the rules file", "Write it again.")
+            files = sorted((self._spool.job(row["job"]) / _RESULTS).iterdir())
+            make(settings, self.commitments).deliver(files, notes)
+        except DeliveryError as error:
+            _LOG.warning("delivery %d to %s: %s", delivery, row["destination"], error.message)
+            self.rows.not_delivered(delivery, _said(error.message), error.advice, error.is_final)
+        except (ServerError, StoreError, OSError) as error:
+            advice = error.advice if isinstance(error, DelineateError) else ""
+            self.rows.not_delivered(delivery, _said(str(error)), advice, is_final=False)
+        except DelineateError as error:
+            self.rows.not_delivered(delivery, _said(error.message), error.advice, is_final=True)
+        except Exception as error:
+            _LOG.error("delivery %d failed: %s", delivery, type(error).__name__)
+            self.rows.not_delivered(delivery, f"an unexpected {type(error).__name__}", _UNEXPECTED, is_final=True)
+        else:
+            self.rows.delivered(delivery, notes)
+
+
+def _said(words: str) -> str:
+    return words.strip().rstrip(".")[:2000]
+
+
+def _too_long(seconds: float) -> DelineateError:
+    return DelineateError(f"the model took longer than {seconds:g} s", "Raise task_seconds of the node, or look at the server's tasks.")
+
+
+def _to_disk(path: Path) -> None:
+
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

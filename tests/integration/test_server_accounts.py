@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,9 @@ from delineate.server.accounts.passwords import Passwords
 from delineate.server.accounts.rights import RIGHTS, Rule, rule_of
 from delineate.server.app import create_app
 from delineate.server.settings import Settings
+from delineate.store.database import Database
 from delineate.store.users import UserStore
+from delineate.task import BACKGROUND, Failure
 from delineate.testing.models import FOLDER
 from delineate.testing.oidc import CLIENT, OidcProvider
 from delineate.volume import Volume
@@ -93,7 +97,7 @@ def test_every_route_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
 
 def address_of(path: str) -> str:
     filled = path
-    for name in ("{uid}", "{model}", "{session_id}", "{strategy}", "{method}", "{rest:path}"):
+    for name in ("{uid}", "{model}", "{session_id}", "{strategy}", "{method}", "{rest:path}", "{path:path}"):
         filled = filled.replace(name, "first" if name == "{strategy}" else "x/y" if "rest" in name else "x")
     assert "{" not in filled
     return filled
@@ -276,6 +280,86 @@ def test_a_uid_reads_and_the_owner_or_an_administrator_removes(server: Any) -> N
     assert server.http.delete(f"/api/tasks/?uid={post()}", headers=bearer(tokens["admin"])).status_code == 200
 
 
+def test_invented_names_of_clients_get_no_further_images(server: Any) -> None:
+    tokens = with_users(server, ("alice", "annotator"), ("bob", "annotator"))
+
+    def next_for(who: str, client: str) -> Any:
+        return server.http.post("/activelearning/first", json={"client_id": client}, headers=bearer(tokens[who])).json().get("id")
+
+    assert {next_for("alice", f"client {number}") for number in range(5)} == {"a"}
+    assert next_for("bob", "client 1") == "b"
+
+
+def test_everybody_lists_their_own_tasks(server: Any, tokens: dict[str, str]) -> None:
+    for who in ("user", "annotator", "annotator"):
+        content = (server.studies / "a.nii.gz").read_bytes()
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("tmp_0000.nii.gz", content)
+        posted = server.http.post(
+            "/api/tasks/?model_human_readable_id=noop", content=archive.getvalue(),
+            headers={"content-type": "application/zip", **bearer(tokens[who])},
+        )  # fmt: skip
+        assert posted.status_code == 200, posted.text
+    with Client(server.url, token=tokens["annotator"]) as client:
+        own = client.tasks()
+        assert len(own) == 2
+    listed = {who: server.http.get("/api/tasks/", headers=bearer(tokens[who])).json() for who in ROLES}
+    assert {who: len(rows) for who, rows in listed.items()} == {"user": 1, "annotator": 2, "reviewer": 0, "admin": 3}
+    others = listed["user"][0]["id"]
+    one = {who: server.http.get("/api/tasks/", params={"task_id": others}, headers=bearer(tokens[who])).json() for who in ROLES}
+    assert {who: len(rows) for who, rows in one.items()} == {"user": 1, "annotator": 0, "reviewer": 0, "admin": 1}
+
+
+def test_a_label_is_judged_by_reviewers_alone(server: Any, tokens: dict[str, str]) -> None:
+    label = (server.studies / "a.nii.gz").read_bytes()
+
+    def save(who: str, params: str) -> httpx.Response:
+        answer: httpx.Response = server.http.put(
+            "/datastore/label",
+            params={"image": "a"},
+            headers=bearer(tokens[who]),
+            files={"label": ("l.nii.gz", label)},
+            data={"params": params},
+        )
+        return answer
+
+    approved = '{"segmentationMeta": {"status": "approved"}}'
+    refused = save("annotator", approved)
+    assert (refused.status_code, "the role reviewer" in refused.json()["message"]) == (403, True)
+    assert server.http.head("/datastore/label", params={"image": "a", "tag": "final"}, headers=bearer(tokens["user"])).status_code == 404
+    assert save("annotator", '{"segmentationMeta": {"comment": "see slice 3"}}').status_code == 200
+    assert save("reviewer", approved).status_code == 200
+
+
+def test_the_inside_of_a_fault_is_told_to_reviewers(server: Any, tokens: dict[str, str]) -> None:
+    store = server.service.tasks
+    task = server.service.submit_work("train", {}, owner="admin", prompts={"model": "voxel-forest"})
+    claimed = store.claim("w", lane=BACKGROUND)
+    log = store.blobs.incoming("log.txt")
+    log.write(b'looked at 3 images\nTraceback (most recent call last):\n  File "/opt/secret/x.py", line 3, in f\nKeyError: 1\n')
+    store.fail(claimed.uid, "w", Failure(kind="crash", message="the worker failed: KeyError: 1", advice="See the log."), log=log)
+    told = {who: server.http.get("/train/", headers=bearer(tokens[who])).json() for who in ROLES}
+    for who in ("user", "annotator"):
+        assert told[who]["details"] == ["looked at 3 images", "the worker failed: KeyError: 1. See the log."]
+        assert server.http.get(f"/api/tasks/{told[who]['id']}/log").status_code == 554, "nor is the log open under the id"
+    for who in ("reviewer", "admin"):
+        assert '  File "/opt/secret/x.py", line 3, in f' in told[who]["details"]
+        assert told[who]["id"] == task.uid
+
+
+@pytest.mark.parametrize("has_user", [False, True])
+def test_a_server_that_nobody_can_log_in_to_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture, has_user: bool) -> None:
+    settings = Settings(data=tmp_path, workers=0, accounts="local")
+    if has_user:
+        database = Database(settings.database_url)
+        database.migrate()
+        UserStore(database).add("alice", "hash", "admin")
+        database.close()
+    create_app(settings).state.service.close()
+    assert ("nobody can log in" in caplog.text) is not has_user
+
+
 def test_labels_and_leases_name_the_user_beside_the_client(server: Any) -> None:
     tokens = with_users(server, ("alice", "annotator"), ("bob", "annotator"))
     both = {"client_id": "slicer"}  # the same name on two machines
@@ -284,7 +368,7 @@ def test_labels_and_leases_name_the_user_beside_the_client(server: Any) -> None:
     )
     assert {first, second} == {"a", "b"}
     again = server.http.post("/activelearning/first", json=both, headers=bearer(tokens["alice"])).json()
-    assert (again["id"], again["strategy"]["first"]["client_id"]) == (first, "alice/slicer")
+    assert (again["id"], again["strategy"]["first"]["client_id"]) == (first, "alice")
     label = (server.studies / "a.nii.gz").read_bytes()
     saved = server.http.put(
         "/datastore/label", params={"image": first}, headers=bearer(tokens["alice"]),
@@ -363,8 +447,9 @@ def test_a_server_process_its_users_and_both_clients(tmp_path: Path) -> None:
         with Client(url, token=token) as client:
             uid = client.submit([image], "noop")
             client.wait(uid, timeout=60)
+            assert [row["model"] for row in client.tasks()] == ["noop"], "their own"
             with pytest.raises(AuthorizationError, match="role admin"):
-                client.tasks()
+                client.log("1")
         assert user_command(data, "roles", "alice", "admin").returncode == 0
         with Client(url, token=token) as client:
             assert [row["model"] for row in client.tasks()] == ["noop"]

@@ -131,7 +131,10 @@ def log(uid: str, **connection: Any) -> None:
 @_JSON
 @connection_options
 def tasks(state: str | None, limit: int, as_json: bool, **connection: Any) -> None:
-    """List the tasks of a server (needs the server's token unless it is on this machine)."""
+    """List the tasks of a server: with accounts your own, an administrator's list has all.
+
+    A server without accounts lists them for its token, or for this machine.
+    """
     with connect(**connection) as client:
         rows = client.tasks(state=state, limit=limit)
     if as_json:

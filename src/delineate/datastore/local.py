@@ -39,6 +39,7 @@ LEASE: Final = 3600.0
 _SETTLE: Final = 2.0
 _PATIENCE: Final = 1.0  # s beyond that time for which an image is waited for that is just being copied
 _TURN: Final = 0.05  # s
+_WAITING: Final = 4  # threads at once
 _QUICK, _SHARE = 0.01, 10.0  # s; a look that takes longer is not repeated for so many times as long, whoever asks for what is not there
 _CHUNK: Final = 500
 
@@ -95,6 +96,7 @@ class LocalDatastore(Sampling):
         self._is_behind = True
         self._arriving: frozenset[str] = frozenset()
         self._look_again = 0.0
+        self._waiting = threading.Semaphore(_WAITING)
         self._watch: Watch | None = None
         self._owns_kept = self._mark(row.uid)
         self.sweep()
@@ -154,9 +156,14 @@ class LocalDatastore(Sampling):
             self.look(deep=False)
             took = time.monotonic() - begin
             self._look_again = begin + took + (_SHARE * took if took > _QUICK else 0.0)
-        while id in self._arriving and id not in self.state().entries and time.monotonic() < end:
-            time.sleep(_TURN)
-            self.look(deep=False)
+        if id not in self._arriving or id in self.state().entries or not self._waiting.acquire(blocking=False):
+            return
+        try:
+            while id in self._arriving and id not in self.state().entries and time.monotonic() < end:
+                time.sleep(_TURN)
+                self.look(deep=False)
+        finally:
+            self._waiting.release()
 
     def _take_over(self, seen: Look) -> int:
         before = time.time_ns() - int(self._settle * 1e9)

@@ -17,6 +17,7 @@ from delineate.protocols import inference_replies as replies
 from delineate.protocols import inference_server as protocol
 from delineate.protocols.administration_flows import LOGS_PATH
 from delineate.server import openapi
+from delineate.server.accounts.identity import Role
 from delineate.server.adoption import as_result
 from delineate.server.files import Files
 from delineate.server.inference_server import FILE_FIELDS
@@ -64,20 +65,27 @@ class AdministrationRoutes:
         limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
         before: Annotated[int | None, Query(description="Only tasks with a smaller id: the next page.")] = None,
     ) -> Response:
-        """Tasks, newest first."""
-        wanted = _state(status, state)
-        return JSONResponse(await self._files.run(partial(self._list_tasks, task_id, wanted, limit, before)))
+        """Tasks, newest first: all for an administrator, their own for everybody else."""
+        wanted, identity = _state(status, state), self._guard.identity(request)
+        owner = None if identity is None or identity.role is Role.ADMIN else identity.name
+        return JSONResponse(await self._files.run(partial(self._list_tasks, task_id, wanted, owner, limit, before)))
 
-    def _list_tasks(self, task_id: int | None, state: TaskState | None, limit: int, before: int | None) -> list[dict[str, Any]]:
+    def _list_tasks(
+        self, task_id: int | None, state: TaskState | None, owner: str | None, limit: int, before: int | None
+    ) -> list[dict[str, Any]]:
         if task_id is not None:
             try:
                 found = [self._service.tasks.find(task_id)]
             except UnknownTaskError:
                 found = []
         else:
-            found = self._service.tasks.tasks(state, limit=limit, before=before)
+            found = self._service.tasks.tasks(state, owner=owner, limit=limit, before=before)
         models = {model.name: model for model in self._service.models.models()}
-        return [replies.task_to_json(task, models.get(task.model)) for task in found if state in (None, task.state)]
+        return [
+            replies.task_to_json(task, models.get(task.model))
+            for task in found
+            if state in (None, task.state) and owner in (None, task.owner)
+        ]
 
     async def set_state(self, request: Request, task_id: TaskId, status: Status) -> Response:
         """Say what a task's status is: -1 queues it again, 2 is for a worker outside of this server."""

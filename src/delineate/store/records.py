@@ -69,13 +69,23 @@ class TaskRecords:
                 found.update((task.uid, task) for task in self._tasks_of(connection, rows))
         return found
 
-    def tasks(self, state: TaskState | None = None, model: str | None = None, *, limit: int = 100, before: int | None = None) -> list[Task]:
+    def tasks(
+        self,
+        state: TaskState | None = None,
+        model: str | None = None,
+        *,
+        owner: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> list[Task]:
         """Tasks, newest first; `before` is the id at which the last page ended."""
         query = sa.select(TASKS).order_by(TASKS.c.id.desc()).limit(limit)
         if state is not None:
             query = query.where(TASKS.c.state == TaskState(state).value)
         if model is not None:
             query = query.where(TASKS.c.model == model)
+        if owner is not None:
+            query = query.where(TASKS.c.owner == owner)
         if before is not None:
             query = query.where(TASKS.c.id < before)
         with self.database.read() as connection:

@@ -63,7 +63,8 @@ _TABLE: Final[tuple[tuple[Rule, str, tuple[str, ...]], ...]] = (
     (OPEN, "/api/tasks/{rest:path}", ("GET", "DELETE")),  # what cannot be a uid
     (OPEN, "/api/tasks/{rest:path}/cancel", ("POST",)),
     # Administration.
-    (ADMIN, "/api/tasks/", ("GET", "PUT")),
+    (USER, "/api/tasks/", ("GET",)),  # their own; an administrator sees all
+    (ADMIN, "/api/tasks/", ("PUT",)),
     (ADMIN, "/api/tasks/inputs/", ("GET",)),
     (ADMIN, "/api/tasks/logs/", ("GET",)),
     (ADMIN, "/api/tasks/outputs/", ("POST",)),

@@ -59,7 +59,7 @@ class LabelApi:
         self._keeping = keeping
         infers = Infers(service, asking, keeping, guard, listening, files, threads)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
-        statistics, trainings = TrainStatistics(service), Works(TRAIN, service, listening, files)
+        statistics, trainings = TrainStatistics(service), Works(TRAIN, service, guard, listening, files)
         scores = Scores(service, annotation)
         self._looking = Looking(service, annotation, scores, files)
         self._groups = (
@@ -71,8 +71,8 @@ class LabelApi:
             SessionRoutes(annotation, guard, files, downloads, threads, limit),
             BatchRoutes(service, annotation, self._batches, guard, files),
             TrainRoutes(service, annotation, trainings, statistics, guard, files),
-            WeightRoutes(service, Works(WEIGHTS, service, listening, files), guard, files, threads),
-            ScoringRoutes(scores, Works(SCORE, service, listening, files), guard, files),
+            WeightRoutes(service, Works(WEIGHTS, service, guard, listening, files), guard, files, threads),
+            ScoringRoutes(scores, Works(SCORE, service, guard, listening, files), guard, files),
             SlideRoutes(infers, threads),  # before the route that holds a model's name
             InferRoutes(infers, threads),
         )

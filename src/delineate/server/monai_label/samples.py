@@ -54,11 +54,9 @@ class SampleRoutes:
         return JSONResponse(await self._repeats.once(f"sample {strategy} {tag}", holder, request.headers.get(KEY_HEADER), choose))
 
     def _holder(self, request: Request, client_id: str | None) -> str:
+        # With accounts the user alone: a client may say anything of itself, and would have every image under as many names.
         owner = self._guard.owner(request)
-        if not self._guard.has_accounts:
-            return client_id or owner
-        # Both: a client may say anything of itself, and one account may sit at two machines.
-        return f"{owner}/{client_id}" if client_id and client_id != owner else owner
+        return owner if self._guard.has_accounts else client_id or owner
 
 
 def _message(sample: Sample) -> wire.Sample:

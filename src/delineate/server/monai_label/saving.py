@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from delineate.datastore.names import check_id
 from delineate.protocols import monai_label_datastore as wire
 from delineate.protocols.monai_label import FILE_FIELD, LABEL_FIELD, PARAMS_FIELD
+from delineate.server.accounts.identity import Role, RoleMissingError
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.datastore import Image, Label, Tag
 from delineate.server.monai_label.forms import Form, json_object
@@ -34,6 +35,7 @@ def _form(file: str, fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 _PARAMS: Final = {PARAMS_FIELD: "A JSON object, kept with it."}
+_JUDGEMENT: Final = "segmentationMeta"
 _INFO: Final = {wire.INFO_FIELD: "A JSON object, added to what is kept, key by key."}
 
 
@@ -84,6 +86,7 @@ class SavingRoutes:
         async with Form(taker, self._threads, self._limit) as form:
             await form.read(request)
             info = self._with_user(request, json_object(form.fields.get(PARAMS_FIELD, ""), PARAMS_FIELD))
+            self._require_unjudged(request, info)
             told = "" if self._guard.has_accounts else info.get("client_id")  # what a client says of itself counts where nobody is known
             owner = str(told or self._guard.owner(request))
             await self._annotation.fetch(image)
@@ -116,6 +119,13 @@ class SavingRoutes:
         await form.read(request)
         name = wire.INFO_FIELD if wire.INFO_FIELD in form.fields else PARAMS_FIELD
         return json_object(form.fields.get(name, ""), name)
+
+    def _require_unjudged(self, request: Request, info: dict[str, Any]) -> None:
+        """What a reviewer says of a label comes from reviewers. Raises `RoleMissingError`."""
+        identity, judgement = self._guard.identity(request), info.get(_JUDGEMENT)
+        is_judged = isinstance(judgement, dict) and bool(judgement.get("status"))
+        if is_judged and identity is not None and identity.role < Role.REVIEWER:
+            raise RoleMissingError(Role.REVIEWER, identity.role)
 
     def _with_names(self, image: str, info: dict[str, Any]) -> dict[str, Any]:
         if names_in(info):

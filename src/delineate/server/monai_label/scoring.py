@@ -40,15 +40,15 @@ class ScoringRoutes:
         routes.add(wire.SCORING_PATH, "DELETE", self.stop)
         routes.add("/scoring/{method}", "POST", self.start)
 
-    async def status(self, every: All = False, check_if_running: Running = False) -> Response:
+    async def status(self, request: Request, every: All = False, check_if_running: Running = False) -> Response:
         """The last run, and how far it is. Once it is `DONE`, what it found is in the information of labels and images."""
-        answer = await self._works.status(every=every, check_if_running=check_if_running)
+        answer = await self._works.status(request, every=every, check_if_running=check_if_running)
         await self._files.run(self._scores.collect)  # before anyone hears that it is done
         return answer
 
-    async def stop(self) -> Response:
+    async def stop(self, request: Request) -> Response:
         """Stop the run, and those that wait; null where none does."""
-        return await self._works.stop()
+        return await self._works.stop(request)
 
     async def start(self, request: Request, method: str, run_sync: Sync = False) -> Response:
         """Score all labels by a method: `dice` compares those of tag `y` (`final`) with those of `y_pred` (`original`), `sum` counts both.
@@ -59,7 +59,7 @@ class ScoringRoutes:
         task = await self._started(method, params, self._guard.owner(request), enqueue=False)
         if run_sync:
             return JSONResponse(await self._result(task))
-        return JSONResponse(await self._works.submitted(task))
+        return JSONResponse(await self._works.submitted(request, task))
 
     async def start_all(self, request: Request, run_sync: Sync = False) -> Response:
         """Score by every method, one after the other; parameters of one under its name."""
@@ -68,7 +68,7 @@ class ScoringRoutes:
         for method in METHODS:
             own = params.get(method)
             task = await self._started(method, own if isinstance(own, dict) else {}, owner, enqueue=True)
-            answers[method] = {"result": await (self._result(task) if run_sync else self._works.submitted(task)), "detail": None}
+            answers[method] = {"result": await (self._result(task) if run_sync else self._works.submitted(request, task)), "detail": None}
         return JSONResponse(answers)
 
     async def _started(self, method: str, params: Mapping[str, Any], owner: str, *, enqueue: bool) -> Task:

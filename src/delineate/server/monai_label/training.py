@@ -55,13 +55,13 @@ class TrainRoutes:
         routes.add(wire.TRAIN_PATH, "DELETE", self.stop)
         routes.add("/train/{model}", "POST", self.start)
 
-    async def status(self, every: All = False, check_if_running: Running = False) -> Response:
+    async def status(self, request: Request, every: All = False, check_if_running: Running = False) -> Response:
         """The last training, and how far it is."""
-        return await self._works.status(every=every, check_if_running=check_if_running)
+        return await self._works.status(request, every=every, check_if_running=check_if_running)
 
-    async def stop(self) -> Response:
+    async def stop(self, request: Request) -> Response:
         """Stop the training, and those that wait; null where none does. The model stays as it was."""
-        return await self._works.stop()
+        return await self._works.stop(request)
 
     async def start(self, request: Request, model: str, run_sync: Sync = False, enqueue: Enqueue = False) -> Response:
         """Learn from the labelled images of the datastore.
@@ -72,7 +72,7 @@ class TrainRoutes:
         params = json_object(await small_body(request), "the request")
         task = await self._started(model, params, self._guard.owner(request), enqueue)
         if not run_sync:
-            return JSONResponse(await self._works.submitted(task))
+            return JSONResponse(await self._works.submitted(request, task))
         ended = await self._works.ended(task)
         await self._works.answer(ended)  # raises where it failed
         return JSONResponse(await self._files.run(lambda: self._statistics.of(ended, in_full=True)))
@@ -85,7 +85,7 @@ class TrainRoutes:
             own = params.get(name)
             given = {**params, **(own if isinstance(own, dict) else {})}
             task = await self._started(name, given, owner, enqueue=True)
-            result = self._works.shown(await self._works.ended(task)) if run_sync else self._works.submitted(task)
+            result = self._works.shown(request, await self._works.ended(task)) if run_sync else self._works.submitted(request, task)
             answers[name] = {"result": await result, "detail": None}
         return JSONResponse(answers)
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import Query
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from delineate.errors import DelineateError, UnavailableError, UnknownTaskError
 from delineate.protocols import monai_label as wire
 from delineate.runners.work import read_answer
+from delineate.server.accounts.identity import Role
 from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.faults import BusyError, NotHereError
+from delineate.server.security import Guard
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
 from delineate.worker.desk import LOG_NAME, desks_folder
@@ -43,12 +48,15 @@ _WORDS: Final = {"train": "training", "score": "scoring"}
 _SAID: Final = {TaskState.PENDING: "Waits for its turn.", TaskState.RUNNING: "Begins.", TaskState.FINISHED: "Done."}
 """Of a task that said nothing itself: clients read the last line."""
 
+_TRACE: Final = re.compile(r'Traceback \(|\s+File ".*", line \d+')
+
 
 class Works:
     """The works of one name. Belongs to one event loop."""
 
-    def __init__(self, name: str, service: Service, listening: Listening, files: Files) -> None:
+    def __init__(self, name: str, service: Service, guard: Guard, listening: Listening, files: Files) -> None:
         self._name, self._word = name, _WORDS.get(name, f"{name} task")
+        self._guard = guard
         self._service = service
         self._listening = listening
         self._files = files
@@ -78,22 +86,27 @@ class Works:
 
         return await self._files.run(read)
 
-    async def status(self, *, every: bool, check_if_running: bool) -> Response:
+    async def status(self, request: Request, *, every: bool, check_if_running: bool) -> Response:
         """The answer to a question for the last one, for one that runs, or for all, oldest first."""
-        return JSONResponse(await self._files.run(lambda: self._status(every, check_if_running)))
+        return JSONResponse(await self._files.run(lambda: self._status(every, check_if_running, self._sees_all(request))))
 
-    def _status(self, every: bool, check_if_running: bool) -> Any:
+    def _sees_all(self, request: Request) -> bool:
+        """Whether who asks is told what a fault of ours looks like inside: reviewers, and everybody where nobody is known."""
+        identity = self._guard.identity(request)
+        return identity is None or identity.role >= Role.REVIEWER
+
+    def _status(self, every: bool, check_if_running: bool, in_full: bool) -> Any:
         tasks = self._service.tasks.work(self._name, limit=_MOST)
         active = next((task for task in reversed(tasks) if not task.state.is_final), None)
         if check_if_running and active is None:
             raise NotHereError(f"no {self._word} runs", "Ask without check_if_running for the last one.")
         if every and not check_if_running:
-            return [self.view(task).to_json() for task in reversed(tasks)]
+            return [self.view(task, in_full).to_json() for task in reversed(tasks)]
         if not tasks:
             raise NotHereError(f"there was no {self._word} yet", "Start it first.")
-        return self.view(active or tasks[0]).to_json()
+        return self.view(active or tasks[0], in_full).to_json()
 
-    async def stop(self) -> Response:
+    async def stop(self, request: Request) -> Response:
         """Stop all that wait or run; null where nothing does. What was there before stays as it was."""
         tasks = await self._files.run(self.open)
         for task in tasks:
@@ -104,35 +117,37 @@ class Works:
         last = tasks[0]
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError, DelineateError):
             last = await asyncio.wait_for(self.ended(last), _PATIENCE)
-        return JSONResponse(await self.shown(last))
+        return JSONResponse(await self.shown(request, last))
 
-    async def shown(self, task: Task) -> dict[str, Any]:
+    async def shown(self, request: Request, task: Task) -> dict[str, Any]:
         """A task as it is answered."""
-        return (await self._files.run(partial(self.view, task))).to_json()
+        return (await self._files.run(partial(self.view, task, self._sees_all(request)))).to_json()
 
-    async def submitted(self, task: Task) -> dict[str, Any]:
+    async def submitted(self, request: Request, task: Task) -> dict[str, Any]:
         """As the answer to its start: clients look for this state, however quick the worker was."""
-        shown = await self.shown(task)
+        shown = await self.shown(request, task)
         return {name: value for name, value in shown.items() if name not in ("details", "end_ts", "exit_code")} | {"status": "SUBMITTED"}
 
     def open(self) -> list[Task]:
         """Those that wait or run, the oldest first. Blocks."""
         return [task for task in reversed(self._service.tasks.work(self._name, limit=_MOST)) if not task.state.is_final]
 
-    def view(self, task: Task) -> wire.TaskView:
-        """A task in the dress of this API. Blocks."""
+    def view(self, task: Task, in_full: bool) -> wire.TaskView:
+        """A task in the dress of this API. Blocks. Not `in_full`, its id is not the uid, which would open the log."""
+        id = task.uid if in_full else hashlib.sha256(task.uid.encode()).hexdigest()[:32]
+        lines = self._details(task, in_full)
         values: dict[str, Any] = {
-            "id": task.uid, "status": _STATES[task.state], "request": dict(task.prompts), "start_ts": wire.timestamp(task.created),
-            "details": self._details(task),
+            "id": id, "status": _STATES[task.state], "request": dict(task.prompts), "start_ts": wire.timestamp(task.created),
+            "details": lines,
         }  # fmt: skip
         if task.finished is not None:
             values["end_ts"] = wire.timestamp(task.finished)
             values["exit_code"] = 0 if task.state is TaskState.FINISHED else 1
         return wire.TaskView.from_json(values)
 
-    def _details(self, task: Task) -> list[str]:
+    def _details(self, task: Task, in_full: bool) -> list[str]:
         """The last lines of its log, and how it stands or why it ended."""
-        lines = self._log(task)
+        lines = self._log(task) if in_full else without_traceback(self._log(task))
         if task.state is TaskState.RUNNING and task.message:
             lines.append(f"{100 * task.fraction:.0f} %: {task.message}")
         elif task.state is TaskState.FAILED and task.failure is not None:
@@ -157,3 +172,10 @@ class Works:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             return file.read(_TAIL)
+
+
+def without_traceback(lines: list[str]) -> list[str]:
+    """The lines of a log before the traceback that ends it; of what begins in the middle of one, nothing."""
+    first = next((number for number, line in enumerate(lines) if _TRACE.match(line)), len(lines))
+    is_middle = first < len(lines) and not lines[first].startswith("Traceback")
+    return [] if is_middle else lines[:first]

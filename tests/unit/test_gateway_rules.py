@@ -281,3 +281,11 @@ def test_explain_shows_every_condition(tmp_path: Path) -> None:
     path.write_text(rule("thin", match='SliceThickness = "..2"') + PLACES)
     done = CliRunner().invoke(explain, [str(source), "--rules", str(path)])
     assert done.exit_code == 2 and "no rule matches" in done.output
+
+
+def test_the_rules_file_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "gateway-rules.md").read_text(encoding="utf-8")
+    found = rules(tmp_path, page.split("```toml\n")[1].split("```")[0], places="")
+    chosen = found.choose({"Modality": "CT", "BodyPartExamined": "CHEST", "SliceThickness": "1", "NumberOfSeriesRelatedInstances": "99"})
+    assert [item.model for item in chosen] == ["lungs-ct", "body-ct"]
+    assert [item.model for item in found.choose({"Modality": "CT", "NumberOfSeriesRelatedInstances": "99"})] == ["body-ct"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +13,7 @@ from delineate.dicom.parts import pydicom
 UTF_8: Final = "ISO_IR 192"
 _CHARACTERS: Final = 0x00080005
 _DEEPEST: Final = 32
+_UID: Final = re.compile(r"[0-9.]{0,64}")
 
 
 class TooDeepError(Exception):
@@ -40,7 +42,8 @@ class Cleaner(NamedTuple):
                 continue
             vr, action = str(element.VR), action_of(int(tag), str(element.VR), self.kept)
             if action == "keep" and vr != "SQ":
-                clean[tag] = element  # as it is, its way of writing too
+                if vr != "UI" or all(_UID.fullmatch(str(uid)) for uid in values_of(element.value)):
+                    clean[tag] = element  # as it is, its way of writing too
                 continue
             value = self._value(element, action, depth)
             if value is not None:
@@ -51,7 +54,7 @@ class Cleaner(NamedTuple):
         """What an attribute is sent as; None where it is not."""
         vr = str(element.VR)
         if action in ("keep", "within"):
-            return self._items(element.value, depth)
+            return self._items(element.value, depth) if vr == "SQ" else None
         if action == "map":
             return self.mapped(element.value) if vr == "UI" else None
         if action == "shift":

@@ -28,7 +28,7 @@ from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import unpacked
 from delineate.dicom.reidentify import OPTIONAL, REPLACED, REQUIRED, restored
 from delineate.dicom.uids import new_uid
-from delineate.errors import SettingsError
+from delineate.errors import DelineateError, SettingsError
 
 __all__ = ["DeidentificationError", "Deidentifier", "Options", "Policy"]
 
@@ -148,9 +148,9 @@ class Deidentifier:
         try:
             with saved(target) as file:
                 pydicom().dcmwrite(file, clean, enforce_file_format=True)
-        except OSError:
-            raise
-        except Exception:  # what a library makes of odd elements is anything, and its words may hold them
+        except Exception as error:  # what a library makes of odd elements is anything, and its words may hold them
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's
             raise DeidentificationError("it holds what cannot be written", _ONE) from None
         return target
 
@@ -163,11 +163,16 @@ class Deidentifier:
             It cannot be de-identified.
         """
         syntax = _syntax(data)
-        reason = why_not(data, burned_in=self._options.burned_in)
-        if not reason:
-            with self._identities.writing():
-                clean = self._cleaned(data)
-            reason = pixels_alone(data, clean, syntax)
+        try:
+            reason = why_not(data, burned_in=self._options.burned_in)
+            if not reason:
+                with self._identities.writing():
+                    clean = self._cleaned(data)
+                reason = pixels_alone(data, clean, syntax)
+        except DelineateError:
+            raise
+        except Exception:  # what a library makes of damaged elements is anything, and its words may hold them
+            raise DeidentificationError("it holds what cannot be read", _ONE) from None
         if reason:
             raise DeidentificationError(reason, _ONE)
         self._mark(clean)
@@ -236,10 +241,11 @@ class _OtherFormatError(Exception):
 
 def _read(path: Path) -> Any:
     try:
-        header = read_header(path)
-        if header.text("MediaStorageSOPClassUID") == _DIRECTORY:
+        read_header(path)
+        data = pydicom().dcmread(path, force=True)  # also without the preamble, as our reader does
+        if data.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
             raise _OtherFormatError
-        return pydicom().dcmread(path, force=True)  # also without the preamble, as our reader does
+        return data
     except NotDicomError:
         raise _OtherFormatError from None
     except (_OtherFormatError, OSError):

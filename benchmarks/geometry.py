@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 
 from benchmarks.geometry_document import render
 from benchmarks.geometry_picture import picture
+from benchmarks.geometry_validity import by_dciodvfy, by_dicom_validator
 from benchmarks.rtstruct import complete
 from delineate.dicom.reader import read
 from delineate.dicom.rtstruct import read_rtstruct
@@ -36,15 +36,6 @@ PEERS: Final = Path(".peers")
 PICTURED: Final = "7 at 17"  # the series whose ring is drawn
 DRAWN: Final = "rt-utils"  # beside ours
 PROCESSES: Final = 2
-
-# What the validator of Debian, older than these parts of the standard, says of any file that has them.
-UNKNOWN: Final = {"RTSTRUCT XOR": "CLOSEDPLANAR_XOR", "SEG LABELMAP": "Information Object"}
-KINDS: Final = {
-    "rtstruct-keyhole": "RTSTRUCT keyhole",
-    "rtstruct-xor": "RTSTRUCT XOR",
-    "seg-binary": "SEG binary",
-    "seg-labelmap": "SEG LABELMAP",
-}
 
 Results = dict[str, Any]
 
@@ -67,7 +58,7 @@ def taken(place: Place, folder: Path) -> Results:
         "inside": inside,
         "structures": len(given.on_volume.structures),
         "voxels": int(np.prod(given.place.geometry.size)),
-        "validity": validity(folder),
+        "validity": by_dciodvfy(folder),
         "job": job(given, folder),
     }
 
@@ -92,19 +83,6 @@ def job(given: Trial, folder: Path) -> Results:
         "labelmaps": {name: str(folder / f"seg-labelmap-{number}.dcm") for number, name in enumerate(given.on_slices)},
         "is_kept": given.place.name == PICTURED,
     }
-
-
-def validity(folder: Path) -> dict[str, dict[str, int]]:
-    """Files, errors and errors about what it does not know yet, by kind of file; nothing without the validator."""
-    program = shutil.which("dciodvfy")
-    found: dict[str, Counter[str]] = {}
-    for path in sorted(folder.glob("*.dcm")) if program else ():
-        kind = next(name for prefix, name in KINDS.items() if path.name.startswith(prefix))
-        done = subprocess.run([str(program), "-new", str(path)], capture_output=True, text=True, errors="replace", check=False)
-        errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
-        unknown = [line for line in errors if kind in UNKNOWN and UNKNOWN[kind] in line]
-        found.setdefault(kind, Counter()).update(files=1, errors=len(errors) - len(unknown), unknown=bool(unknown))
-    return {kind: dict(counts) for kind, counts in found.items()}
 
 
 def gathered(rows: Iterable[Results]) -> Results:
@@ -162,6 +140,8 @@ def measure(folder: Path, peers: Path, wanted: Sequence[Place]) -> Results:
     with ProcessPoolExecutor(PROCESSES) as processes:
         rows = list(processes.map(taken, wanted, folders, chunksize=4))
     results = gathered(rows)
+    first = {row["kind"]: folder for row, folder in reversed(list(zip(rows, folders, strict=True)))}
+    results["validator"] = by_dicom_validator(peers / "validator", list(first.values()))
     results["peers"] = {}
     for peer in ("rtstruct", "platipy", "seg"):
         python = peers / peer / "bin" / "python"
@@ -181,9 +161,10 @@ def draw(folder: Path) -> None:
 
 
 def kept(results: Results, before: Mapping[str, Any]) -> Results:
-    """The results, with those of an earlier run for peers and a validator that are not here now."""
+    """The results, with those of an earlier run for peers and validators that are not here now."""
     peers = {**before.get("peers", {}), **results["peers"]}
-    return {**results, "peers": peers, "validity": results["validity"] or before.get("validity", {})}
+    checked = {name: results[name] or before.get(name, {}) for name in ("validity", "validator")}
+    return {**results, **checked, "peers": peers}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,8 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8"), results), encoding="utf-8")
     wrong = sum(sum(counts.values()) for kind in results["kinds"].values() for counts in kind["differing"].values())
-    errors = sum(counts["errors"] for counts in results["validity"].values())
-    print(f"{DOCUMENT.name}: {wrong} voxels differ, {errors} errors of dciodvfy")
+    errors = sum(counts["errors"] for name in ("validity", "validator") for counts in results[name].values())
+    print(f"{DOCUMENT.name}: {wrong} voxels differ, {errors} errors of validators")
     return int(wrong > 0 or errors > 0)
 
 

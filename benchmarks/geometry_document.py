@@ -7,6 +7,10 @@ from typing import Any, Final
 
 BEGIN: Final = "<!-- tables: written by make geometry -->\n"
 END: Final = "<!-- end of the tables -->\n"
+VALIDATORS: Final = {
+    "validity": "`dciodvfy` of Debian (`dicom3tools`) on every file that was written for these tables:",
+    "validator": "`dicom-validator` on those of the first series of each kind:",
+}
 
 
 def number(value: int) -> str:
@@ -77,10 +81,11 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
         if columns:
             yield from ("Of others:", "", *others(kind, columns))
     yield from failures(peers)
-    yield from ("## Validity", "", "What `dciodvfy` of Debian (`dicom3tools`) finds in the files that were written for these tables:", "")
-    checked = results["validity"].items()
-    rows = [[name, number(found["files"]), number(found["errors"]), number(found["unknown"])] for name, found in checked]
-    yield from table(["file", "files", "errors", "with what it does not know"], rows)
+    yield from ("## Validity", "")
+    for name, words in VALIDATORS.items():
+        rows = [[kind, *(number(found[what]) for what in ("files", "errors", "unknown"))] for kind, found in results[name].items()]
+        if rows:
+            yield from (words, "", *table(["file", "files", "errors", "with what it does not know"], rows))
 
 
 def render(page: str, results: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from delineate.datastore.dicomweb_cache import IN_USE, Held, Receiver, SeriesCac
 from delineate.datastore.dicomweb_client import DicomWeb, path_of
 from delineate.datastore.dicomweb_grid import grid_of
 from delineate.datastore.dicomweb_json import NOT_IMAGES, RemoteSeries
+from delineate.datastore.dicomweb_labels import DERIVED, FoundThere
 from delineate.datastore.dicomweb_scanning import Listing, ListingScanner
 from delineate.datastore.faults import DicomWebError
 from delineate.datastore.layout import HIDDEN, Layout
@@ -82,8 +83,7 @@ class DicomWebDatastore(LocalDatastore):
         _name_images_folder(Path(folder).resolve())
         super().__init__(folder, database, **others)
         self._cache = SeriesCache(self._files, cache_bytes, clock=others.get("clock", time.time), in_use=in_use)
-        self.heard: list[Callable[[], None]] = []
-        """Called by the thread after each listing."""
+        self._labels = FoundThere(self)
         self._thread = threading.Thread(target=self._run, name="dicomweb", daemon=True)
         if every > 0:
             self._thread.start()
@@ -98,8 +98,13 @@ class DicomWebDatastore(LocalDatastore):
 
     # What the server has
 
+    @property
+    def uid(self) -> str:
+        """Of this datastore among all: no two servers make the same names for what they send."""
+        return (self.layout.hidden / "datastore").read_text(encoding="ascii").strip()
+
     def synchronise(self) -> int:
-        """Ask the server what it has: how many images changed here.
+        """Ask the server what it has: how many images changed here, and labels that others put there.
 
         A series counts as gone when it was missing twice in a row: while others write, a list that comes in pages may lack one.
 
@@ -108,7 +113,7 @@ class DicomWebDatastore(LocalDatastore):
         DicomWebError, StoreError
             Then nothing changed.
         """
-        found = self._series()
+        found, derived = self._series()
         known = {entry.path for entry in self.state().entries.values()}
         missing = frozenset(known - found.keys())
         self._listing = Listing(found, missing & self._missing, self._listing.number + 1)
@@ -116,13 +121,22 @@ class DicomWebDatastore(LocalDatastore):
         self.manifest = replace(self.manifest, images=self._listing.told)
         count = self.look(deep=False)
         self._merge()
-        return count
+        return count + self._labels.look(derived)
 
-    def _series(self) -> dict[str, RemoteSeries]:
-        """Images by path."""
-        wanted = sorted(self._modalities)
-        found = [one for modality in wanted for one in self.web.series(modality)] if wanted else self.web.series()
-        return {f"{IMAGES}/{one.uid}": one for one in found if self._is_image(one)}
+    def _series(self) -> tuple[dict[str, RemoteSeries], list[RemoteSeries]]:
+        """Images by path, and what is derived from images."""
+        wanted = sorted({*self._modalities, *DERIVED}) if self._modalities else [""]
+        found = [one for modality in wanted for one in self.web.series(modality)]
+        images = {f"{IMAGES}/{one.uid}": one for one in found if self._is_image(one)}
+        return images, [one for one in found if one.modality in DERIVED]
+
+    def send(self, image: ImageRecord, files: Sequence[Path]) -> None:
+        """Store what was made from an image beside it; it is there when this returns. Raises `DicomWebError`."""
+        self.web.store(self._known(image)[0], files)
+
+    def write_note(self, path: Path, content: bytes) -> None:
+        """Write a file of our own, whole or not at all. Raises `StoreError`."""
+        self._files.write_whole(path, content)
 
     def _is_image(self, one: RemoteSeries) -> bool:
         return one.modality in self._modalities if self._modalities else one.modality not in NOT_IMAGES
@@ -133,8 +147,6 @@ class DicomWebDatastore(LocalDatastore):
             try:
                 self.synchronise()
                 trouble = ""
-                for hear in self.heard:
-                    hear()
             except DelineateError as error:
                 if error.message != trouble and not self._stopped.is_set():  # once, not every minute
                     _log.error("the DICOMweb server: %s", error.sentence())

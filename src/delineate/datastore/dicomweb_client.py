@@ -237,13 +237,13 @@ class DicomWeb:
                     if response.status_code in good:
                         return take(response)
                     wanted = _told_delay(response, delay)
-                    raise _refused(response.status_code)
+                    raise refused(response.status_code)
             except DicomWebError as error:
                 found = error
             except PartsError as error:
                 found = DicomWebError(f"the DICOMweb server's answer cannot be used: {error}", "Look into its log.", is_passing=True)
             except (httpx.HTTPError, httpx.StreamError) as error:
-                found = _failed(error)
+                found = failed(error)
             except RuntimeError as error:  # the client was closed
                 found = DicomWebError("the server is stopping", "Try again in a moment.")
                 if not self._closed.is_set():
@@ -297,7 +297,8 @@ def _listed(body: bytes) -> list[Any]:
     return found
 
 
-def _refused(status: int) -> DicomWebError:
+def refused(status: int) -> DicomWebError:
+    """What a status means that is no answer."""
     if status in (401, 403):
         return DicomWebError(
             f"the DICOMweb server does not let us in (status {status})", "Check dicomweb_token_file or dicomweb_password_file."
@@ -309,7 +310,8 @@ def _refused(status: int) -> DicomWebError:
     return DicomWebError(f"the DICOMweb server answered with status {status}", "Look into its log.", is_passing=status in _PASSING)
 
 
-def _failed(error: Exception) -> DicomWebError:
+def failed(error: Exception) -> DicomWebError:
+    """What an error of httpx means."""
     if isinstance(error, httpx.TimeoutException):
         return DicomWebError("the DICOMweb server does not answer in time", "Look whether it is overloaded.", is_passing=True)
     if isinstance(error, httpx.ConnectError):

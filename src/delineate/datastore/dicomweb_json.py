@@ -82,15 +82,16 @@ def series_of(data: Any, base: str, now: float) -> RemoteSeries | None:
         return None
     info.setdefault("RetrieveURL", f"{base}/studies/{study}/series/{uid}")
     count = info.get("NumberOfSeriesRelatedInstances", "")
-    moment = _moment(info)
+    moment = moment_of(info.get("SeriesDate", ""), info.get("SeriesTime", ""))
     return RemoteSeries(
         study=study, uid=uid, modality=info.get("Modality", ""), count=int(count) if count.isdecimal() and len(count) < 9 else 0,
         moment=moment if moment < now else 0, info=info,
     )  # fmt: skip
 
 
-def _moment(info: Mapping[str, str]) -> int:
-    found = _MOMENT.match(info.get("SeriesDate", "") + info.get("SeriesTime", "")[:6])
+def moment_of(date: str, time: str) -> int:
+    """Unix seconds of a date and time of DICOM, as if they were UTC; 0 for none."""
+    found = _MOMENT.match(date + time[:6])
     try:
         day = datetime.strptime(found[1], "%Y%m%d") if found else None
         if found and day and found[2]:

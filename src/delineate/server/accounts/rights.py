@@ -97,6 +97,13 @@ _TABLE: Final[tuple[tuple[Rule, str, tuple[str, ...]], ...]] = (
     (REVIEWER, "/datastore/updatelabelinfo", ("PUT",)),
     (ADMIN, "/datastore/", ("DELETE",)),
     (ADMIN, "/datastore/image", ("DELETE",)),
+    # MONAI Label: the DICOMweb server behind this one.
+    (USER, "/proxy/dicom/wado", ("GET",)),
+    (USER, "/proxy/dicom/wado/{path:path}", ("GET",)),
+    (USER, "/proxy/dicom/qido", ("GET",)),
+    (USER, "/proxy/dicom/qido/{path:path}", ("GET",)),
+    (ANNOTATOR, "/proxy/dicom/stow", ("POST",)),
+    (ANNOTATOR, "/proxy/dicom/stow/{path:path}", ("POST",)),
     # MONAI Label: what runs for long.
     (USER, "/batch/infer", ("GET",)),
     (ADMIN, "/batch/infer", ("DELETE",)),

@@ -22,7 +22,9 @@ from delineate.server.monai_label.info import InfoRoutes
 from delineate.server.monai_label.keeping import Keeping
 from delineate.server.monai_label.label_names import AnsweredNames
 from delineate.server.monai_label.looking import Looking
+from delineate.server.monai_label.proxy import ProxyRoutes
 from delineate.server.monai_label.recent_log import RecentLog
+from delineate.server.monai_label.returning import Returning
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.samples import SampleRoutes
 from delineate.server.monai_label.saving import SavingRoutes
@@ -62,6 +64,7 @@ class LabelApi:
         statistics, trainings = TrainStatistics(service), Works(TRAIN, service, guard, listening, files)
         scores = Scores(service, annotation)
         self._looking = Looking(service, annotation, scores, files)
+        self._proxy, self._returning = ProxyRoutes(annotation, limit), Returning(service, annotation, listening, files)
         self._groups = (
             AccountRoutes(accounts, guard),
             InfoRoutes(service, annotation, statistics, guard, files, self._log),
@@ -73,6 +76,7 @@ class LabelApi:
             TrainRoutes(service, annotation, trainings, statistics, guard, files),
             WeightRoutes(service, Works(WEIGHTS, service, guard, listening, files), guard, files, threads),
             ScoringRoutes(scores, Works(SCORE, service, guard, listening, files), guard, files),
+            self._proxy,
             SlideRoutes(infers, threads),  # before the route that holds a model's name
             InferRoutes(infers, threads),
         )
@@ -89,11 +93,14 @@ class LabelApi:
         self._log.begin()
         await self._batches.resume()
         self._looking.begin()
+        self._returning.begin()
 
     async def end(self) -> None:
         """The server stops; nobody may wait for a task any more."""
         await self._looking.end()
+        await self._returning.end()
         await self._batches.close()
+        await self._proxy.close()
 
     def sweep(self) -> int:
         """Remove what expired: how many."""

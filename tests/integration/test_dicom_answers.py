@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ pytest.importorskip("pydicom")
 
 import pydicom
 
+from delineate.client import AsyncClient, Client
 from delineate.dicom import rtstruct, seg
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.stack import labels_on_planes
+from delineate.errors import InputError
 from delineate.files import read_segmentation, write_volume
 from delineate.geometry import Geometry
 from delineate.protocols import dicom_request
@@ -509,3 +512,60 @@ def test_an_image_with_empty_uids_is_told_of(server: Any, tmp_path: Path) -> Non
     answer = infer(server, "rtstruct", files={"file": ("study.zip", packed(tmp_path / "in"))})
     assert answer.status_code == 422
     assert "FrameOfReferenceUID" in answer.json()["message"]
+
+
+# ------------------------------------------------------------ the clients in Python
+
+
+@pytest.mark.parametrize("to", ["rtstruct", "seg"])
+@pytest.mark.parametrize("twin", [False, True], ids=["blocking", "asynchronous"])
+def test_the_clients_give_files_in_dicom(server: Any, to: str, twin: bool, tmp_path: Path) -> None:
+    """By their own hand: any server will do, and what is sent is the image alone."""
+    folder, uids = server.studies / "chest", list[str]()
+    image, truth = truth_of(folder)
+    target, again = tmp_path / f"{to}.dcm", tmp_path / "again" / f"{to}.dcm"
+    again.parent.mkdir()
+
+    async def calls() -> Segmentation:
+        async with AsyncClient(server.url) as client:
+            segmentation = await client.segment(folder, "labelled", to=to, output=target, submitted=uids.append)
+            await client.fetch(uids[0], to=to, output=again, source=folder)
+            return segmentation
+
+    if twin:
+        found = anyio.run(calls)
+    else:
+        with Client(server.url) as client:
+            found = client.segment(folder, "labelled", to=to, output=target, submitted=uids.append)
+            client.fetch(uids[0], to=to, output=again, source=folder)
+    assert not any(differing(found, truth).values())
+    assert differ(target, image.series, truth) == 0
+    assert differ(again, image.series, truth) == 0
+    assert pydicom.dcmread(target).SeriesDescription == "labelled"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [target.name]
+
+
+def test_the_clients_write_label_maps_by_name_and_say_what_they_left_out(server: Any, tmp_path: Path) -> None:
+    with Client(server.url) as client:
+        client.segment(server.studies / "plain.nii.gz", "threshold", output=tmp_path / "bright.nii.gz")
+        assert read_segmentation(tmp_path / "bright.nii.gz").names == ["Bright"]
+        write_series(tmp_path / "in", stack_of(stored(np.zeros(GRID.shape, np.uint8)), GRID))
+        client.segment(tmp_path / "in", "threshold", to="rtstruct", output=tmp_path / "rs.dcm")
+        assert client.notes == ["Bright has no voxels: left out"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"to": "rtstruct"}, "its path is not given"),
+        ({"to": "pdf", "output": "a.dcm"}, "cannot be written as 'pdf'"),
+        ({"to": "seg", "output": "a.dcm"}, "there is none"),
+        ({"output": "a.txt"}, "is not the name of an image file"),
+    ],
+)
+def test_a_wrong_wish_costs_no_segmentation(server: Any, options: dict[str, str], words: str) -> None:
+    with Client("http://127.0.0.1:9") as client:  # nobody is asked
+        with pytest.raises(InputError, match=words):
+            client.segment(server.studies / "plain.nii.gz", "threshold", **options)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=words):
+            client.fetch("A" * 43, **options)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 Permuting and flipping axes is exact. A change of spacing follows one convention: a voxel's value is
 at its centre, and the two grids are compared in world coordinates, never by their array sizes.
 Between two grids whose axes are parallel each axis is interpolated by itself, which is the same as
-interpolating in three dimensions and needs numpy alone.
+interpolating in three dimensions and needs numpy alone. Images go onto turned grids by SimpleITK; labels do not.
 
 - Images are interpolated linearly. Along an axis that becomes coarser, the linear interpolant is
   averaged over (new / old - 1) old voxels, so that fine structure fades instead of aliasing. Ramps come out
@@ -17,12 +17,14 @@ interpolating in three dimensions and needs numpy alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from delineate.errors import GeometryError
+from delineate.errors import GeometryError, MissingPartError
 from delineate.geometry import DIRECTION_TOLERANCE, Geometry
 from delineate.model import AS_SENT
 from delineate.orientation import AxisMap, reorientation
@@ -32,6 +34,10 @@ from delineate.volume import Volume
 Axis = tuple[float, float]
 """One axis of a target grid in a source grid's index: (index of the first target voxel, source voxels per target voxel)."""
 
+Taps = tuple[np.ndarray, np.ndarray]
+"""Of each target voxel along an axis the source voxels that it is made of and their weights, both of shape (count, taps)."""
+
+_THREADS = 2
 EQUAL = 1e-6  # weights of structures that differ by less are rounding
 
 
@@ -69,19 +75,21 @@ def spaced(geometry: Geometry, spacing: Sequence[float]) -> Geometry:
 
 
 def volume_to_grid(volume: Volume, geometry: Geometry) -> Volume:
-    """The image on another grid with parallel axes (`GeometryError` where they are not); the nearest value beyond its edges."""
+    """The image on another grid; the nearest value beyond its edges.
+
+    Raises
+    ------
+    MissingPartError
+        The grids' axes are not parallel, and SimpleITK, which interpolates between such grids, is not installed.
+    """
+    if not _are_parallel(volume.geometry, geometry):
+        return replace(volume, voxels=_turned(volume, geometry), geometry=geometry)
     mapped = volume.mapped(_aligning(volume.geometry, geometry))
     if mapped.geometry.matches(geometry):
         return replace(mapped, voxels=np.ascontiguousarray(mapped.voxels), geometry=geometry)
-    voxels = mapped.voxels
-    # float32 holds all whole numbers of 16 bits; the wider types need more
-    work = np.float32 if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else np.float64
-    result = voxels
     axes = _axes(mapped.geometry, geometry)
-    # The axis that shrinks most goes first, the rest is then less work.
-    for axis in sorted(range(3), key=lambda i: geometry.size[i] / mapped.geometry.size[i]):
-        result = _interpolate(result, 2 - axis, axes[axis], geometry.size[axis], work)
-    return replace(mapped, voxels=_as_type(result, voxels.dtype), geometry=geometry)
+    taps = [_taps(axes[i], geometry.size[i], mapped.geometry.size[i]) for i in range(3)]
+    return replace(mapped, voxels=_interpolated(mapped.voxels, taps, geometry.shape), geometry=geometry)
 
 
 def labels_to_grid(segmentation: Segmentation, geometry: Geometry) -> Segmentation:
@@ -105,14 +113,40 @@ def _aligning(source: Geometry, target: Geometry) -> AxisMap:
     """How to permute and flip the source's axes so that they point along the target's."""
     cosines = target.matrix.T @ source.matrix
     order = tuple(int(i) for i in np.abs(cosines).argmax(axis=1))
-    along = cosines[range(3), order]
-    ideal = np.zeros((3, 3))
-    ideal[range(3), order] = np.sign(along)
-    if sorted(order) != [0, 1, 2] or np.abs(cosines - ideal).max() > 10 * DIRECTION_TOLERANCE:
+    if not _are_parallel(source, target):
         raise GeometryError(
             f"the axes of the grids are not parallel: {source} against {target}", "Resample the image onto an unrotated grid."
         )
-    return AxisMap(order, tuple(bool(c < 0) for c in along))
+    return AxisMap(order, tuple(bool(c < 0) for c in cosines[range(3), order]))
+
+
+def _are_parallel(source: Geometry, target: Geometry) -> bool:
+    cosines = np.abs(target.matrix.T @ source.matrix)
+    ideal = np.eye(3)[cosines.argmax(axis=1)]
+    return bool((ideal.sum(axis=0) == 1).all() and np.abs(cosines - ideal).max() <= 10 * DIRECTION_TOLERANCE)
+
+
+def _turned(volume: Volume, geometry: Geometry) -> np.ndarray:
+    """On a grid whose axes are not parallel to the image's."""
+    try:
+        import SimpleITK
+    except ImportError:
+        raise MissingPartError("resampling between grids whose axes are not parallel (SimpleITK)", "images") from None
+    library: Any = SimpleITK  # which has no types
+    image = library.GetImageFromArray(volume.voxels)
+    image.SetOrigin(volume.geometry.origin)
+    image.SetSpacing(volume.geometry.spacing)
+    image.SetDirection(volume.geometry.direction)
+    kind = library.sitkFloat32 if _work(volume.voxels) == np.float32 else library.sitkFloat64
+    grid = (geometry.origin, geometry.spacing, geometry.direction)
+    found = library.Resample(image, geometry.size, library.Transform(), library.sitkLinear, *grid, 0.0, kind, True)
+    values: np.ndarray = library.GetArrayFromImage(found)
+    return (values if volume.voxels.dtype.kind == "f" else _rounded(values)).astype(volume.voxels.dtype, copy=False)
+
+
+def _work(voxels: np.ndarray) -> np.dtype:
+    """In what to interpolate: 32 bits hold all whole numbers of 16 bits; the wider types need more."""
+    return np.dtype(np.float32 if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else np.float64)
 
 
 def _axes(source: Geometry, target: Geometry) -> tuple[Axis, Axis, Axis]:
@@ -122,8 +156,8 @@ def _axes(source: Geometry, target: Geometry) -> tuple[Axis, Axis, Axis]:
     return x, y, z
 
 
-def _taps(axis: Axis, count: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and weights, shape (count, taps), of the source voxels of each of `count` target voxels; indices stay below `limit`."""
+def _taps(axis: Axis, count: int, limit: int) -> Taps:
+    """Of each of `count` target voxels; indices stay below `limit`."""
     centre = axis[0] + axis[1] * np.arange(count)
     width = max(0.0, axis[1] - 1.0)
     first = np.floor(centre - width / 2).astype(np.int64)
@@ -144,28 +178,69 @@ def _triangle_integral(at: np.ndarray) -> np.ndarray:
     return integral
 
 
-def _interpolate(values: np.ndarray, axis: int, where: Axis, count: int, work: type[np.floating]) -> np.ndarray:
-    """Interpolate along one array axis."""
-    index, weight = _taps(where, count, values.shape[axis])
-    shape = [1, 1, 1]
-    shape[axis] = count
-    result: np.ndarray | None = None
-    for tap in range(index.shape[1]):
-        if not weight[:, tap].any():
-            continue
-        term = values.take(index[:, tap], axis=axis).astype(work, copy=False)
-        term *= weight[:, tap].astype(work).reshape(shape)
-        result = term if result is None else np.add(result, term, out=result)
-    assert result is not None  # weights sum to 1
+def _interpolated(voxels: np.ndarray, taps: Sequence[Taps], shape: tuple[int, int, int]) -> np.ndarray:
+    """Plane by plane, so that all but the voxels themselves stays in the cache; `taps` along x, y, z."""
+    work = _work(voxels)
+    if abs(voxels.strides[2]) != voxels.itemsize:
+        voxels = np.ascontiguousarray(voxels)  # planes of a turned array are all over the memory
+    result = np.empty(shape, voxels.dtype)
+    many = -(-shape[0] // _THREADS)
+
+    def fill(first: int) -> None:
+        for number, plane in _planes(voxels, taps, range(first, min(first + many, shape[0])), work):
+            result[number] = _rounded(plane) if voxels.dtype.kind != "f" else plane
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(fill, range(0, shape[0], many)))
     return result
 
 
-def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype.kind == "f":
-        return values.astype(dtype, copy=False)
-    values += 0.5
+def _planes(voxels: np.ndarray, taps: Sequence[Taps], numbers: range, work: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
+    """Some of the target's planes; z goes first where it shrinks, last where it grows: the rest is then less work."""
+    index, weight = taps[2]
+    is_first = len(index) < len(voxels)
+    kept: dict[int, np.ndarray] = {}
+    for number in numbers:
+        needed: dict[int, float] = {}
+        for place, share in zip(index[number].tolist(), weight[number].tolist(), strict=True):
+            needed[place] = needed.get(place, 0.0) + share
+        needed = {place: share for place, share in needed.items() if share}
+        if is_first:
+            yield number, _within(_mixed([(voxels[place], share) for place, share in needed.items()], work), taps, work)
+            continue
+        kept = {place: kept[place] if place in kept else _within(voxels[place], taps, work) for place in needed}
+        yield number, _mixed([(kept[place], share) for place, share in needed.items()], work)
+
+
+def _mixed(planes: Sequence[tuple[np.ndarray, float]], work: np.dtype) -> np.ndarray:
+    """The weighted sum, a new array."""
+    plane, share = planes[0]
+    result: np.ndarray = np.multiply(plane, work.type(share), dtype=work)
+    for plane, share in planes[1:]:
+        result += np.multiply(plane, work.type(share), dtype=work)
+    return result
+
+
+def _within(plane: np.ndarray, taps: Sequence[Taps], work: np.dtype) -> np.ndarray:
+    """Interpolated along rows and columns."""
+    for axis in sorted((0, 1), key=lambda axis: len(taps[1 - axis][0]) / plane.shape[axis]):
+        index, weight = taps[1 - axis]
+        result: np.ndarray | None = None
+        for tap in range(index.shape[1]):
+            if not weight[:, tap].any():
+                continue
+            term = plane.take(index[:, tap], axis=axis, mode="clip").astype(work, copy=False)
+            term *= weight[:, tap].astype(work).reshape((-1, 1) if axis == 0 else (1, -1))
+            result = term if result is None else np.add(result, term, out=result)
+        assert result is not None  # weights sum to 1
+        plane = result
+    return plane
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    values += values.dtype.type(0.5)
     np.floor(values, out=values)
-    return values.astype(dtype)
+    return values
 
 
 def _resample_labels(labels: np.ndarray, axes: tuple[Axis, Axis, Axis], geometry: Geometry) -> np.ndarray:

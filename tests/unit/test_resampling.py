@@ -234,6 +234,17 @@ def test_rotated_grids_are_refused() -> None:
         labels_to_grid(full, Geometry((3, 3, 3), direction=turned(1.0)))
 
 
+@pytest.mark.parametrize("dtype", ["i2", "f8"])
+def test_an_image_goes_onto_a_rotated_grid(dtype: str) -> None:
+    pytest.importorskip("SimpleITK")
+    start = grid(degrees=0)
+    target = Geometry((4, 3, 2), (0.7, 0.9, 1.3), tuple(middle(start) - 1.0), turned(17.0))
+    steep = 100 * ramp(start)
+    found = volume_to_grid(Volume((np.rint(steep) if dtype == "i2" else steep).astype(dtype), start), target)
+    assert found.geometry is target and found.voxels.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(found.voxels, 100 * ramp(target), atol=1.0 if dtype == "i2" else 1e-6)
+
+
 @pytest.mark.parametrize("spacing", [(0, 1, 1), (1, 1), (1, -1, 1)])
 def test_a_wrong_spacing_is_refused(spacing: tuple[float, ...]) -> None:
     with pytest.raises(GeometryError, match="spacing"):

@@ -38,6 +38,7 @@ Taps = tuple[np.ndarray, np.ndarray]
 """Of each target voxel along an axis the source voxels that it is made of and their weights, both of shape (count, taps)."""
 
 _THREADS = 2
+_NONE = 1e-9  # a weight that is rounding
 EQUAL = 1e-6  # weights of structures that differ by less are rounding
 
 
@@ -248,24 +249,59 @@ def _resample_labels(labels: np.ndarray, axes: tuple[Axis, Axis, Axis], geometry
     result = np.zeros(geometry.shape, labels.dtype)
     if labels.dtype == np.bool_:
         return _resample_labels(labels.view(np.uint8), axes, geometry).view(np.bool_)
-    near, share, inside = zip(*(_neighbours(axes[i], geometry.size[i], labels.shape[2 - i]) for i in range(3)), strict=True)
-    columns, rows = near[0], near[1]
-    for z in np.flatnonzero(inside[2]):
-        planes = [labels[k] for k in near[2][z]]
-        if not any(plane.any() for plane in planes):
-            continue
-        corners = [plane[row][:, column] for plane in planes for row in rows.T for column in columns.T]
-        plane = corners[0].copy()
-        mixed = np.zeros(plane.shape, dtype=bool)
-        for corner in corners[1:]:
-            mixed |= corner != plane
-        y, x = np.nonzero(mixed)
-        if len(y):
-            weights = (share[2][z][:, None, None, None] * share[1][y].T[None, :, None, :] * share[0][x].T[None, None, :, :]).reshape(8, -1)
-            plane[y, x] = _strongest(np.stack([corner[y, x] for corner in corners]), weights)
-        plane[~inside[1], :] = 0
-        plane[:, ~inside[0]] = 0
-        result[z] = plane
+    (column_near, column_share, on_columns), (row_near, row_share, on_rows), (near, share, on_planes) = (
+        _neighbours(axes[i], geometry.size[i], labels.shape[2 - i]) for i in range(3)
+    )
+    for z in np.flatnonzero(on_planes):
+        planes = [(labels[k], weight) for k, weight in zip(near[z], share[z].tolist(), strict=True) if weight > _NONE]
+        filled = np.logical_or.reduce([plane != 0 for plane, _ in planes])
+        rows = _reached(row_near, on_rows, filled.any(axis=1))
+        columns = _reached(column_near, on_columns, filled.any(axis=0))
+        if rows.stop > rows.start and columns.stop > columns.start:
+            across, along = _sides(row_near[rows], row_share[rows]), _sides(column_near[columns], column_share[columns])
+            result[z, rows, columns] = _mixed_labels(planes, across, along)
+    return result
+
+
+def _reached(near: np.ndarray, is_inside: np.ndarray, is_filled: np.ndarray) -> slice:
+    """The target voxels along an axis, on the source grid, among whose two source voxels there may be a structure."""
+    filled = np.flatnonzero(is_filled)
+    if not len(filled):
+        return slice(0, 0)
+    found = np.flatnonzero(is_inside & (near[:, 0] <= filled[-1]) & (near[:, 1] >= filled[0]))
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+
+
+_Side = tuple[slice | np.ndarray, np.ndarray]
+
+
+def _sides(near: np.ndarray, share: np.ndarray) -> list[_Side]:
+    """Source voxels along an axis, a slice where they follow each other, and weights; those that weigh nothing are left out."""
+    sides: list[_Side] = []
+    for index, weight in zip(near.T, share.T, strict=True):
+        if (weight > _NONE).any():
+            follow = bool((np.diff(index) == 1).all())
+            sides.append((slice(int(index[0]), int(index[-1]) + 1) if follow else index, weight))
+    return sides
+
+
+def _mixed_labels(planes: Sequence[tuple[np.ndarray, float]], rows: Sequence[_Side], columns: Sequence[_Side]) -> np.ndarray:
+    """The strongest label at each point of a plane, a new array."""
+    corners, weights = [], []
+    for plane, deep in planes:
+        for row, across in rows:
+            lines = plane[row]
+            for column, along in columns:
+                corners.append(lines[:, column])
+                weights.append((deep, across, along))
+    result = corners[0].copy()
+    mixed = np.zeros(result.shape, dtype=bool)
+    for corner in corners[1:]:
+        mixed |= corner != result
+    y, x = np.nonzero(mixed)
+    if len(y):
+        shares = np.stack([deep * across[y] * along[x] for deep, across, along in weights])
+        result[y, x] = _strongest(np.stack([corner[y, x] for corner in corners]), shares)
     return result
 
 
@@ -279,7 +315,7 @@ def _neighbours(axis: Axis, count: int, limit: int) -> tuple[np.ndarray, np.ndar
 
 
 def _strongest(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Of neighbours' labels and weights, both of shape (8, points): the label of the largest sum at each point."""
+    """Of neighbours' labels and weights, both of shape (neighbours, points): the label of the largest sum at each point."""
     sums = np.zeros(weights.shape)
     for label, weight in zip(labels, weights, strict=True):
         sums += np.where(labels == label, weight, 0.0)

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from delineate.dicom.planes import SHIFT, Planes
+from delineate.dicom.threads import in_turn
 from delineate.errors import GeometryError, ImageError
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
@@ -125,7 +126,11 @@ def labels_on_planes(planes: Planes, segmentation: Segmentation) -> tuple[np.nda
         turned = segmentation.mapped(reorientation(segmentation.geometry, own.axis_codes))
         if turned.geometry.matches(own):
             return tuple(np.ascontiguousarray(layer) for layer in turned.layers)
-    parts = [labels_to_grid(segmentation, planes.plane(index)).layers for index in range(len(planes))]
-    if not parts:
+    if not len(planes):
         raise GeometryError("a stack without planes")
-    return tuple(np.concatenate(layers) for layers in zip(*parts, strict=True))
+    result = tuple(np.empty((len(planes), planes.size[1], planes.size[0]), layer.dtype) for layer in segmentation.layers)
+    parts = in_turn(lambda index: labels_to_grid(segmentation, planes.plane(index)).layers, range(len(planes)))
+    for index, layers in enumerate(parts):
+        for target, layer in zip(result, layers, strict=True):
+            target[index] = layer[0]
+    return result

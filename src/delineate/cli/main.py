@@ -58,6 +58,8 @@ COMMANDS = {
     "compare": ("delineate.cli.compare", "compare", "Compare two sets of structures of one image."),
     "dicom": ("delineate.cli.dicom", "dicom", "List the images in DICOM folders and files."),
     "gateway": ("delineate.cli.gateway", "gateway", "Run a DICOM node, and see what it holds."),
+    "deidentify": ("delineate.cli.deidentify", "deidentify", "Write DICOM without the patient."),
+    "reidentify": ("delineate.cli.deidentify", "reidentify", "Give structures of de-identified DICOM back to the patient."),
     "mim": ("delineate.cli.mim", "mim", "Build, check or try the extension for the MIM workstation."),
     "doctor": ("delineate.cli.doctor", "doctor", "Check the installation and a server."),
     "conformance": ("delineate.cli.conformance", "conformance", "Check a server against a dialect of the protocol."),

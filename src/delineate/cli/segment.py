@@ -36,6 +36,14 @@ from delineate.files import is_dicom
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder of models for the embedded server; repeatable.",
 )
+@click.option(
+    "--deidentify",
+    type=click.Choice(["off", "on", "required"]),
+    default="off",
+    envvar="DELINEATE_DEIDENTIFY",
+    show_default=True,
+    help="Send voxels and grid alone, no text of any header, and refuse images on whose pixels a name may be written.",
+)
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds on the clock until it gives up.")
 @click.option("--no-picture", is_flag=True, help="Do not draw a picture of the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -44,7 +52,7 @@ from delineate.files import is_dicom
 @dicom_options
 @connection_options
 def segment(
-    images: tuple[Path, ...], model: str, output: Path, to: str | None, model_folders: tuple[Path, ...], timeout: float,
+    images: tuple[Path, ...], model: str, output: Path, to: str | None, model_folders: tuple[Path, ...], deidentify: str, timeout: float,
     no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, series: str, fill_gaps: bool,
     doubled: str | None, **connection: Any,
 ) -> None:  # fmt: skip
@@ -63,6 +71,10 @@ def segment(
     # Files go as they are; DICOM is read once, here.
     sent = [read_image(path, notes, **choices) if is_dicom(path) else path for path in images[1:]]
     sent.insert(0, reference if is_dicom(images[0]) else images[0])
+    if deidentify != "off":
+        from delineate.cli.deidentify import without_patient
+
+        sent = [without_patient(path, image, series) for path, image in zip(images, sent, strict=True)]
     begin = time.monotonic()
     embedded, uids = server is None, list[str]()
     with contextlib.ExitStack() as stack:

@@ -9,6 +9,7 @@ import numpy as np
 from delineate.dicom.deidentification_remarks import without_remarks
 from delineate.dicom.header import BIG_ENDIAN, NATIVE
 
+TOLD: Final = ("SOPClassUID", "ImageType", "Modality", "BurnedInAnnotation")
 _SHOWN: Final = frozenset(("ES", "GM", "IVUS", "OP", "SC", "SM", "US", "XC"))
 """Kinds of image on which devices write the patient's name."""
 _CAPTURES: Final = ("1.2.840.10008.5.1.4.1.1.7.", "1.2.840.10008.5.1.4.1.1.77.1.")  # secondary captures; photographs, videos
@@ -22,15 +23,18 @@ def why_not(data: Any, *, burned_in: bool) -> str:
 
     burned_in : images on which a name may be written are let through
     """
-    kind = str(data.get("SOPClassUID", ""))
+    is_rt = str(data.get("SOPClassUID", "")).startswith(_RT)
     if not any(name in data for name in _PIXELS):
-        return "" if kind.startswith(_RT) else "it is neither an image nor an RT object"
-    if kind.startswith(_RT) or burned_in:
-        return ""
+        return "" if is_rt else "it is neither an image nor an RT object"
+    return "" if is_rt or burned_in else why_written(data)
+
+
+def why_written(data: Any) -> str:
+    """Why a name may be written on the pixels of an image, by `TOLD`; empty where nothing says so."""
     said = str(data.get("BurnedInAnnotation", "")).strip().upper()
     if said == "YES":
         return "BurnedInAnnotation says that a name may be written on its pixels"
-    is_shown = str(data.get("Modality", "")).strip() in _SHOWN or f"{kind}.".startswith(_CAPTURES)
+    is_shown = str(data.get("Modality", "")).strip() in _SHOWN or f"{data.get('SOPClassUID', '')}.".startswith(_CAPTURES)
     if said != "NO" and is_shown:
         return "it is of a kind on whose pixels names are written, and BurnedInAnnotation does not say NO"
     if "SCREEN SAVE" in str(data.get("ImageType", "")).upper():

@@ -24,11 +24,13 @@ _DAYS: Final = frozenset(("DA", "DT", "TM"))
 _BIRTH: Final = frozenset((0x00100030, 0x00100032))  # which no option keeps
 _EMPTY_SEQUENCES: Final = frozenset((0x00400555, 0x00400513, 0x00400562, 0x00400610, 0x30100081, 0x0040A088))  # type 2 where they stand
 
-# Of these types nothing stays that the table does not name: people, places, days, networks, prose, bytes of anything.
-_TELLING: Final = frozenset(("PN", "AE", "DA", "DT", "TM", "LT", "ST", "UT", "UC", "UR", "UN", "OB"))
+# Of these types nothing stays that the table does not name: people, places, days, networks, prose; bytes but pixels' own.
+_TELLING: Final = frozenset(("PN", "AE", "DA", "DT", "TM", "LT", "ST", "UT", "UC", "UR"))
+_BYTES: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _NUMBERS: Final = frozenset(("DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"))
 _WORDS: Final = frozenset(("CS", "LO", "SH"))
-_PIXELS: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+_PIXELS: Final = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010))
+_PIXEL_MODULES: Final = 0x0028  # the group of palettes and look-up tables
 # UIDs of kinds of things, which are the same for everybody.
 _KINDS: Final = (
     "ClassUID", "SyntaxUID", "SOPClassesInStudy", "SOPClassesInSeries", "SOPClassesSupported", "CodingSchemeUID", "ContextUID",
@@ -86,7 +88,7 @@ def _unlisted(tag: int, vr: str, known: str) -> Action:
         return "remove" if known != "UI" else "keep" if _is_kind(tag) else "map"
     if vr in _TELLING or known in _TELLING or not _is_of(vr, known):
         return "remove"
-    return "keep"
+    return "remove" if vr in _BYTES and (tag >> 16 != _PIXEL_MODULES or vr in ("OB", "UN")) else "keep"
 
 
 def _is_of(vr: str, known: str) -> bool:

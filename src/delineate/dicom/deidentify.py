@@ -20,17 +20,17 @@ from delineate.dicom.deidentification_attributes import cleaned_attributes
 from delineate.dicom.deidentification_cleaning import Cleaner, TooDeepError, values_of
 from delineate.dicom.deidentification_errors import DeidentificationError
 from delineate.dicom.deidentification_map import IdentityMap
-from delineate.dicom.deidentification_pixels import pixels_alone, why_not
+from delineate.dicom.deidentification_pixels import TOLD, pixels_alone, why_not, why_written
 from delineate.dicom.deidentification_table import EDITION, Kept
 from delineate.dicom.derived import coded, saved
 from delineate.dicom.header import EXPLICIT, IMPLICIT, NotDicomError, read_header
 from delineate.dicom.parts import pydicom
-from delineate.dicom.reader import unpacked
+from delineate.dicom.reader import looked_at, unpacked
 from delineate.dicom.reidentify import OPTIONAL, REPLACED, REQUIRED, restored
 from delineate.dicom.uids import new_uid
 from delineate.errors import DelineateError, SettingsError
 
-__all__ = ["DeidentificationError", "Deidentifier", "Options", "Policy"]
+__all__ = ["DeidentificationError", "Deidentifier", "Options", "Policy", "require_no_names", "save"]
 
 _PROFILE: Final = ("113100", "DCM", "Basic Application Confidentiality Profile")
 _DATES: Final = ("113107", "DCM", "Retain Longitudinal Temporal Information Modified Dates Option")
@@ -144,14 +144,7 @@ class Deidentifier:
             notes.append(f"left out: {others} file{'' if others == 1 else 's'} of other formats, or an index of files")
 
     def _file(self, path: Path, target: Path) -> Path:
-        clean = self.dataset(_read(path))
-        try:
-            with saved(target) as file:
-                pydicom().dcmwrite(file, clean, enforce_file_format=True)
-        except Exception as error:  # what a library makes of odd elements is anything, and its words may hold them
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's
-            raise DeidentificationError("it holds what cannot be written", _ONE) from None
+        save(self.dataset(_read(path)), target)
         return target
 
     def dataset(self, data: Any) -> Any:
@@ -233,6 +226,51 @@ class Deidentifier:
             It refers to something that was not de-identified with this map, or to two patients.
         """
         return restored(copy.deepcopy(data), self._identities)
+
+
+def save(data: Any, path: Path) -> None:
+    """Write a data set as a file, which is there when it is whole.
+
+    Raises
+    ------
+    DeidentificationError
+        It cannot be written; without the library's words, which hold values.
+    OSError
+        The disk's.
+    """
+    try:
+        with saved(path) as file:
+            pydicom().dcmwrite(file, data, enforce_file_format=True)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DeidentificationError("it holds what cannot be written", _ONE) from None
+
+
+def require_no_names(path: Path, choice: str = "") -> None:
+    """Refuse an image of which the voxels alone are sent where a name may be written on them.
+
+    path, choice : as `delineate.dicom.reader.read` takes them
+
+    Raises
+    ------
+    DeidentificationError
+        A name may be written on its pixels.
+    ImageError
+        No image or several.
+    """
+    with looked_at(path) as found:
+        files = dict.fromkeys(item.header.path for item in found.one(choice).slices)
+        for number, file in enumerate(files, 1):
+            try:
+                data = pydicom().dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(TOLD))
+                reason = why_written(data)
+            except OSError:
+                raise
+            except Exception:  # a library's, of damaged elements
+                reason = "it holds what cannot be read"
+            if reason:
+                raise DeidentificationError(f"nothing is sent: file {number} of {len(files)}: {reason}", _ONE)
 
 
 class _OtherFormatError(Exception):

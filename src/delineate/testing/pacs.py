@@ -29,9 +29,10 @@ class Pacs:
     """How it behaves, and what came.
 
     classes : SOP classes that it takes; syntaxes : transfer syntaxes; statuses : of its answers by SOP class, else success;
-    keeps : whether it keeps what it took; commits : how it answers a request for commitment: on the same association, on another one to
-    `reports_to`, with failure, for all objects but the last, never, or not at all; None where it does not know such
-    requests; breaks : after how many objects it aborts; titles : AE titles of ours that it knows, all by default.
+    keeps : whether it keeps what it took; commits : how it answers a request for commitment: on the same association, on
+    another one to `reports_to` by `our_title`, with failure, for all objects but the last, never, or not at all; None where
+    it does not know such requests; breaks : after how many objects it aborts; titles : AE titles of ours that it knows, all
+    by default; objects : what it keeps, by SOP Instance UID; came : UIDs of all that was sent, in order.
     """
 
     title: str = "PACS"
@@ -41,6 +42,7 @@ class Pacs:
     keeps: bool = True
     commits: Commits | None = None
     reports_to: int = 0
+    our_title: str = "DELINEATE"
     breaks: int | None = None
     titles: Collection[str] = ()
     requires_title: bool = False
@@ -111,7 +113,7 @@ class Pacs:
         entity = library.AE(ae_title=self.title)
         entity.add_requested_context(COMMITMENT)
         role = library.build_role(COMMITMENT, scp_role=True)
-        other = entity.associate("127.0.0.1", self.reports_to, ext_neg=[role])
+        other = entity.associate("127.0.0.1", self.reports_to, ae_title=self.our_title, ext_neg=[role])
         if other.is_established:
             other.send_n_event_report(report, 1, COMMITMENT, INSTANCE)
             other.release()

@@ -91,26 +91,7 @@ def orthanc(
     assert program is not None, "Orthanc is not installed"
     folder.mkdir(parents=True, exist_ok=True)
     port, http_port = port or free_port(), http_port or free_port()
-    configuration = {
-        "Name": "peer",
-        "StorageDirectory": str(folder / "store"),
-        "IndexDirectory": str(folder / "store"),
-        "Plugins": [str(_PLUGINS / "libOrthancDicomWeb.so")],
-        "HttpPort": http_port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomPort": port,
-        "DicomAet": "ORTHANC",
-        "DicomAlwaysAllowStore": True,
-        "DicomModalities": {
-            name: {"AET": title, "Port": place, "Host": "127.0.0.1", "AllowStorageCommitment": True}
-            for name, (title, place) in (modalities or {}).items()
-        },
-        "StorageCommitmentReportsSize": 100,
-        "JobsHistorySize": 100,
-        "SaveJobs": False,
-        **settings,
-    }
+    configuration = {**_configuration(folder, port, http_port, modalities or {}), **settings}
     path = folder / "orthanc.json"
     path.write_text(json.dumps(configuration), encoding="utf-8")
     with (folder / "orthanc.log").open("ab") as log:
@@ -126,6 +107,28 @@ def orthanc(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _configuration(folder: Path, port: int, http_port: int, modalities: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+    return {
+        "Name": "peer",
+        "StorageDirectory": str(folder / "store"),
+        "IndexDirectory": str(folder / "store"),
+        "Plugins": [str(_PLUGINS / "libOrthancDicomWeb.so")],
+        "HttpPort": http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomPort": port,
+        "DicomAet": "ORTHANC",
+        "DicomAlwaysAllowStore": True,
+        "DicomModalities": {
+            name: {"AET": title, "Port": place, "Host": "127.0.0.1", "AllowStorageCommitment": True}
+            for name, (title, place) in modalities.items()
+        },
+        "StorageCommitmentReportsSize": 100,
+        "JobsHistorySize": 100,
+        "SaveJobs": False,
+    }
 
 
 def _await(started: Orthanc, log: Path) -> None:

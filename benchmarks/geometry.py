@@ -57,19 +57,19 @@ def taken(place: Place, folder: Path) -> Results:
         "differing": counts,
         "inside": inside,
         "structures": len(given.on_volume.structures),
-        "voxels": int(np.prod(given.place.geometry.size)),
+        "voxels": int(np.prod(place.geometry.size)),
         "validity": by_dciodvfy(folder),
-        "job": job(given, folder),
+        "job": job(place, given, folder),
     }
 
 
-def job(given: Trial, folder: Path) -> Results:
+def job(place: Place, given: Trial, folder: Path) -> Results:
     """One series for `geometry_peers.py`."""
     series, planes = given.image.series, given.image.series.planes
     np.savez(folder / "maps.npz", **given.on_slices)
     return {
-        "name": given.place.name,
-        "kind": given.place.kind,
+        "name": place.name,
+        "kind": place.kind,
         "series": str(folder / "series"),
         "folder": str(folder),
         "maps": str(folder / "maps.npz"),
@@ -81,7 +81,7 @@ def job(given: Trial, folder: Path) -> Results:
         "rtstruct": str(folder / "rtstruct-keyhole.dcm"),
         "binary": str(folder / "seg-binary.dcm"),
         "labelmaps": {name: str(folder / f"seg-labelmap-{number}.dcm") for number, name in enumerate(given.on_slices)},
-        "is_kept": given.place.name == PICTURED,
+        "is_kept": place.name == PICTURED,
     }
 
 

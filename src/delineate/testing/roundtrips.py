@@ -70,9 +70,14 @@ def _organs(shape: Sequence[int], off: np.ndarray) -> np.ndarray:
     """Each voxel within a body has the label of the nearest of thirty seeds."""
     rng = np.random.default_rng(6)
     seeds = np.stack([rng.permuted(np.linspace(0.15, 0.85, ORGANS)) for _ in range(3)], axis=1)
-    at = np.stack(list(np.indices(tuple(shape))), axis=-1) / (np.array(shape) - 1)
-    nearest = ((at[..., None, :] - seeds) ** 2).sum(axis=-1).argmin(axis=-1)
-    return np.where(off < 0.47, nearest + 1, 0).astype(np.uint8)
+    labels, least = np.zeros(tuple(shape), np.uint8), np.full(tuple(shape), np.inf)
+    axes = np.ix_(*(np.linspace(0, 1, count) for count in shape))
+    for label, seed in enumerate(seeds, 1):
+        away = sum((axis - place) ** 2 for axis, place in zip(axes, seed, strict=True))
+        labels[away < least] = label
+        np.minimum(least, away, out=least)
+    labels[off >= 0.47] = 0
+    return labels
 
 
 def segmentation_of(maps: Maps, geometry: Geometry) -> Segmentation:
@@ -146,12 +151,11 @@ def places() -> Iterator[Place]:
 class Trial:
     """Structures on one series.
 
-    place, image : where, and as it was read from its files; on_slices, on_volume : the same shapes on the slices, of shape
-    (slices, rows, columns) in their order, and on the grid of the volume. These are one where the slices are on a grid; for
-    others the volume was interpolated, and formats that know no single slices are tried on its grid.
+    image : as it was read from its files; on_slices, on_volume : the same shapes on the slices, of shape (slices, rows, columns) in
+    their order, and on the grid of the volume. These are one where the slices are on a grid; for others the volume was
+    interpolated, and formats that know no single slices are tried on its grid.
     """
 
-    place: Place
     image: DicomImage
     on_slices: Maps
     on_volume: Segmentation
@@ -159,29 +163,30 @@ class Trial:
     @property
     def has_grid(self) -> bool:
         """Whether the slices are on a grid."""
-        return self.place.positions is None
+        return not self.image.is_resampled
 
 
 def trial(place: Place, folder: Path, names: Sequence[str] = (), **other: Any) -> Trial:
     """Write a series and delineate shapes on it, all of them or those of `names`; `other` as for `Place.write`."""
     image = place.write(folder, **other)
-    planes = image.series.planes
+    assert image.is_resampled == (place.positions is not None), f"{place.name} is not what it should be"
+    return drawn_on(image, names, place.geometry)
+
+
+def drawn_on(image: DicomImage, names: Sequence[str] = (), geometry: Geometry | None = None) -> Trial:
+    """Delineate shapes on any series; `geometry` is its grid in another order of axes, in which they are drawn."""
 
     def chosen(shape: Sequence[int]) -> dict[str, np.ndarray]:
         return {name: labels for name, labels in shapes(shape).items() if not names or name in names}
 
-    if place.positions is not None:
-        maps = chosen(place.geometry.shape)
-        return Trial(place=place, image=image, on_slices=maps, on_volume=_on(image.volume.geometry, chosen))
-    wanted = _on(place.geometry, chosen)
-    assert planes.geometry is not None, f"the slices of {place.name} are on no grid"
+    planes, grid = image.series.planes, image.volume.geometry
+    if planes.geometry is None:
+        maps = chosen((len(planes), *planes.size[::-1]))
+        return Trial(image=image, on_slices=maps, on_volume=segmentation_of(chosen(grid.shape), grid))
+    wanted = segmentation_of(chosen((geometry or grid).shape), geometry or grid)
     turned = wanted.mapped(reorientation(wanted.geometry, planes.geometry.axis_codes))
     layers = (np.ascontiguousarray(layer) for layer in turned.layers)
-    return Trial(place=place, image=image, on_slices=dict(zip(chosen(place.geometry.shape), layers, strict=True)), on_volume=wanted)
-
-
-def _on(geometry: Geometry, made: Callable[[Sequence[int]], Maps]) -> Segmentation:
-    return segmentation_of(made(geometry.shape), geometry)
+    return Trial(image=image, on_slices=dict(zip(chosen(grid.shape), layers, strict=True)), on_volume=wanted)
 
 
 def differing(found: Segmentation, wanted: Segmentation) -> dict[str, int]:
@@ -204,6 +209,12 @@ def by_shape(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
 Trip = Callable[[Trial, Path], dict[str, int]]
 
 
+def _on_slices(given: Trial, names: Sequence[str]) -> Segmentation:
+    """Shapes on slices that are on no grid: of the segmentation the layers alone count."""
+    maps = {name: given.on_slices[name] for name in names}
+    return segmentation_of(maps, Geometry(next(iter(maps.values())).shape[::-1]))
+
+
 def _slices_differ(layers: Sequence[np.ndarray], structures: Sequence[Structure], wanted: Segmentation) -> dict[str, int]:
     found = {item.name: layers[item.layer] == item.label for item in structures}
     nothing = np.zeros(wanted.geometry.shape, dtype=bool)
@@ -216,7 +227,7 @@ def _rtstruct(holes: Literal["keyhole", "xor"]) -> Trip:
         if given.has_grid:
             rtstruct.write_rtstruct(path, given.on_volume, series, options)
             return differing(rtstruct.read_rtstruct(path, series), given.on_volume)
-        wanted = segmentation_of(given.on_slices, given.place.geometry)
+        wanted = _on_slices(given, list(given.on_slices))
         rtstruct.write_on_planes(path, wanted.layers, wanted.structures, series, options)
         return _slices_differ(*rtstruct.read_on_planes(path, series), wanted)
 
@@ -229,7 +240,7 @@ def _seg_file(given: Trial, path: Path, names: Sequence[str], kind: Literal["bin
         wanted = _only(given.on_volume, names)
         seg.write_seg(path, wanted, series, options)
         return differing(seg.read_seg(path, series), wanted)
-    wanted = segmentation_of({name: given.on_slices[name] for name in names}, given.place.geometry)
+    wanted = _on_slices(given, names)
     seg.write_on_planes(path, wanted.layers, wanted.structures, series, options)
     return _slices_differ(*seg.read_on_planes(path, series), wanted)
 
@@ -259,6 +270,14 @@ def _nifti(given: Trial, folder: Path) -> dict[str, int]:
     return differing(files.read_segmentation(*(path for path in written if path.suffix != ".json")), given.on_volume)
 
 
+def _indices(fine: Geometry, coarse: Geometry, axis: int) -> np.ndarray:
+    """Where the centres of voxels along an axis of one grid lie in another one, which is parallel to it: indices there."""
+    line = np.zeros((fine.size[axis], 3))
+    line[:, axis] = np.arange(len(line))
+    indices: np.ndarray = np.rint(coarse.to_index(fine.to_world(line))[:, axis]).astype(int)
+    return indices
+
+
 def _workstation(given: Trial, folder: Path) -> dict[str, int]:
     """A result as the server answers it, set as contours on the grid of these, which splits the image's voxels."""
     wanted, path = given.on_volume, folder / "result.zip"
@@ -267,11 +286,7 @@ def _workstation(given: Trial, folder: Path) -> dict[str, int]:
     with Host(multiplier=MULTIPLIER) as host:
         image = host.image_from_volume(Volume(np.zeros(wanted.geometry.shape, np.int16), wanted.geometry))
         ContourLoader(host.session, image.handle, lambda note: None).load(TaskOutput(str(path)))
-        # Where the centre of each voxel of a contour lies in the image.
-        grid = image.contour_geometry
-        corners = np.stack(list(np.indices(grid.shape)[::-1]), axis=-1)
-        inside = np.rint(wanted.geometry.to_index(grid.to_world(corners))).astype(int)
-        at = (inside[..., 2], inside[..., 1], inside[..., 0])
+        at = np.ix_(*(_indices(image.contour_geometry, wanted.geometry, axis) for axis in (2, 1, 0)))
         there = set(image.names)
         return {
             name: int(np.count_nonzero((image.contour(name).mask if name in there else False) != wanted.mask(name)[at]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import threading
 import time
 import zipfile
@@ -153,6 +154,23 @@ def test_labels_that_lie_there_are_found_with_their_tag_the_newest_first(serving
     asked = len(peer.requests)
     until(lambda: len([line for line in peer.requests[asked:] if "/series?" in line]) >= 3)
     assert other.http.get("/datastore/").json()["label_tags"] == {"second reader": 1}  # what was removed here does not come back
+
+
+def test_nothing_in_the_logs_names_a_patient_or_a_study(serving: Serving, peer: DicomWebServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = serving(workers=1)
+    save(server, ONE, mask())
+    until(lambda: bool(arrived(peer, "SEG")))
+    server.http.get("/proxy/dicom/qido/studies", params={"PatientID": "phantom"})
+    server.http.get(f"/proxy/dicom/wado/studies/{ROOT}.1/series/{ONE}/metadata")
+    ours = [
+        record
+        for record in caplog.records
+        if not (record.name.startswith(("httpx", "httpcore")) and server.url[-5:] in record.getMessage())
+    ]
+    shown = [record.getMessage() for record in ours if record.threadName != threading.main_thread().name]
+    assert shown
+    assert not [line for line in shown if ROOT in line or "phantom" in line]
 
 
 def test_an_image_is_a_zip_of_its_files_and_a_raw_label_lies_on_its_grid(serving: Serving) -> None:

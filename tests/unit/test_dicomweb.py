@@ -16,13 +16,15 @@ from delineate import nifti
 from delineate.datastore.dicomweb import DicomWebDatastore
 from delineate.datastore.dicomweb_client import Access, DicomWeb
 from delineate.datastore.dicomweb_grid import grid_of
-from delineate.datastore.dicomweb_json import series_of
+from delineate.datastore.dicomweb_json import is_uid, series_of
+from delineate.datastore.dicomweb_labels import NOTE, instance_uid, unsent
 from delineate.datastore.dicomweb_parts import PartsError, Splitter, boundary_of
 from delineate.datastore.faults import DicomWebError, GridMismatchError
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import read
 from delineate.errors import InputError, SettingsError, StorageFullError
 from delineate.geometry import Geometry
+from delineate.server.settings import Settings
 from delineate.store.database import Database
 from delineate.testing.dicom import ROOT, sheared, stack_of, write_series
 from delineate.testing.dicomweb import Behaviour, DicomWebServer, Stored
@@ -317,6 +319,42 @@ def test_the_data_set_of_labelled_images_has_their_files(store: DicomWebDatastor
     names = archive.namelist()
     assert len([name for name in names if name.startswith(f"image/{ONE}/")]) == 6
     assert f"label/{ONE}.nii.gz" in names
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"studies": "http://u:p@pacs.example/dicom-web"}, {"studies": "https://"}, {"studies": "https://pacs.example/x?y=1"},
+        {"studies": "https://pacs.example", "dicomweb_labels": "nifti"}, {"dicomweb": "ftp://pacs.example"},
+        {"studies": Path("/data"), "dicomweb": "https://pacs.example"},
+        {"studies": "https://pacs.example", "dicomweb_token_file": "a", "dicomweb_password_file": "b"},
+        {"studies": "https://pacs.example", "dicomweb_cache_mb": 0},
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="the setting"):
+        Settings.load(environment={}, **given)
+
+
+def test_studies_is_a_folder_or_an_address(tmp_path: Path) -> None:
+    web = Settings.load(environment={"DELINEATE_STUDIES": "https://pacs.example/dicom-web"})
+    assert (web.dicomweb, web.studies) == ("https://pacs.example/dicom-web", None)
+    assert Settings.load(environment={}, studies=str(tmp_path)).studies == tmp_path
+
+
+def test_a_file_that_is_written_again_is_the_same_instance(store: DicomWebDatastore) -> None:
+    """What was sent before a kill, and is sent again after it, is there once."""
+    saved = label(store, ONE)
+    assert instance_uid(store.uid, saved, "seg") == instance_uid(store.uid, store.label(ONE, "final"), "seg")
+    uids = {instance_uid(store.uid, saved, "seg"), instance_uid(store.uid, saved, "rtstruct"), instance_uid("x", saved, "seg")}
+    uids.add(instance_uid(store.uid, label(store, ONE), "seg"))
+    assert len(uids) == 4
+    assert all(is_uid(uid) for uid in uids)
+    assert [found.version for _, found in unsent(store, ("final",))] == [2]
+    store.update_label_info(ONE, "final", {NOTE: {"version": 1}})
+    assert len(unsent(store, ("final",))) == 1  # of the one before
+    store.update_label_info(ONE, "final", {NOTE: {"version": 2}})
+    assert unsent(store, ("final",)) == []
 
 
 def test_who_asks_is_read_from_a_file_each_time(asking: Asking, peer: DicomWebServer, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import httpx
 from delineate import __version__
 from delineate.client.address import parse_address
 from delineate.client.transport import Line
+from delineate.client.unlogged import unlogged
 from delineate.datastore.dicomweb_json import RemoteSeries, is_uid, series_of, text, values
 from delineate.datastore.dicomweb_parts import PartsError, Sink, Splitter, boundary_of
 from delineate.datastore.faults import DicomWebError
@@ -231,9 +232,8 @@ class DicomWeb:
         for delay in (*_DELAYS, None):
             wanted = delay
             try:
-                with self._http.stream(
-                    method, self.base + path, params=params, headers=given, content=None if body is None else body()
-                ) as response:
+                content = None if body is None else body()
+                with unlogged(), self._http.stream(method, self.base + path, params=params, headers=given, content=content) as response:
                     if response.status_code in good:
                         return take(response)
                     wanted = _told_delay(response, delay)

@@ -76,6 +76,7 @@ class ProxyRoutes:
     async def _handed_on(self, request: Request, path: str, body: AsyncIterator[bytes] | None = None) -> Response:
         import httpx  # here as in `Annotation`: a server without DICOMweb needs none
 
+        from delineate.client.unlogged import unlogged
         from delineate.datastore.dicomweb_client import failed, refused
 
         client = self._client()
@@ -84,7 +85,8 @@ class ProxyRoutes:
         headers.setdefault("accept-encoding", "identity")
         sent = client.build_request(request.method, self._address(path, request.url.query), headers=headers, content=body)
         try:
-            answer = await client.send(sent, stream=True)
+            with unlogged():
+                answer = await client.send(sent, stream=True)
         except httpx.HTTPError as error:
             raise failed(error) from error
         if answer.is_redirect or answer.status_code in (401, 403):

@@ -35,6 +35,7 @@ WORK_NAME: Final = "dicom-label"
 _OWNER: Final = "DICOMweb"
 _PAUSE: Final = 1.0  # s between two looks for what is to be sent
 _LATER: Final = 60.0  # s until a label is tried again that could not be sent
+_LONGER: Final = 10  # times as long where the server said no
 _RECENT: Final = 100
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Returning:
             await self._files.run(partial(self._store, store, image, label, ended))
         except DicomWebError as error:
             _log.warning("a label was not sent to the DICOMweb server: %s", error.sentence())
-            self._not_before[_key(label)] = time.monotonic() + self._later
+            self._not_before[_key(label)] = time.monotonic() + self._later * (1 if error.is_passing else _LONGER)
         except ModelError as error:  # it never will be
             _log.warning("a label cannot be written as DICOM: %s", error.sentence())
             await self._files.run(partial(_note, store, label, {"failed": error.message}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableSequence
 from typing import Any, Final, NamedTuple
 
 from delineate.dicom.deidentification_table import Action, Kept, action_of
@@ -115,8 +115,7 @@ def values_of(value: Any) -> Iterable[Any]:
     """The values of an attribute, whether one or several."""
     if value is None or value == "":
         return ()
-    library = pydicom()
-    return value if isinstance(value, (list, tuple, library.multival.MultiValue)) else (value,)
+    return value if isinstance(value, (MutableSequence, tuple)) else (value,)
 
 
 def _element(data: Any, tag: Any) -> Any:

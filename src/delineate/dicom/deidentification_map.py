@@ -56,11 +56,15 @@ class IdentityMap:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._uids: dict[str, str] = {}
-        with _sentences():
+        self._depth = 0
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Before SQLite opens it, so that it is never readable by others; its log files take the same mode.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             path.chmod(0o600)
+        except OSError as error:
+            raise StoreError(f"the map of identities cannot be opened: {error.strerror}", "Check its folder and its rights.") from None
+        with _sentences():
             self._connection = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -73,19 +77,21 @@ class IdentityMap:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """All that is asked for inside is on the disk afterwards, or none of it."""
+        """All that is asked for inside is on the disk afterwards, or none of it. One inside of another is part of that."""
         with self._lock, _sentences():
-            begun = False
+            self._depth += 1
             try:
                 yield
-                begun = self._connection.in_transaction
-                if begun:
+                if self._depth == 1 and self._connection.in_transaction:
                     self._connection.execute("COMMIT")
             except BaseException:
-                self._uids.clear()
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if self._depth == 1:
+                    self._uids.clear()
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
                 raise
+            finally:
+                self._depth -= 1
 
     def uid(self, original: str, patient: str) -> str:
         """What a UID is sent as, from now on; inside of `writing`."""
@@ -161,5 +167,3 @@ def _sentences() -> Iterator[None]:
         raise StoreError(f"the map of identities {reason}", "Check the file, its disk and its rights, then try again.") from None
     except sqlite3.Error:
         raise StoreError("the map of identities is damaged or is another file", "Give the right file, or bring back a copy.") from None
-    except OSError as error:
-        raise StoreError(f"the map of identities cannot be opened: {error.strerror}", "Check the file's folder and its rights.") from None

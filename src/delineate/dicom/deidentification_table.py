@@ -8,7 +8,7 @@ of a type that holds no names, dates or prose.
 from __future__ import annotations
 
 import csv
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -45,6 +45,7 @@ class Kept(NamedTuple):
     characteristics: bool = False
 
 
+@lru_cache(maxsize=10_000)
 def action_of(tag: int, vr: str, kept: Kept) -> Action:
     """What becomes of the attribute `tag`, which is of the type `vr` in its file."""
     group = tag >> 16

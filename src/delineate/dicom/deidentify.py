@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,7 @@ _PROFILE: Final = ("113100", "DCM", "Basic Application Confidentiality Profile")
 _DATES: Final = ("113107", "DCM", "Retain Longitudinal Temporal Information Modified Dates Option")
 _CHARACTERISTICS: Final = ("113108", "DCM", "Retain Patient Characteristics Option")
 _ONE: Final = "Leave it out, or send the images without de-identification to a server that may know the patient."
+_TOGETHER: Final = 50  # files for each of which the map would else be brought to the disk
 _DIRECTORY: Final = "1.2.840.10008.1.3.10"
 
 
@@ -121,16 +123,22 @@ class Deidentifier:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".deidentified-", dir=target) as aside, unpacked(source) as folder:
             files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-            made, left, others = [], [], 0
-            for number, path in enumerate(files, 1):
-                try:
-                    made.append(self._file(path, Path(aside) / f"{number:06d}.dcm"))
-                except _OtherFormatError:
-                    others += 1
-                except DeidentificationError as error:
-                    left.append(f"file {number} of {len(files)} by name: {error.message}")
-            self._settle(made, left, others, policy, notes)
+            made = self._made(files, Path(aside), policy, notes)
             return [path.rename(target / path.name) for path in made]
+
+    def _made(self, files: Sequence[Path], aside: Path, policy: Policy, notes: list[str]) -> list[Path]:
+        made, left, others = [], [], 0
+        for begin in range(0, len(files), _TOGETHER):
+            with self._identities.writing():  # nothing is sent before all of them are done
+                for number, path in enumerate(files[begin : begin + _TOGETHER], begin + 1):
+                    try:
+                        made.append(self._file(path, aside / f"{number:06d}.dcm"))
+                    except _OtherFormatError:
+                        others += 1
+                    except DeidentificationError as error:
+                        left.append(f"file {number} of {len(files)} by name: {error.message}")
+        self._settle(made, left, others, policy, notes)
+        return made
 
     @staticmethod
     def _settle(made: list[Path], left: list[str], others: int, policy: Policy, notes: list[str]) -> None:
@@ -199,7 +207,7 @@ class Deidentifier:
 
     def _mark(self, clean: Any) -> None:
         clean.PatientIdentityRemoved = "YES"
-        clean.DeidentificationMethod = [f"PS3.15 {EDITION} Basic Profile", f"Delineate {version('delineate')}"]
+        clean.DeidentificationMethod = [f"PS3.15 {EDITION} Basic Profile", _program()]
         options = [code for code, is_on in ((_DATES, self._kept.dates), (_CHARACTERISTICS, self._kept.characteristics)) if is_on]
         clean.DeidentificationMethodCodeSequence = [coded(code) for code in (_PROFILE, *options)]
         clean.LongitudinalTemporalInformationModified = "MODIFIED" if self._kept.dates else "REMOVED"
@@ -240,7 +248,8 @@ def save(data: Any, path: Path) -> None:
     """
     try:
         with saved(path) as file:
-            pydicom().dcmwrite(file, data, enforce_file_format=True)
+            # Some images have no UIDs, which meta information cannot be complete without.
+            pydicom().dcmwrite(file, data, enforce_file_format=bool(data.get("SOPInstanceUID") and data.get("SOPClassUID")))
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -271,6 +280,11 @@ def require_no_names(path: Path, choice: str = "") -> None:
                 reason = "it holds what cannot be read"
             if reason:
                 raise DeidentificationError(f"nothing is sent: file {number} of {len(files)}: {reason}", _ONE)
+
+
+@cache
+def _program() -> str:
+    return f"Delineate {version('delineate')}"
 
 
 class _OtherFormatError(Exception):

@@ -219,6 +219,7 @@ class Association:
         """Wait a moment for the caller to hang up first: what we said last would be lost with bytes that nobody read."""
         with contextlib.suppress(OSError):
             self._line.settimeout(_LINGER)
+            self._line.shutdown(socket.SHUT_WR)
             end = time.monotonic() + _LINGER
             while time.monotonic() < end and self._line.recv(1 << 16):
                 pass

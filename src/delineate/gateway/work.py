@@ -38,11 +38,12 @@ from delineate.gateway.rules import Rule, Rules, Server
 from delineate.gateway.rules_attributes import attributes_of
 from delineate.gateway.spool import Spool, sync_folder
 from delineate.gateway.work_rows import WorkRows
+from delineate.protocols.messages import Backoff
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 
 _LOG: Final = logging.getLogger("delineate.gateway")
-_SLICE: Final = 15.0  # seconds between looks at whether a task is still wanted
+_SLICE: Final = 3.0  # seconds between looks at whether a task is still wanted
 _RESULTS: Final = "results"
 _UNEXPECTED: Final = "Tell the developers, with the node's log."
 
@@ -158,7 +159,7 @@ class Work:
                 token = server.token_file.read_text(encoding="utf-8").splitlines()[0].strip()
             except (OSError, IndexError, UnicodeDecodeError):
                 raise SettingsError(f"no token could be read from {server.token_file}", "Write it on the first line.") from None
-        return Client(server.url, token=token, ca_file=server.ca_file, timeout=self._settings.task)
+        return Client(server.url, token=token, ca_file=server.ca_file, timeout=self._settings.task, backoff=Backoff(tries=3))
 
     def _anonymous(self, folder: Path, server: Server, notes: list[str]) -> Volume:
         """The image as it may leave. Of a task's archive voxels and grid are all that goes; what cannot be made anonymous stays here."""

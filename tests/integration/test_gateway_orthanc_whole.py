@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("pynetdicom")
 
 from delineate.client.sync import Client
+from delineate.dicom.header import read_header
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.rtstruct import read_rtstruct
 from delineate.dicom.seg import read_seg
@@ -53,8 +54,9 @@ class Process:
             command = [sys.executable, "-m", "delineate.cli", *arguments]
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, stdin=subprocess.DEVNULL)
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, log.read_text()
+        if not self.process.stdout.readline():
+            self.end()
+            pytest.fail(log.read_text())
 
     def end(self, number: int = signal.SIGTERM) -> None:
         if self.process.poll() is None:
@@ -79,7 +81,7 @@ class Site:
     def serve(self) -> None:
         self._start("server", "serve", "--port", str(self.server_port), "--data", str(self.folder / "server"), "--workers", "1")
 
-    def rules(self, destination: str) -> None:
+    def rules(self, destination: str, deidentify: str = "off") -> None:
         (self.folder / "rules.toml").write_text(
             f"""
 [node]
@@ -88,6 +90,10 @@ quiet_seconds = 0.5
 broken_seconds = 2
 pause_seconds = 0.3
 longest_pause_seconds = 1
+
+[servers.models]
+url = "http://127.0.0.1:{self.server_port}"
+deidentify = "{deidentify}"
 
 [destinations.peer]
 {destination}
@@ -101,9 +107,8 @@ destinations = ["peer"]
         )
 
     def listen(self) -> None:
-        url = f"http://127.0.0.1:{self.server_port}"
         rules, data = str(self.folder / "rules.toml"), str(self.folder / "node")
-        self._start("node", "gateway", "serve", "--rules", rules, "--data", data, "--server", url)
+        self._start("node", "gateway", "serve", "--rules", rules, "--data", data)
 
     def _start(self, name: str, *arguments: str) -> None:
         self.processes[name] = Process(self.folder / f"{name}.log", *arguments)
@@ -169,6 +174,12 @@ def require_in_orthanc(site: Site, peer: Orthanc, image: DicomImage) -> None:
     require_results(site, peer.fetch(contours, there / "back-rs.dcm"), peer.fetch(segments, there / "back-seg.dcm"), image)
 
 
+def send(site: Site, folder: Path) -> None:
+    """By DCMTK, on one association."""
+    command = ["storescu", "-aec", "DELINEATE", "-aet", "STORESCU", "+sd", "127.0.0.1", str(site.port), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
 @needs_orthanc
 def test_from_orthanc_through_a_rule_back_to_orthanc_with_commitment(site: Site, chest: Path, image: DicomImage) -> None:
     with orthanc(site.folder / "orthanc", {"delineate": ("DELINEATE", site.port)}) as peer:
@@ -210,8 +221,7 @@ def test_from_storescu_through_a_rule_to_storescp_that_comes_later(site: Site, c
     received.mkdir()
     site.rules(f'kind = "dicom"\nhost = "127.0.0.1"\nport = {port}\nae = "STORESCP"\ntimeout = 5')
     site.listen()
-    send = ["storescu", "-aec", "DELINEATE", "-aet", "STORESCU", "+sd", "127.0.0.1", str(site.port), str(chest)]
-    subprocess.run(send, check=True, capture_output=True, timeout=60)
+    send(site, chest)
     eventually(lambda: [job["attempts"] > 0 for job in site.jobs()] == [True])
     site.serve()
     eventually(lambda: [item["attempts"] > 0 for job in site.jobs() for item in job["deliveries"]] == [True])
@@ -234,8 +244,7 @@ def test_an_archive_that_accepts_and_drops_is_found_out_and_gets_it_again(site: 
         )
         site.serve()
         site.listen()
-        send = ["storescu", "-aec", "DELINEATE", "+sd", "127.0.0.1", str(site.port), str(chest)]
-        subprocess.run(send, check=True, capture_output=True, timeout=60)
+        send(site, chest)
         (delivery,) = eventually(lambda: [item for job in site.jobs() for item in job["deliveries"] if item["attempts"] > 0])
         assert "did not commit to them within 0.5 s" in delivery["reason"] and site.states() != ["done"]
         pacs.commits = "fails"
@@ -246,3 +255,15 @@ def test_an_archive_that_accepts_and_drops_is_found_out_and_gets_it_again(site: 
         eventually(lambda: site.states() == ["done"])
     assert sorted(str(item.SOPClassUID) for item in pacs.objects.values()) == sorted([RTSTRUCT, SEG])
     assert len(set(pacs.came)) == 2  # the same objects each time
+
+
+@needs_dcmtk
+def test_a_foreign_server_sees_no_patient_and_the_results_belong_to_the_image(site: Site, chest: Path, image: DicomImage) -> None:
+    site.rules('kind = "folder"\npath = "out"', deidentify="required")
+    site.serve()
+    site.listen()
+    send(site, chest)
+    eventually(lambda: site.states() == ["done"])
+    found = {read_header(path, path.name).text("Modality"): path for path in (site.folder / "out").iterdir()}
+    assert {read_header(path, "result").text("PatientID") for path in found.values()} == {"phantom"}
+    require_results(site, found["RTSTRUCT"], found["SEG"], image)

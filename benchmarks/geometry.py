@@ -34,7 +34,7 @@ PICTURE: Final = HERE.parent / "docs" / "images" / "geometry-ring.png"
 RESULTS: Final = HERE / "geometry.json"
 PEERS: Final = Path(".peers")
 PICTURED: Final = "7 at 17"  # the series whose ring is drawn
-DRAWN: Final = "rt-utils"  # beside ours
+DRAWN: Final = ("rt-utils → dcmrtstruct2nii", "platipy")  # beside ours
 PROCESSES: Final = 2
 
 Results = dict[str, Any]
@@ -152,12 +152,12 @@ def measure(folder: Path, peers: Path, wanted: Sequence[Place]) -> Results:
 
 
 def draw(folder: Path) -> None:
-    """The picture, where the peer in it is there."""
-    theirs = folder / f"kept-{DRAWN}.npy"
-    if theirs.exists():
+    """The picture, where the peers in it are there."""
+    files = {name: folder / f"kept-{name}.npy" for name in DRAWN}
+    if all(path.exists() for path in files.values()):
         ring = dict(np.load(folder / "maps.npz"))["ring"] > 0
         ours = read_rtstruct(folder / "rtstruct-keyhole.dcm", read(folder / "series").series).mask("ring")
-        PICTURE.write_bytes(picture(ring, {"Delineate": ours, DRAWN: np.load(theirs)}))
+        PICTURE.write_bytes(picture(ring, {"Delineate": ours, **{name: np.load(path) for name, path in files.items()}}))
 
 
 def kept(results: Results, before: Mapping[str, Any]) -> Results:

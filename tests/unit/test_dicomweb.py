@@ -144,12 +144,28 @@ def test_a_series_is_the_same_file_by_file_when_it_comes_again(opened: Opened, p
 
 
 def test_what_is_in_use_is_not_taken_out(opened: Opened) -> None:
-    store = opened(cache_bytes=9_000)
+    store = opened(cache_bytes=9_000, patience=0.1)
     store.synchronise()
     store.fetch(ONE)
     with pytest.raises(StorageFullError):
         store.fetch(TWO)
     assert store.is_here(store.image(ONE))
+
+
+def test_a_series_waits_for_room_until_others_are_not_in_use(opened: Opened) -> None:
+    store = opened(cache_bytes=9_000, in_use=0.3, patience=30.0)
+    store.synchronise()
+    store.fetch(ONE)
+    store.fetch(TWO)
+    assert not store.is_here(store.image(ONE))
+
+
+def test_a_series_that_is_larger_than_all_the_room_does_not_wait(opened: Opened, tmp_path: Path) -> None:
+    store = opened(cache_bytes=3_000)
+    store.synchronise()
+    with pytest.raises(StorageFullError, match="does not fit"):
+        store.fetch(ONE)
+    assert list((tmp_path / "mirror" / ".delineate" / "web" / "incoming").iterdir()) == []
 
 
 def test_what_was_fetched_is_there_after_a_restart_and_what_is_half_is_not(opened: Opened, tmp_path: Path) -> None:

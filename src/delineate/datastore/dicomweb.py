@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from delineate.datastore.dataset import zipped
-from delineate.datastore.dicomweb_cache import IN_USE, Held, Receiver, SeriesCache
+from delineate.datastore.dicomweb_cache import IN_USE, PATIENCE, Held, Receiver, SeriesCache
 from delineate.datastore.dicomweb_client import DicomWeb, path_of
 from delineate.datastore.dicomweb_grid import grid_of
 from delineate.datastore.dicomweb_json import NOT_IMAGES, RemoteSeries
@@ -51,7 +51,8 @@ class DicomWebDatastore(LocalDatastore):
     folder : of our own: labels, series that were fetched, the index
     web : closed with this
     modalities : of the series that are images; empty for all but `NOT_IMAGES`
-    cache_bytes : most that fetched series may take; in_use : seconds for which one stays after its last use
+    cache_bytes : most that fetched series may take; in_use : seconds for which one stays after its last use; patience : for
+        which one that comes waits for room
     every : seconds between two questions what the server has; 0 for none but `synchronise`
     others : as of `LocalDatastore`
 
@@ -70,6 +71,7 @@ class DicomWebDatastore(LocalDatastore):
         modalities: Collection[str] = (),
         cache_bytes: int = 20 << 30,
         in_use: float = IN_USE,
+        patience: float = PATIENCE,
         every: float = EVERY,
         **others: Any,
     ) -> None:
@@ -82,7 +84,7 @@ class DicomWebDatastore(LocalDatastore):
         self._stopped = threading.Event()
         _name_images_folder(Path(folder).resolve())
         super().__init__(folder, database, **others)
-        self._cache = SeriesCache(self._files, cache_bytes, clock=others.get("clock", time.time), in_use=in_use)
+        self._cache = SeriesCache(self._files, cache_bytes, clock=others.get("clock", time.time), in_use=in_use, patience=patience)
         self._labels = FoundThere(self)
         self._thread = threading.Thread(target=self._run, name="dicomweb", daemon=True)
         if every > 0:
@@ -91,6 +93,7 @@ class DicomWebDatastore(LocalDatastore):
     def close(self) -> None:
         """Stop asking."""
         self._stopped.set()
+        self._cache.close()
         self.web.close()
         if self._thread.is_alive():
             self._thread.join(_PATIENCE)

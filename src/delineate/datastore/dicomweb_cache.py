@@ -28,9 +28,13 @@ from delineate.errors import StorageFullError
 from delineate.geometry import Geometry
 from delineate.store.faults import storage_error
 
-IN_USE: Final = 900.0
+IN_USE: Final = 120.0
 """Seconds after its last use for which a series is not taken out: a task that was given its path may be waiting."""
 
+PATIENCE: Final = 150.0
+"""Seconds for which a series that is coming waits for room: those that are in use now are not then."""
+
+_TURN: Final = 0.5  # s
 _BUFFER: Final = 1 << 20
 _PREAMBLE: Final = 132
 _EPOCH: Final = 946_684_800  # s, the year 2000: a series that came again has the same times, so that who decoded it before need not again
@@ -49,7 +53,9 @@ class Held:
 class SeriesCache:
     """For any thread of one process. `limit` in bytes, over what is here and what is coming."""
 
-    def __init__(self, files: Files, limit: int, *, clock: Callable[[], float] = time.time, in_use: float = IN_USE) -> None:
+    def __init__(
+        self, files: Files, limit: int, *, clock: Callable[[], float] = time.time, in_use: float = IN_USE, patience: float = PATIENCE
+    ) -> None:  # fmt: skip
         self._files = files
         self._images = files.layout.images
         self._notes = files.layout.hidden / "web"
@@ -57,7 +63,9 @@ class SeriesCache:
         self._limit = limit
         self._clock = clock
         self._in_use = in_use
-        self._lock = threading.Lock()
+        self._patience = patience
+        self._lock = threading.Condition()
+        self._is_closed = False
         self._held: OrderedDict[str, tuple[Held, float]] = OrderedDict()  # the last one was used last
         self._checked: set[str] = set()
         self._coming = 0
@@ -128,22 +136,35 @@ class SeriesCache:
         finally:
             receiver.close()
 
-    def reserve(self, count: int) -> None:
-        """Make room for more bytes, which may be given back (negative). Raises `StorageFullError`."""
-        now = self._clock()
+    def close(self) -> None:
+        """Nobody waits for room any more."""
         with self._lock:
-            self._coming += count
-            total = self._coming + sum(held.size for held, _ in self._held.values()) if count > 0 else 0
-            while total > self._limit:
-                uid, (held, used) = next(iter(self._held.items()), ("", (Held(0, 0, 0), now)))
-                if not uid or now - used < self._in_use:
-                    self._coming -= count
+            self._is_closed = True
+            self._lock.notify_all()
+
+    def release(self, count: int) -> None:
+        """Bytes that were to come do not."""
+        with self._lock:
+            self._coming -= count
+            self._lock.notify_all()
+
+    def reserve(self, count: int) -> None:
+        """Make room for more bytes; waits while all that is here is in use. Raises `StorageFullError`."""
+        end = self._clock() + self._patience
+        with self._lock:
+            while self._coming + count + sum(held.size for held, _ in self._held.values()) > self._limit:
+                now = self._clock()
+                uid, used = next(((uid, used) for uid, (_, used) in self._held.items()), ("", now))
+                if uid and now - used >= self._in_use:
+                    self._forget(uid)
+                elif now >= end or self._is_closed or self._coming + count > self._limit:
                     raise StorageFullError(
                         f"the series does not fit into the {self._limit >> 20} MB for series of the DICOMweb server, beside those in use",
                         "Try again later, or raise dicomweb_cache_mb.",
                     )
-                self._forget(uid)
-                total -= held.size
+                else:
+                    self._lock.wait(_TURN)
+            self._coming += count
 
     def admit(self, uid: str, folder: Path, held: Held) -> None:
         """Let a series that came be found under its name, in the place of an older version."""
@@ -221,7 +242,7 @@ class Receiver:
         if self._file is not None:
             self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._cache.reserve(-self.size)
+        self._cache.release(self.size)
         self._file, self.count, self.size = None, 0, 0
 
 

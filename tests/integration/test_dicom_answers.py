@@ -569,3 +569,42 @@ def test_a_wrong_wish_costs_no_segmentation(server: Any, options: dict[str, str]
             client.segment(server.studies / "plain.nii.gz", "threshold", **options)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=words):
             client.fetch("A" * 43, **options)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------ labels that are bare arrays
+
+
+def save_raw(server: Any, image: str, data: bytes) -> httpx.Response:
+    answer: httpx.Response = server.http.put(
+        "/datastore/label", params={"image": image, "tag": "raw"}, files={"label": ("label.bin", data)}
+    )
+    return answer
+
+
+def test_a_bare_array_is_saved_on_the_grid_of_a_series(server: Any, tmp_path: Path) -> None:
+    """As viewers in a browser send it, which know columns, rows and slices alone."""
+    image = read(server.studies / "chest")
+    labels = np.zeros(image.volume.geometry.shape, np.uint8)
+    labels[2:5, 3:9, 4:20] = 2
+    assert save_raw(server, "chest", labels.tobytes()).status_code == 200
+    found = server.http.get("/datastore/label", params={"label": "chest", "tag": "raw"})
+    (tmp_path / "label.nii.gz").write_bytes(found.content)
+    back = read_segmentation(tmp_path / "label.nii.gz")
+    assert np.array_equal(back.layers[0], labels)
+    assert back.geometry.matches(image.volume.geometry)
+    told = save_raw(server, "chest", labels.tobytes() + b"x")
+    assert told.status_code == 422
+    assert "voxels" in told.json()["message"]
+
+
+def test_a_bare_array_on_slices_that_are_on_no_grid(label_server: Callable[..., Any], tmp_path: Path) -> None:
+    place = PLACES[UNEVEN[0]]
+    stack = replace(stack_of(np.zeros(place.geometry.shape, np.int16), place.geometry), positions=place.positions)
+    folder = tmp_path / "server0" / "studies" / "tilted"
+    for path in write_series(folder, stack):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    os.utime(folder, (1_700_000_000, 1_700_000_000))
+    server = label_server(workers=1)
+    told = save_raw(server, "tilted", bytes(int(np.prod(place.geometry.size))))
+    assert told.status_code == 422
+    assert save_raw(server, "nobody", b"x").status_code == 404

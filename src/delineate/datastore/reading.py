@@ -194,6 +194,11 @@ class DatastoreReader:
         """
         return self._grid(self._entry(id).image)
 
+    def learn_grid(self, image: ImageRecord, grid: Geometry) -> None:
+        """Remember the grid of an image as it is now, which somebody else has read."""
+        with self._grids_lock:
+            self._grids[image.id, image.version, image.mtime] = grid
+
     def _grid(self, image: ImageRecord) -> Geometry | None:
         key = (image.id, image.version, image.mtime)
         with self._grids_lock:

@@ -31,6 +31,7 @@ WORKS: Final[Mapping[str, str]] = {
     "score": "delineate.scoring.work:Score",
     "describe": "delineate.scoring.looks:Describe",
     "doubt": "delineate.scoring.doubt:Doubt",
+    "series-grid": "delineate.worker.series_grid:ReadGrid",
     "dicom-label": "delineate.datastore.dicomweb_work:WriteLabel",
 }
 """Classes by the work's name. They are imported by the worker that needs one, so that no layer imports a higher one."""

@@ -30,6 +30,8 @@ from delineate.server.monai_label.samples import SampleRoutes
 from delineate.server.monai_label.saving import SavingRoutes
 from delineate.server.monai_label.scores import SCORE, Scores
 from delineate.server.monai_label.scoring import ScoringRoutes
+from delineate.server.monai_label.series_grids import WORK_NAME as GRID
+from delineate.server.monai_label.series_grids import SeriesGrids
 from delineate.server.monai_label.sessions import SessionRoutes
 from delineate.server.monai_label.slides import SlideRoutes
 from delineate.server.monai_label.train_stats import TrainStatistics
@@ -63,6 +65,7 @@ class LabelApi:
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
         statistics, trainings = TrainStatistics(service), Works(TRAIN, service, guard, listening, files)
         scores = Scores(service, annotation)
+        grids = SeriesGrids(service, annotation, Works(GRID, service, guard, listening, files), files)
         self._looking = Looking(service, annotation, scores, files)
         self._proxy, self._returning = ProxyRoutes(annotation, limit), Returning(service, annotation, listening, files)
         self._groups = (
@@ -70,7 +73,7 @@ class LabelApi:
             InfoRoutes(service, annotation, statistics, guard, files, self._log),
             SampleRoutes(annotation, guard, files),
             DatastoreRoutes(annotation, guard, files, downloads),
-            SavingRoutes(annotation, answered, guard, threads, limit),
+            SavingRoutes(annotation, answered, grids, guard, threads, limit),
             SessionRoutes(annotation, guard, files, downloads, threads, limit),
             BatchRoutes(service, annotation, self._batches, guard, files),
             TrainRoutes(service, annotation, trainings, statistics, guard, files),

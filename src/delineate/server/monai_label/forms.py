@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from types import TracebackType
@@ -58,6 +58,7 @@ class _Steps:
 
     def __init__(self, taker: Taker) -> None:
         self.waiting = 0  # bytes in the steps
+        self.filenames: dict[str, str] = {}
         self._taker = taker
         self._steps: list[Callable[[], None]] = []
         self._is_named = False
@@ -71,6 +72,7 @@ class _Steps:
             return False
         self._is_named = bool(filename)
         if self._is_named:  # a form in a browser sends a file that was not chosen under an empty name
+            self.filenames[field] = filename
             self._steps.append(partial(self._taker.begin, field, filename))
         return True
 
@@ -101,6 +103,11 @@ class Form:
         self._steps = _Steps(taker)
         self._working: asyncio.Future[None] | None = None
         self._is_clean = False
+
+    @property
+    def filenames(self) -> Mapping[str, str]:
+        """Of the files by their fields, as they were sent, once it was read."""
+        return self._steps.filenames
 
     async def __aenter__(self) -> Form:
         return self

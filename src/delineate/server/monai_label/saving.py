@@ -10,7 +10,7 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from delineate.datastore.names import check_id
+from delineate.datastore.names import RAW, check_id
 from delineate.protocols import monai_label_datastore as wire
 from delineate.protocols.monai_label import FILE_FIELD, LABEL_FIELD, PARAMS_FIELD
 from delineate.server.accounts.identity import Role, RoleMissingError
@@ -19,6 +19,7 @@ from delineate.server.monai_label.datastore import Image, Label, Tag
 from delineate.server.monai_label.forms import Form, json_object
 from delineate.server.monai_label.label_names import LIKELY, AnsweredNames, names_in
 from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.series_grids import SeriesGrids
 from delineate.server.monai_label.takers import BlobTaker, Named
 from delineate.server.openapi import BINARY, form_body
 from delineate.server.security import Guard
@@ -42,8 +43,11 @@ _INFO: Final = {wire.INFO_FIELD: "A JSON object, added to what is kept, key by k
 class SavingRoutes:
     """An answer says that it is on the disk."""
 
-    def __init__(self, annotation: Annotation, answered: AnsweredNames, guard: Guard, threads: Executor, limit: int) -> None:
+    def __init__(
+        self, annotation: Annotation, answered: AnsweredNames, grids: SeriesGrids, guard: Guard, threads: Executor, limit: int
+    ) -> None:  # fmt: skip
         self._annotation = annotation
+        self._grids = grids
         self._answered = answered
         self._guard = guard
         self._threads = threads
@@ -90,6 +94,8 @@ class SavingRoutes:
             told = "" if self._guard.has_accounts else info.get("client_id")  # what a client says of itself counts where nobody is known
             owner = str(told or self._guard.owner(request))
             await self._annotation.fetch(image)
+            if form.filenames.get(LABEL_FIELD, "").lower().endswith(RAW):
+                await self._grids.learn(image)
             record = await form.finish(
                 lambda: store.save_label(image, tag, taker.require(LABEL_FIELD), info=self._with_names(image, info), who=owner)
             )

@@ -28,7 +28,6 @@ from delineate.dicom.header import EXPLICIT, IMPLICIT, NotDicomError, read_heade
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import looked_at, unpacked
 from delineate.dicom.reidentify import OPTIONAL, REPLACED, REQUIRED, restored
-from delineate.dicom.uids import new_uid
 from delineate.errors import DelineateError, SettingsError
 
 __all__ = ["DeidentificationError", "Deidentifier", "Options", "Policy", "require_no_names", "save"]
@@ -198,8 +197,8 @@ class Deidentifier:
     def _cleaner(self, known: Mapping[str, str], issuer: str, study: str) -> tuple[Cleaner, str]:
         """For a data set of these attributes of patient and study; and the patient's pseudonym."""
         number, name = known.get("PatientID", ""), known.get("PatientName", "")
-        # Who has no number is told apart by name and birth; who has neither is somebody else in every study.
-        who = (number, issuer) if number else ("", name, known.get("PatientBirthDate", "")) if name else ("", "", "", study or new_uid())
+        # Who has no number is told apart by name and birth; who has neither is somebody else in every study that has a UID.
+        who = (number, issuer) if number else ("", name, known.get("PatientBirthDate", "")) if name else ("", "", "", study)
         patient = self._identities.patient("\0".join(who))
         if study:
             self._identities.keep_study(study, known)

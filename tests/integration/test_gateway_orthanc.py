@@ -151,7 +151,6 @@ def test_results_arrive_at_storescp(image: DicomImage, structures: Segmentation,
 
 
 @needs_dcmtk
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pynetdicom drops a socket that could not connect
 def test_storescp_that_aborts_or_is_killed_is_tried_again(files: list[Path], storescp: Callable[..., Any]) -> None:
     process, port, folder = storescp("--abort-during")
     with pytest.raises(DeliveryError) as caught:

@@ -111,7 +111,6 @@ def test_unknown_titles_are_named(files: list[Path]) -> None:
     assert not error.is_final and "does not know our AE title ME" in error.message
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pynetdicom drops a socket that could not connect
 def test_a_receiver_that_is_not_there(files: list[Path]) -> None:
     away = DicomSettings(name="pacs", host="127.0.0.1", port=free_port(), ae="PACS", timeout=1.0)
     with pytest.raises(DeliveryError, match="nothing listens there") as caught:
@@ -119,6 +118,12 @@ def test_a_receiver_that_is_not_there(files: list[Path]) -> None:
     assert not caught.value.is_final
     with silent_port() as port, pytest.raises(DeliveryError, match="but no association within") as caught:
         make(DicomSettings(name="pacs", host="127.0.0.1", port=port, ae="PACS", timeout=0.5)).deliver(files)
+    assert not caught.value.is_final
+
+
+def test_a_name_that_cannot_be_resolved(files: list[Path]) -> None:
+    with pytest.raises(DeliveryError, match="cannot be resolved") as caught:
+        make(DicomSettings(name="pacs", host="pacs.invalid", port=104, ae="PACS", timeout=1.0)).deliver(files)
     assert not caught.value.is_final
 
 
@@ -205,9 +210,13 @@ def test_tls_is_verified(files: list[Path], tmp_path: Path) -> None:
         make(settings(pacs, tls=True, ca_file=tmp_path / "none.pem"))
 
 
-def test_a_receiver_without_tls_is_named_so(files: list[Path]) -> None:
-    error = failure(Pacs(), files, tls=True, timeout=1.0)
-    assert not error.is_final
+def test_a_receiver_that_does_not_speak_tls_or_wants_it(files: list[Path]) -> None:
+    error = failure(Pacs(), files, tls=True, timeout=0.5)
+    assert not error.is_final and "TLS" in error.sentence()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    error = failure(Pacs(tls=context), files, timeout=0.5)
+    assert not error.is_final and "Perhaps it wants TLS" in error.advice
 
 
 def test_a_folder_gets_each_file_once_and_keeps_what_is_there(files: list[Path], tmp_path: Path) -> None:

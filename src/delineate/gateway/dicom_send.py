@@ -134,7 +134,7 @@ class DicomDestination:
     @contextlib.contextmanager
     def _association(self, objects: Sequence[Object]) -> Iterator[Any]:
         settings = self.settings
-        entity = self._network.AE(ae_title=settings.calling)
+        entity = _entity(self._network, settings.calling)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = settings.timeout
         entity.requested_contexts = self._contexts(objects)
         handlers = [(self._network.evt.EVT_N_EVENT_REPORT, self.commitments.handle)]
@@ -182,7 +182,9 @@ class DicomDestination:
             self._probe()
         except OSError as error:
             return self._unreachable(error)
-        return DeliveryError(f"{self._peer} took the connection, but no association within {settings.timeout:g} s", _AGAIN)
+        perhaps = "does not speak TLS" if self._trust else "wants TLS"
+        advice = f"Perhaps it {perhaps}, or has as many associations as it takes. {_AGAIN}"
+        return DeliveryError(f"{self._peer} took the connection, but no association within {settings.timeout:g} s", advice)
 
     def _probe(self) -> None:
         """Connect once more, because the library does not say why it could not."""
@@ -206,6 +208,30 @@ class DicomDestination:
         if isinstance(error, TimeoutError):
             return DeliveryError(f"{self._peer} does not answer within {self.settings.timeout:g} s", _AGAIN)
         return DeliveryError(f"{self._peer} cannot be reached: {error.strerror or error}", _AGAIN)
+
+
+def _entity(network: Any, title: str) -> Any:
+    """An application entity whose sockets are closed also where they never were connected: the library forgets them open."""
+    entity = network.AE(ae_title=title)
+    create = getattr(entity, "_create_socket", None)
+    if create is None:
+        return entity
+
+    def created(*arguments: Any) -> Any:
+        made = create(*arguments)
+        shut = made._shutdown_socket
+
+        def closed() -> None:
+            raw = made.socket
+            shut()
+            if raw is not None:
+                raw.close()
+
+        made._shutdown_socket = closed
+        return made
+
+    entity._create_socket = created
+    return entity
 
 
 def _trust(settings: DicomSettings) -> ssl.SSLContext:

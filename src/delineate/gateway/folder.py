@@ -42,7 +42,7 @@ class FolderDestination:
         if not _UID.fullmatch(item.uid) or not item.uid.strip("."):
             raise DeliveryError(f"{self.settings.name}: {item} has no UID that could be a file's name", "Run the rule again.", True)
         target = self.settings.path / f"{item.uid}.dcm"
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part = target.with_name(f".{target.name}.part")  # the same at each try: one that was killed leaves nothing for good
         try:
             with item.path.open("rb") as source, part.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)

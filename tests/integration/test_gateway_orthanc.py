@@ -26,7 +26,7 @@ from delineate.geometry import Geometry
 from delineate.segmentation import Segmentation, Structure
 from delineate.testing.dicom import stack_of, write_series
 from delineate.testing.orthanc import Orthanc, orthanc, orthanc_program
-from delineate.testing.pacs import free_port
+from delineate.testing.pacs import free_port, serving
 
 needs_orthanc = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc is not installed (.ci/run does)")
 needs_dcmtk = pytest.mark.skipif(shutil.which("storescp") is None, reason="DCMTK is not installed (.ci/run does)")
@@ -107,13 +107,10 @@ def test_orthanc_commits_to_what_it_took(image: DicomImage, structures: Segmenta
     library, commitments = pynetdicom(), Commitments()
     entity = library.AE(ae_title="DELINEATE")
     entity.add_supported_context(COMMITMENT, scu_role=False, scp_role=True)
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(library.evt.EVT_N_EVENT_REPORT, commitments.handle)])
-    try:
-        with orthanc(tmp_path / "orthanc", {"delineate": ("DELINEATE", server.server_address[1])}) as peer:
+    with serving(entity, [(library.evt.EVT_N_EVENT_REPORT, commitments.handle)]) as port:
+        with orthanc(tmp_path / "orthanc", {"delineate": ("DELINEATE", port)}) as peer:
             make(to_orthanc(peer, commitment=True, commitment_timeout=20.0), commitments).deliver(files)
             require_there(peer, image, structures, tmp_path)
-    finally:
-        server.shutdown()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from delineate.gateway.delivery import DeliveryError
 from delineate.gateway.destination_settings import DicomSettings, FolderSettings
 from delineate.gateway.destinations import make
 from delineate.gateway.parts import pynetdicom
-from delineate.testing.pacs import RTSTRUCT, SEG, Pacs, free_port, silent_port
+from delineate.testing.pacs import RTSTRUCT, SEG, Pacs, free_port, serving, silent_port
 
 
 def made(folder: Path, sop_class: str = RTSTRUCT, number: int = 1, syntax: str = EXPLICIT) -> Path:
@@ -142,22 +140,14 @@ def test_a_commitment_on_the_same_association(files: list[Path]) -> None:
     assert len(pacs.objects) == 2
 
 
-@contextmanager
-def node(commitments: Commitments) -> Iterator[int]:
-    """What takes reports on associations that the receiver opens."""
-    library = pynetdicom()
-    entity = library.AE()
-    entity.add_supported_context(COMMITMENT, scu_role=False, scp_role=True)
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(library.evt.EVT_N_EVENT_REPORT, commitments.handle)])
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-
-
 def test_a_commitment_on_another_association(files: list[Path]) -> None:
-    commitments = Commitments()
-    with node(commitments) as port, Pacs(commits="other", reports_to=port).running() as pacs:
+    library, commitments = pynetdicom(), Commitments()
+    node = library.AE(ae_title="DELINEATE")
+    node.add_supported_context(COMMITMENT, scu_role=False, scp_role=True)
+    with (
+        serving(node, [(library.evt.EVT_N_EVENT_REPORT, commitments.handle)]) as port,
+        Pacs(commits="other", reports_to=port).running() as pacs,
+    ):
         make(settings(pacs, commitment=True, commitment_timeout=5.0), commitments).deliver(files)
     assert len(pacs.objects) == 2
 

@@ -6,6 +6,7 @@ Needs the extra ``gateway``.
 from __future__ import annotations
 
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -64,12 +65,8 @@ class Pacs:
             entity.add_supported_context(COMMITMENT)
         entity.add_supported_context("1.2.840.10008.1.1")
         handlers = [(library.evt.EVT_C_STORE, self._store), (library.evt.EVT_N_ACTION, self._asked)]
-        server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=self.tls)
-        self.port = server.server_address[1]
-        try:
+        with serving(entity, handlers, self.port, self.tls) as self.port:
             yield self
-        finally:
-            server.shutdown()
 
     def _store(self, event: Any) -> int:
         if self.breaks is not None and len(self.came) >= self.breaks:
@@ -117,6 +114,20 @@ class Pacs:
         if other.is_established:
             other.send_n_event_report(report, 1, COMMITMENT, INSTANCE)
             other.release()
+
+
+@contextmanager
+def serving(entity: Any, handlers: list[Any], port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """The port at which an application entity of pynetdicom listens on loopback, meanwhile; it ends at once."""
+    server = entity.make_server(("127.0.0.1", port), evt_handlers=handlers, ssl_context=tls)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        socketserver.BaseServer.shutdown(server)  # the library's own wants to be in a list that it keeps
+        server.server_close()
+        thread.join()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import sys
 import benchmarks
 
 ORDER = [
-    "codec", "dicom", "resample", "rtstruct", "seg", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim",
+    "codec", "dicom", "resample", "rtstruct", "seg", "gateway", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim",
     "models", "training", "monai_label",
 ]  # fmt: skip
 

@@ -11,8 +11,8 @@ import sys
 import benchmarks
 
 ORDER = [
-    "codec", "dicom", "resample", "rtstruct", "seg", "gateway", "archives", "store", "datastore", "startup", "tasks", "upload", "memory", "mim",
-    "models", "training", "monai_label",
+    "codec", "dicom", "resample", "rtstruct", "seg", "gateway", "archives", "store", "datastore", "startup", "tasks", "upload", "memory",
+    "mim", "models", "training", "monai_label",
 ]  # fmt: skip
 
 

@@ -62,13 +62,14 @@ class FileRequestWriter(RequestWriter):
         return name
 
 
-def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
+def request_images(source: Union[ArchiveReader, Iterable[str]], dicom: Optional[ArchiveReader] = None) -> List[str]:
     """Which entries of a request archive are images, in the order the model gets them.
 
     ``tmp_0000.*``, ``tmp_0001.*``, … first; others after them, in natural order of their names. Folders do not matter.
     Exported contours are no images: they have a ``.json`` twin with a ``multiplier`` in it. From names alone a twin is
-    taken for such a one where there are ``tmp_000N`` images; give the reader where that matters. Only with it is DICOM
-    found: folders ``tmp_000N/``, or `WHOLE` for an archive that has no other image and is a series itself.
+    taken for such a one where there are ``tmp_000N`` images; give the reader where that matters. Where a reader is given, as
+    the one or the other argument, DICOM is found: folders ``tmp_000N/``, or `WHOLE` for an archive that has no other image and
+    is a series itself.
 
     Raises
     ------
@@ -76,10 +77,11 @@ def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
         No image, one number twice, or a number missing: the order of the images would be a guess.
     """
     reader = source if isinstance(source, ArchiveReader) else None
+    dicom = dicom or reader
     names = [name for name in (reader.names() if reader else source) if not is_junk(name)]  # type: ignore[union-attr]
     if not names:
         raise ArchiveError("the archive is empty: it holds no file")
-    numbered: Dict[int, str] = series_folders(names, reader) if reader is not None else {}
+    numbered: Dict[int, str] = series_folders(names, dicom) if dicom is not None else {}
     inside = tuple(folder + "/" for folder in numbered.values())
     others = []
     for name in names:
@@ -96,7 +98,7 @@ def request_images(source: Union[ArchiveReader, Iterable[str]]) -> List[str]:
         raise ArchiveError("image tmp_%04d is missing: the archive has %s" % (missing, quoted(numbered[max(numbered)])))
     contours = _contours(others, names, reader, bool(numbered))
     found = [numbered[n] for n in sorted(numbered)] + sorted((name for name in others if name not in contours), key=_natural)
-    if not found and reader is not None and holds_dicom(names, reader):
+    if not found and dicom is not None and holds_dicom(names, dicom):
         return [WHOLE]
     if not found:
         raise ArchiveError("the archive has no image in it")

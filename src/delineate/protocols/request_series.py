@@ -7,10 +7,10 @@ more, so that its limits count all there is.
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Sequence
+from typing import Collection, Dict, Iterator, List, Sequence
 
 from delineate.errors import ArchiveError
-from delineate.protocols.archive_entries import quoted
+from delineate.protocols.archive_entries import EntryStream, quoted
 from delineate.protocols.archive_reader import ArchiveReader
 
 WHOLE = "."
@@ -19,7 +19,7 @@ WHOLE = "."
 _FOLDER = re.compile(r"((?:.*/)?tmp_\d{4,9})/.+", re.IGNORECASE | re.DOTALL)
 _NUMBERED = re.compile(r"(?:.*/)?tmp_(\d{4,9})", re.IGNORECASE | re.DOTALL)
 _PREAMBLE, _MAGIC = 132, b"DICM"  # bytes, and the last of them (PS3.10, 7.1)
-_LOOKED_AT = 16  # files: series may come with a list of contents, a viewer, a letter
+_MOST = 16  # files that are looked at: series may come with a list of contents, a viewer, a letter
 _NEVER = (".json", ".txt", ".log", ".xml", ".pdf", ".htm", ".html", ".nii", ".gz", ".nrrd", ".mha", ".zip", ".png", ".jpg")
 
 
@@ -37,29 +37,52 @@ def series_folders(names: Sequence[str], reader: ArchiveReader) -> Dict[int, str
         Two folders of one number.
     """
     files: Dict[str, List[str]] = {}
-    numbers: Dict[int, str] = {}
     for name in names:
         match = _FOLDER.fullmatch(name)
         if match:
             files.setdefault(match.group(1), []).append(name)
-    for folder, inside in files.items():
-        if holds_dicom(inside, reader):
-            number = int(folder.rpartition("_")[2])
-            other = numbers.setdefault(number, folder)
-            if other != folder:
-                raise ArchiveError("%s and %s are the same image of the request" % (quoted(other), quoted(folder)), "Send one of them.")
+    folder_of = {name: folder for folder, inside in files.items() for name in _looked_at(inside)}
+    numbers: Dict[int, str] = {}
+    for folder in dict.fromkeys(folder_of[name] for name in _dicom(folder_of, reader)):
+        number = int(folder.rpartition("_")[2])
+        other = numbers.setdefault(number, folder)
+        if other != folder:
+            raise ArchiveError("%s and %s are the same image of the request" % (quoted(other), quoted(folder)), "Send one of them.")
     return numbers
 
 
 def holds_dicom(names: Sequence[str], reader: ArchiveReader) -> bool:
     """Whether one of the first of these files of an archive is DICOM."""
-    wanted = [name for name in names if not name.lower().endswith(_NEVER)][:_LOOKED_AT]
-    return any(_begins_as_dicom(name, reader) for name in wanted)
+    return next(_dicom(_looked_at(names), reader), None) is not None
 
 
-def _begins_as_dicom(name: str, reader: ArchiveReader) -> bool:
+def _looked_at(names: Sequence[str]) -> List[str]:
+    return [name for name in names if not name.lower().endswith(_NEVER)][:_MOST]
+
+
+def _dicom(names: Collection[str], reader: ArchiveReader) -> Iterator[str]:
+    """Which of these begin as DICOM does, found in one walk over the archive: a stranger's may have very many."""
+    left = set(names)
+    if not left:
+        return
     try:
-        with reader.open(name) as file:
-            return file.read(_PREAMBLE)[-4:] == _MAGIC
+        for name, stream in reader.files():
+            if name in left:
+                left.remove(name)
+                if _head(stream)[-len(_MAGIC) :] == _MAGIC:
+                    yield name
+            if not left:
+                return
     except ArchiveError:  # damaged: whoever unpacks it says so
-        return False
+        return
+
+
+def _head(stream: EntryStream) -> bytes:
+    """The first bytes; nothing where there are fewer."""
+    data = b""
+    while len(data) < _PREAMBLE:
+        more = stream.read(_PREAMBLE - len(data))
+        if not more:
+            return b""
+        data += more
+    return data

@@ -98,7 +98,7 @@ class Service:
             values = with_output(values, output)
         asked = DicomAsked.of(values)
         with ArchiveReader(archive.path, self._limits) as reader:
-            are_series = [is_series(name) for name in request_images(reader)]
+            are_series = [is_series(name) for name in request_images(reader.names(), reader)]
         if asked.output and not are_series[0]:
             raise not_dicom()
         if any(are_series):

@@ -12,6 +12,7 @@ pytest.importorskip("pynetdicom")
 
 import trustme
 
+from delineate.cli.main import main
 from delineate.dicom.header import EXPLICIT, IMPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.errors import SettingsError
@@ -235,3 +236,22 @@ def test_a_uid_that_is_a_path_is_refused(tmp_path: Path) -> None:
     data.save_as(path)
     with pytest.raises(DeliveryError, match="no UID that could be a file's name"):
         make(FolderSettings(name="copies", path=tmp_path / "out")).deliver([path])
+
+
+def test_a_node_does_not_start_with_a_destination_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = 'kind = "dicom"\nhost = "x"\nport = 104\nae = "PACS"\ntls = true\nca_file = "none.pem"\n'
+    rule = '[[rules]]\nname = "a"\nmodel = "m"\ndestinations = ["pacs"]\n'
+    (tmp_path / "rules.toml").write_text(f"[destinations.pacs]\n{table}{rule}")
+    given = [
+        "gateway",
+        "serve",
+        "--rules",
+        str(tmp_path / "rules.toml"),
+        "--data",
+        str(tmp_path / "node"),
+        "--server",
+        "http://127.0.0.1:1",
+    ]
+    with pytest.raises(SystemExit) as caught:
+        main(given)
+    assert caught.value.code == 2 and "the files for TLS of destination pacs cannot be used" in capsys.readouterr().err

@@ -56,6 +56,7 @@ def serve(
     from dataclasses import replace
 
     try:
+        from delineate.gateway.destinations import make
         from delineate.gateway.node import Node
         from delineate.gateway.node_settings import NodeSettings
         from delineate.gateway.rules import Rules, Server
@@ -64,6 +65,8 @@ def serve(
     settings = NodeSettings.read(rules)
     settings = replace(settings, host=settings.host if host is None else host, port=settings.port if port is None else port)
     read = Rules.read(rules)
+    for place in read.destinations.values():
+        make(place)  # what its settings name has to be there before anything comes
     default = Server(name="", url=server, token_file=token_file, ca_file=ca_file) if server else None
     if default is None and any(not rule.server for rule in read.rules):
         raise SettingsError("there are rules without a server", "Give --server, or write [servers.NAME] into the rules file.")

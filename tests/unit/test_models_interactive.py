@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import delineate.models
 from delineate.errors import ModelError, SettingsError
@@ -222,3 +223,39 @@ def test_likelihoods_tell_values_apart(density: Any) -> None:
     assert cost[0, 0, 0] < -0.9
     assert cost[0, 0, 1] > 0.9
     assert np.isfinite(cost).all()
+
+
+def specks(mask: np.ndarray) -> int:
+    """Holes and parts of a slice of three voxels or fewer."""
+    count = 0
+    for plane in mask:
+        for side in (plane, ~plane):
+            parts, number = ndimage.label(side)
+            count += int((np.bincount(parts.ravel(), minlength=number + 1)[1:] <= 3).sum())
+    return count
+
+
+def test_noise_does_not_draw_the_border_where_there_is_no_edge() -> None:
+    grid = Geometry((90, 80, 40), (1.0, 1.0, 2.0))
+    values = 60 + np.random.default_rng(1).normal(0, 15, grid.shape)
+    values[:, :20] = -100  # an edge at one side
+    found = region(Volume(values.astype(np.int16), grid), foreground=[[45, 42, 20]], reach=30.0).mask("region")
+    assert found.sum() > 10_000
+    assert specks(found) < 60, "445 if noise draws it; some are the caps at its ends"
+    smooth = ndimage.uniform_filter(found.astype(np.float32), 5) > 0.5
+    assert (smooth != found).sum() < 0.04 * found.sum(), "0.13 if noise draws it"
+    assert not found[:, :20].any()
+    assert found[:, 20].any(), "it reaches the edge"
+
+
+@pytest.mark.parametrize("method", ["histogram", "mixture"])
+def test_values_that_were_scribbled_nowhere_are_not_inside(method: str) -> None:
+    strange = ball((20, 36, 20), 6) & ~ONE
+    values = image().voxels.copy()
+    values[strange] = 600 + np.random.default_rng(4).normal(0, 15, int(strange.sum())).astype(np.int16)
+    drawn = np.zeros(GRID.shape, np.uint8)
+    drawn[20, 25, 14:27] = 3
+    drawn[20, 5, 5:40] = 2
+    found = scribbled(drawn, method, Volume(values, GRID)).mask("region")
+    assert dice(found, ONE) > 0.9
+    assert (found & strange).sum() < 0.05 * strange.sum()

@@ -31,6 +31,9 @@ _BALL = 4.0  # mm around a click whose values are looked at
 _BOX_MARGIN = 6.0  # mm around a box, of which is known that they are outside
 _ALONG = 30.0  # mm that a change of values by the contrast adds to a way
 _NEAR_BY = 7  # voxels over which a local mean is taken
+_NO_EDGE = 1.2  # contrasts; where the means on both sides of a border differ by less, there is no edge to draw it along
+_SMOOTH = 5  # voxels over which it is smoothed there
+_NOTHING = 1e9
 _BORDER = 0.6  # strength of a border at smoothness 1
 
 Points = npt.NDArray[np.int64]
@@ -119,7 +122,7 @@ def _found(voxels: np.ndarray, spacing: Triple, wanted: _Wanted, reach: float, s
         mask = cut_window(CutProblem(values, cost, forced, spacing, contrast, strength, _ALONG))
     else:
         mask = _in_the_box(values, box, forced, spacing, strength)
-    return window, _to_the_edge(values, _connected(mask, inside), forced)
+    return window, _to_the_edge(values, _connected(mask, inside), forced, 2 * _narrowest(values))
 
 
 def _like_the_clicks(values: Field, inside: Points, outside: Points, spacing: Triple, reach: float) -> tuple[Field, float]:
@@ -142,21 +145,26 @@ def _like_the_clicks(values: Field, inside: Points, outside: Points, spacing: Tr
     return np.clip(cost, -1, 1, out=cost), 2 * least
 
 
-def _to_the_edge(values: Field, mask: Mask, forced: npt.NDArray[np.int8]) -> Mask:
-    """Its border moved by up to two voxels, to where voxels are as like it as like what lies beyond: at an edge they are of both."""
+def _to_the_edge(values: Field, mask: Mask, forced: npt.NDArray[np.int8], contrast: float) -> Mask:
+    """Its border moved by up to two voxels, to where voxels are as like it as like what lies beyond: at an edge they are of both.
+
+    Where what lies beyond is like it too there is no edge to go to; noise would draw the border, and a smooth one is drawn instead.
+    """
     box = bounds(mask)
     if box is None:
         return mask
     window = tuple(slice(max(0, s.start - 4), s.stop + 4) for s in box)
-    part, inner = values[window], mask[window]
+    part, inner, known = values[window], mask[window], forced[window]
     near, core = ndimage.binary_dilation(inner, iterations=2), ndimage.binary_erosion(inner, border_value=1)
     if not core.any():
         core = inner
     within, beyond = (_local_mean(part, where) for where in (core, ~near))
     like = np.abs(part - within) <= np.abs(part - beyond)
-    open_ones = near & like & (forced[window] >= 0)
+    drawn = ndimage.binary_dilation(core, iterations=3, mask=core | (near & like) | (inner & (known > 0)))
+    no_edge = (np.abs(within - beyond) < np.float32(_NO_EDGE * contrast)) | (beyond >= _NOTHING)
+    drawn = np.where(no_edge, ndimage.uniform_filter(drawn.astype(np.float32), _SMOOTH, mode="nearest") > 0.5, drawn)
     result: Mask = mask.copy()
-    result[window] = ndimage.binary_dilation(core, iterations=3, mask=core | open_ones | (inner & (forced[window] > 0)))
+    result[window] = (drawn | (inner & (known > 0))) & (known >= 0)
     return result
 
 
@@ -164,7 +172,7 @@ def _local_mean(values: Field, where: Mask) -> Field:
     """The mean of the values near each voxel that are in a mask; far from every number where there are none."""
     share = ndimage.uniform_filter(where.astype(np.float32), _NEAR_BY, mode="nearest")
     total = ndimage.uniform_filter(np.where(where, values, np.float32(0)), _NEAR_BY, mode="nearest")
-    mean: Field = np.where(share > 1e-4, total / np.maximum(share, np.float32(1e-4)), np.float32(1e9))
+    mean: Field = np.where(share > 1e-4, total / np.maximum(share, np.float32(1e-4)), np.float32(_NOTHING))
     return mean
 
 

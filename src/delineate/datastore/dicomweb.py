@@ -11,12 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from delineate.datastore.dataset import zipped
-from delineate.datastore.dicomweb_cache import IN_USE, PATIENCE, Held, Receiver, SeriesCache
+from delineate.datastore.dicomweb_cache import IN_USE, PATIENCE, Held, SeriesCache
 from delineate.datastore.dicomweb_client import DicomWeb, path_of
 from delineate.datastore.dicomweb_grid import grid_of
 from delineate.datastore.dicomweb_json import NOT_IMAGES, RemoteSeries
@@ -190,15 +191,16 @@ class DicomWebDatastore(LocalDatastore):
     def _retrieve(self, uid: str, record: ImageRecord) -> None:
         study, count = self._known(record)
         begun = time.monotonic()
-        with self._cache.receiving(uid) as receiver:
+        with self._cache.receiving(uid) as receiver, ThreadPoolExecutor(1, "metadata") as beside:
+            told = beside.submit(self._asked_grid, study, uid)
             self.web.retrieve(path_of(study, uid), receiver)
             if receiver.count < max(1, count):
                 raise DicomWebError(
                     f"the DICOMweb server sent {receiver.count} instances of a series of {count}", "Look whether it has lost some."
                 )
-            grid = self._asked_grid(study, uid, receiver)
+            grid, instances = told.result()
             size, files = receiver.size, receiver.count
-            receiver.keep(record.version, grid)
+            receiver.keep(record.version, grid if instances == files else None)
         _log.info("a series of %d instances was fetched, %.1f MB in %.1f s", files, size / 1e6, time.monotonic() - begun)
 
     def _known(self, record: ImageRecord) -> tuple[str, int]:
@@ -209,12 +211,14 @@ class DicomWebDatastore(LocalDatastore):
         count = str(record.info.get("NumberOfSeriesRelatedInstances", ""))
         return str(record.info.get("StudyInstanceUID", "")), int(count) if count.isdecimal() else 0
 
-    def _asked_grid(self, study: str, uid: str, receiver: Receiver) -> Geometry | None:
+    def _asked_grid(self, study: str, uid: str) -> tuple[Geometry | None, int]:
+        """The grid, and of how many instances."""
         try:
-            return grid_of(instances) if len(instances := self.web.metadata(study, uid)) == receiver.count else None
+            instances = self.web.metadata(study, uid)
         except DicomWebError as error:
             _log.warning("the grid of a series is not known: %s", error.message)
-            return None
+            return None, 0
+        return grid_of(instances), len(instances)
 
     def _grid(self, image: ImageRecord) -> Geometry | None:
         """That of a series that is here; others are not fetched for it."""

@@ -68,7 +68,7 @@ class SeriesCache:
         self._is_closed = False
         self._held: OrderedDict[str, tuple[Held, float]] = OrderedDict()  # the last one was used last
         self._checked: set[str] = set()
-        self._coming = 0
+        self._size = self._coming = 0
         try:
             shutil.rmtree(self._incoming, ignore_errors=True)
             self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ class SeriesCache:
     def size(self) -> int:
         """Bytes that are here."""
         with self._lock:
-            return sum(held.size for held, _ in self._held.values())
+            return self._size
 
     def _begin(self) -> None:
         notes = sorted((path.stat().st_mtime, path) for path in self._notes.glob("*.json"))
@@ -90,6 +90,7 @@ class SeriesCache:
                 path.unlink(missing_ok=True)
             else:
                 self._held[path.stem] = held, used
+                self._size += held.size
         for folder in self._images.iterdir():
             if folder.name not in self._held:
                 self._remove(folder.name)
@@ -152,7 +153,7 @@ class SeriesCache:
         """Make room for more bytes; waits while all that is here is in use. Raises `StorageFullError`."""
         end = self._clock() + self._patience
         with self._lock:
-            while self._coming + count + sum(held.size for held, _ in self._held.values()) > self._limit:
+            while self._coming + count + self._size > self._limit:
                 now = self._clock()
                 uid, used = next(((uid, used) for uid, (_, used) in self._held.items()), ("", now))
                 if uid and now - used >= self._in_use:
@@ -175,9 +176,11 @@ class SeriesCache:
             self._held[uid] = held, self._clock()
             self._checked.add(uid)
             self._coming -= held.size
+            self._size += held.size
 
     def _forget(self, uid: str) -> None:
-        self._held.pop(uid, None)
+        found = self._held.pop(uid, None)
+        self._size -= 0 if found is None else found[0].size
         self._checked.discard(uid)
         (self._notes / f"{uid}.json").unlink(missing_ok=True)
         self._remove(uid)

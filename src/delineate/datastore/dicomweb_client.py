@@ -255,7 +255,7 @@ class DicomWeb:
 
     def _blocks(self, response: httpx.Response) -> Iterator[bytes]:
         end = time.monotonic() + self.access.longest
-        for block in response.iter_bytes(_BLOCK):
+        for block in response.iter_bytes():
             if self._closed.is_set():
                 raise DicomWebError("the server is stopping", "Try again in a moment.")
             if time.monotonic() > end:

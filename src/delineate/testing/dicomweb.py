@@ -189,9 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _parts(self, instances: list[Stored]) -> None:
         how = self.peer.behaviour
         boundary = secrets.token_hex(8)
-        body = b""
-        for one in instances[how.lost :]:
-            body += f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode() + one.content + b"\r\n"
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = b"".join(part for one in instances[how.lost :] for part in (head, one.content, b"\r\n"))
         body += f"--{boundary}--\r\n".encode()
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         if how.cut and how.cuts:

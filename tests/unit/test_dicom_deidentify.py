@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 import stat
 import subprocess
@@ -26,7 +27,7 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from delineate.dicom import deidentification_map
+from delineate.dicom import deidentification_map, deidentify
 from delineate.dicom.deidentification_table import Kept, _table, action_of
 from delineate.dicom.deidentify import DeidentificationError, Deidentifier, Options, Policy
 from delineate.dicom.reader import DicomImage, read
@@ -286,6 +287,17 @@ def test_texts_in_other_characters_and_damaged_ones(tmp_path: Path) -> None:
     assert "Müller".encode() not in done.read_bytes()
 
 
+def test_images_without_uids(tmp_path: Path, keeper: Deidentifier) -> None:
+    for number in (1, 2):
+        data = image(SOPInstanceUID="", StudyInstanceUID="", SeriesInstanceUID="", PatientID="", PatientName="", InstanceNumber=number)
+        data.preamble = bytes(128)
+        pydicom.dcmwrite(tmp_path / f"{number}.dcm", data, enforce_file_format=False)
+    one, two = (keeper.series(tmp_path / f"{number}.dcm", tmp_path / f"out{number}")[0] for number in (1, 2))
+    assert one.read_bytes()[128:132] == b"DICM"
+    first, second = pydicom.dcmread(one), pydicom.dcmread(two)
+    assert (first.SOPInstanceUID, first.PatientID) == ("", second.PatientID)
+
+
 def test_reports_and_documents_are_refused(tmp_path: Path, keeper: Deidentifier) -> None:
     data = image(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.22")
     del data.PixelData
@@ -541,3 +553,40 @@ def test_any_data_set(more: Dataset, tmp_path: Path, keeper: Deidentifier) -> No
         return
     content = path.read_bytes()
     assert [secret for secret in SECRETS if secret.encode() in content] == []
+
+
+def test_contours_go_out_with_their_images(tmp_path: Path, keeper: Deidentifier) -> None:
+    original, sent = both(tmp_path, keeper, False)
+    WRITERS["contours"](tmp_path / "rs.dcm", original)
+    before = pydicom.dcmread(tmp_path / "rs.dcm")
+    clean = keeper.dataset(before)
+    pydicom.dcmwrite(tmp_path / "clean.dcm", clean)
+    assert {str(item.ROIName) for item in clean.StructureSetROISequence} == {""}  # the table's Z: names of structures are free text
+    found = read_rtstruct(tmp_path / "clean.dcm", sent.series)
+    for one, other in zip(found, structures(), strict=True):
+        assert np.array_equal(found.mask(one.name), structures().mask(other.name))
+
+
+def _killed(folder: Path) -> None:
+    written_files = iter(range(3))
+
+    def save(data: Any, path: Path) -> None:
+        if next(written_files, None) is None:
+            os._exit(9)
+        path.write_bytes(b"")
+
+    deidentify.save = save
+    with Deidentifier(folder / "map.sqlite") as keeper:
+        keeper.series(folder / "in", folder / "out")
+
+
+def test_a_kill_leaves_nothing_to_send_and_a_map_that_goes_on(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", stack_of(np.zeros(GRID.shape, np.int16), GRID, change=named))
+    worker = multiprocessing.get_context("spawn").Process(target=_killed, args=(tmp_path,))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 9
+    assert list((tmp_path / "out").glob("*.dcm")) == []
+    with Deidentifier(tmp_path / "map.sqlite") as keeper:
+        assert len(keeper.series(tmp_path / "in", tmp_path / "out")) == len(list((tmp_path / "out").glob("*.dcm"))) == 5
+        assert np.array_equal(read(tmp_path / "out").volume.voxels, read(tmp_path / "in").volume.voxels)

@@ -246,6 +246,7 @@ def save(data: Any, path: Path) -> None:
         The disk's.
     """
     try:
+        data.preamble = bytes(128)
         with saved(path) as file:
             # Some images have no UIDs, which meta information cannot be complete without.
             pydicom().dcmwrite(file, data, enforce_file_format=bool(data.get("SOPInstanceUID") and data.get("SOPClassUID")))

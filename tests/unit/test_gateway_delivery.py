@@ -67,6 +67,21 @@ def test_another_encoding_is_used_where_the_receiver_wants_it(files: list[Path])
     assert {item.file_meta.TransferSyntaxUID for item in pacs.objects.values()} == {EXPLICIT}
 
 
+@pytest.mark.filterwarnings("ignore:The value for the data element:UserWarning")  # that it becomes UN, as PS3.5, 6.2.2 wants
+def test_contours_longer_than_64_kb_arrive_also_where_they_are_not_at_home(tmp_path: Path) -> None:
+    library = pydicom()
+    path = made(tmp_path, RTSTRUCT, 1, IMPLICIT)
+    data = library.dcmread(path)
+    data.ContourData = [f"{number}.5" for number in range(20_000)]
+    data.save_as(path)
+    with Pacs(syntaxes=[EXPLICIT]).running() as pacs:
+        make(settings(pacs)).deliver([path])
+    (there,) = pacs.objects.values()
+    value = there["ContourData"].value
+    text = value.decode() if isinstance(value, bytes) else "\\".join(map(str, value))
+    assert text.rstrip().split("\\") == [f"{number}.5" for number in range(20_000)]
+
+
 def test_warnings_are_kept_and_what_was_sent_before_is_there(files: list[Path]) -> None:
     with Pacs(statuses={RTSTRUCT: 0xB000, SEG: 0x0111}).running() as pacs:
         notes: list[str] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from delineate.dicom.header import EXPLICIT, IMPLICIT
+from delineate.dicom.parts import pydicom
 from delineate.errors import SettingsError
 from delineate.gateway.commitment import ACTION, COMMITMENT, INSTANCE, Answer, Commitments, request
 from delineate.gateway.delivery import DeliveryError
@@ -81,7 +82,7 @@ class DicomDestination:
 
     def _send_one(self, association: Any, item: Object, sent: _Sent, notes: list[str]) -> None:
         try:
-            status = association.send_c_store(item.path)
+            status = association.send_c_store(item.path if _is_taken(association, item) else pydicom().dcmread(item.path))
         except ValueError:  # what it means is that no context was accepted
             sent.fails(f"{item} is not taken ({item.encoding})", True)
             return
@@ -208,6 +209,12 @@ class DicomDestination:
         if isinstance(error, TimeoutError):
             return DeliveryError(f"{self._peer} does not answer within {self.settings.timeout:g} s", _AGAIN)
         return DeliveryError(f"{self._peer} cannot be reached: {error.strerror or error}", _AGAIN)
+
+
+def _is_taken(association: Any, item: Object) -> bool:
+    """Whether the receiver takes the object in the encoding that its file has."""
+    contexts = ((one.abstract_syntax, one.transfer_syntax[0]) for one in association.accepted_contexts)
+    return (item.sop_class, item.syntax) in contexts
 
 
 def _entity(network: Any, title: str) -> Any:

@@ -11,7 +11,9 @@ def pynetdicom() -> Any:
     """The library; `MissingPartError` without it."""
     try:
         import pynetdicom as library
+        import pynetdicom._config
         import pynetdicom.presentation
     except ImportError:
         raise MissingPartError("the DICOM network (pynetdicom)", "gateway") from None
+    library._config.STORE_SEND_CHUNKED_DATASET = True  # a file goes as it is, a block at a time; else whole, decoded and encoded again
     return library

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from delineate.cli.main import cli
 from delineate.geometry import Geometry
 from delineate.testing.dicom import stack_of, write_series
-from delineate.testing.gateway import RULES, RunningNode, read, running_node, send
+from delineate.testing.gateway import RULES, RunningNode, read, running_node, send, write_small
 
 pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: senders are made of it")
 
@@ -155,6 +155,28 @@ def test_missing_slices_are_held_and_not_guessed(label_server: Callable[..., Any
         send(node.port, [*objects[:3], *objects[5:]])
         node.until(lambda: node.state() == "held")
         assert "slices are missing" in reason(node)
+
+
+def test_what_is_no_image_is_noted(tmp_path: Path) -> None:
+    write_small(tmp_path / "small", 5, 3)  # without pixels
+    with running_node(tmp_path, RULES) as node:
+        assert send(node.port, read(sorted((tmp_path / "small").iterdir()))) == [0, 0, 0]
+        node.until(lambda: node.state() == "noted")
+        assert "no image" in reason(node)
+
+
+def test_what_must_not_be_known_elsewhere_stays(label_server: Callable[..., Any], tmp_path: Path, objects: list[Any]) -> None:
+    server = label_server(workers=1)
+    rules = RULES + f'\n[servers.elsewhere]\nurl = "{server.url}"\ndeidentify = "required"\n'
+    with running_node(tmp_path, rules) as node:
+        for item in objects:
+            item.BurnedInAnnotation = "YES"
+        send(node.port, objects)
+        node.until(lambda: node.state() == "held")
+        assert "nothing is sent" in reason(node)
+        assert "Phantom" not in reason(node)
+        send(node.port, slices(tmp_path / "other", series=2))
+        node.until(lambda: node.state(2) == "done")
 
 
 def test_commands_tell_what_is_there(tmp_path: Path, objects: list[Any]) -> None:

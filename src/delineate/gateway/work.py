@@ -19,6 +19,7 @@ from typing import Final
 
 from delineate.client.sync import Client
 from delineate.dicom import reader, rtstruct, seg
+from delineate.dicom.deidentify import require_no_names
 from delineate.errors import (
     DeadlineError,
     DelineateError,
@@ -52,6 +53,10 @@ class _NoMoreError(Exception):
     """The node is stopping, or the job was replaced."""
 
 
+class _NoImageError(Exception):
+    """Structures, a report or the like."""
+
+
 class Work:
     """Carries series through. For several threads.
 
@@ -77,6 +82,8 @@ class Work:
             self.rows.decided(series, version, [rule.name for rule in self._chosen(series, version)])
         except StoreError:
             raise
+        except _NoImageError:
+            self.rows.note_version(series, version, "no image: rules are for images")
         except DelineateError as error:
             self.rows.hold_version(series, version, _said(error.message), error.advice)
         except FileNotFoundError:
@@ -89,6 +96,8 @@ class Work:
 
     def _chosen(self, series: int, version: int) -> list[Rule]:
         with reader.looked_at(self._folder(series, version)) as found:
+            if not found.groups and not any(item.error for item in found.skipped):
+                raise _NoImageError
             group = found.one()
             return self._all.choose(attributes_of(group, self._all.keywords))
 
@@ -135,10 +144,11 @@ class Work:
         image = reader.read(folder)
         if image.lost:
             raise ImageError(image.lost, "Send the series again; files that cannot be read may be slices of it.")
+        if server.deidentify != "off":  # voxels and grid are all that goes; what could name somebody is on the pixels
+            require_no_names(folder)
         notes = list(image.notes)
-        volume = self._anonymous(folder, server, notes) if server.deidentify != "off" else image.volume
         with self._client(server) as client:
-            segmentation = self._segmented(client, row, rule, volume)
+            segmentation = self._segmented(client, row, rule, image.volume)
             notes += client.notes
         self._write(job, rule, segmentation, image, notes)
         self.rows.written(job, rule.destinations, notes)
@@ -160,20 +170,6 @@ class Work:
             except (OSError, IndexError, UnicodeDecodeError):
                 raise SettingsError(f"no token could be read from {server.token_file}", "Write it on the first line.") from None
         return Client(server.url, token=token, ca_file=server.ca_file, timeout=self._settings.task, backoff=Backoff(tries=3))
-
-    def _anonymous(self, folder: Path, server: Server, notes: list[str]) -> Volume:
-        """The image as it may leave. Of a task's archive voxels and grid are all that goes; what cannot be made anonymous stays here."""
-        from delineate.dicom.deidentify import Deidentifier, Policy
-
-        target = folder.with_name(folder.name + "-anonymous")
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(mode=0o700)
-        try:
-            with Deidentifier(self._spool.folder / "identities.sqlite") as deidentifier:
-                deidentifier.series(folder, target, policy=Policy.read(server.deidentify), notes=notes)
-            return reader.read_volume(target)
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
 
     def _segmented(self, client: Client, row: Row, rule: Rule, volume: Volume) -> Segmentation:
         job, uid = row["id"], row["task"]

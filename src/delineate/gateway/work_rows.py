@@ -51,6 +51,13 @@ class WorkRows:
             )
             self._holdings.event(line, f"held: {reason}", series)
 
+    def note_version(self, series: int, version: int, reason: str) -> None:
+        """Nothing is to be done with a version."""
+        with self._holdings.change() as line:
+            words = "UPDATE versions SET state = 'noted', reason = ?, advice = '' WHERE series = ? AND number = ?"
+            line.execute(words, (reason, series, version))
+            self._holdings.event(line, f"noted: {reason}", series)
+
     # Jobs
 
     def due_jobs(self, busy: Collection[int]) -> list[int]:

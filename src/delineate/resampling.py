@@ -294,7 +294,7 @@ def _mixed_labels(planes: Sequence[tuple[np.ndarray, float]], rows: Sequence[_Si
             for column, along in columns:
                 corners.append(lines[:, column])
                 weights.append((deep, across, along))
-    result = corners[0].copy()
+    result: np.ndarray = corners[0].copy()
     mixed = np.zeros(result.shape, dtype=bool)
     for corner in corners[1:]:
         mixed |= corner != result

@@ -17,6 +17,7 @@ from pydicom.uid import RLELossless
 
 from delineate.dicom.cielab import from_cielab, to_cielab
 from delineate.dicom.reader import DicomImage, read
+from delineate.dicom.rtstruct import read_rtstruct, write_rtstruct
 from delineate.dicom.seg import Options, read_on_planes, read_seg, write_on_planes, write_seg
 from delineate.errors import DelineateError, GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
@@ -99,6 +100,68 @@ def test_tilted_and_uneven_stacks_come_back_on_their_slices(tmp_path: Path) -> N
             assert np.array_equal(found[item.layer] == item.label, masks()[item.name])
         on_volume = read_seg(tmp_path / "seg.dcm", series)
         assert on_volume.geometry.size[2] >= SIZE[2] and on_volume.mask("ring").any()
+
+
+@pytest.mark.parametrize("kind", ["binary", "fractional", "labelmap"])
+@pytest.mark.parametrize("packing", ["rle", "deflated"])
+def test_packed_files_are_smaller_and_hold_the_same(kind: Any, packing: Any, plain: DicomImage, tmp_path: Path) -> None:
+    labels = np.repeat(np.repeat(apart() * 50, 3, axis=1), 4, axis=2).astype(np.uint16)
+    grid = GRID.refined((4, 3, 1))
+    series = image(tmp_path / "s", stack_of(np.zeros(grid.shape, np.int16), grid)).series
+    wanted = Segmentation.from_labels(labels, grid, {label * 50: f"organ {label}" for label in range(1, 7)})
+    if (kind, packing) == ("binary", "rle"):
+        with pytest.raises(InputError, match="run lengths"):
+            write_seg(tmp_path / "seg.dcm", wanted, series, Options(kind=kind, packing=packing))
+        assert not (tmp_path / "seg.dcm").exists()
+        return
+    for name, options in (("seg.dcm", Options(kind=kind, packing=packing)), ("plain.dcm", Options(kind=kind))):
+        write_seg(tmp_path / name, wanted, series, options)
+    assert same(read_seg(tmp_path / "seg.dcm", grid), wanted)
+    assert packing == "rle" or (tmp_path / "seg.dcm").stat().st_size < (tmp_path / "plain.dcm").stat().st_size / 2
+    theirs, ours = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(tmp_path / "plain.dcm")
+    assert np.array_equal(theirs.pixel_array, ours.pixel_array)
+
+
+def test_run_lengths_of_16_bits(plain: DicomImage, tmp_path: Path) -> None:
+    labels = np.zeros(GRID.shape, np.uint16)
+    labels.ravel()[:400] = np.arange(1, 401)
+    wanted = Segmentation.from_labels(labels, GRID, {label: f"lesion {label}" for label in range(1, 401)})
+    write_seg(tmp_path / "seg.dcm", wanted, plain.series, Options(kind="labelmap", packing="rle"))
+    assert same(read_seg(tmp_path / "seg.dcm", GRID), wanted)
+
+
+def test_what_is_known_of_targets_and_objects(plain: DicomImage, tmp_path: Path) -> None:
+    names = ["Liver", "GTVp", "PTV_60", "Body", "Couch", "Whatsit"]
+    write_seg(tmp_path / "seg.dcm", Segmentation.from_masks(dict.fromkeys(names, masks()["ring"]), GRID), plain.series)
+    found = {
+        item.SegmentLabel: (
+            item.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning,
+            item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning,
+        )
+        for item in pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    }
+    assert found == {
+        "Liver": ("Anatomical Structure", "Liver"),
+        "GTVp": ("Morphologically Abnormal Structure", "Gross tumor volume"),
+        "PTV_60": ("Spatial and Relational Concept", "Planning target volume"),
+        "Body": ("Spatial and Relational Concept", "External Body Model"),
+        "Couch": ("Physical object", "Physical object"),
+        "Whatsit": ("Anatomical Structure", "Tissue"),
+    }
+    assert [item.code for item in read_seg(tmp_path / "seg.dcm")] == ["10200004", "", "", "", "", ""]
+
+
+def test_few_layers_for_few_that_overlap(plain: DicomImage, tmp_path: Path) -> None:
+    """Thirty structures in columns, two of which reach into their neighbours: two layers, in either format."""
+    x = np.indices(GRID.shape)[2]
+    made = {f"S{number}": (x == number % 10) & (np.indices(GRID.shape)[0] == number // 10) for number in range(30)}
+    made["S3"] |= made["S4"]
+    made["S17"] |= made["S16"]
+    wanted = Segmentation.from_masks(made, GRID)
+    write_seg(tmp_path / "seg.dcm", wanted, plain.series)
+    write_rtstruct(tmp_path / "rs.dcm", wanted, plain.series)
+    for found in (read_seg(tmp_path / "seg.dcm", GRID), read_rtstruct(tmp_path / "rs.dcm", GRID)):
+        assert len(found.layers) == 2 and same(found, wanted)
 
 
 def test_more_than_255_segments(plain: DicomImage, tmp_path: Path) -> None:
@@ -307,15 +370,30 @@ def test_colours_come_back() -> None:
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy")
-@pytest.mark.parametrize("kind", ["binary", "fractional", "labelmap"])
-def test_dciodvfy_finds_no_error(kind: Any, plain: DicomImage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "packing"), [("binary", "none"), ("fractional", "none"), ("labelmap", "none"), ("fractional", "rle")])
+def test_dciodvfy_finds_no_error(kind: Any, packing: Any, plain: DicomImage, tmp_path: Path) -> None:
     labels = apart()
-    names = {1: "Kidney_L", 2: "GTVp", 3: "Whatsit", 4: "Liver", 5: "Lung_R", 6: "Grüße"}
-    write_seg(tmp_path / "seg.dcm", Segmentation.from_labels(labels, GRID, names), plain.series, Options(kind=kind))
+    names = {1: "Kidney_L", 2: "GTVp", 3: "PTV", 4: "Couch", 5: "Body", 6: "Grüße"}
+    write_seg(tmp_path / "seg.dcm", Segmentation.from_labels(labels, GRID, names), plain.series, Options(kind=kind, packing=packing))
     done = subprocess.run(["dciodvfy", str(tmp_path / "seg.dcm")], capture_output=True, text=True, timeout=60)
     errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
     # Older editions of the program do not know the class of label maps.
     assert [line for line in errors if kind != "labelmap" or "Information Object" not in line] == []
+
+
+@pytest.mark.skipif(shutil.which("dcmdump") is None, reason="needs dcmdump (DCMTK)")
+@pytest.mark.parametrize(("kind", "packing"), [("binary", "deflated"), ("labelmap", "deflated"), ("labelmap", "rle")])
+def test_dcmtk_reads_packed_files(kind: Any, packing: Any, plain: DicomImage, tmp_path: Path) -> None:
+    wanted = Segmentation.from_labels(apart(), GRID, {label: f"organ {label}" for label in range(1, 7)})
+    write_seg(tmp_path / "seg.dcm", wanted, plain.series, Options(kind=kind, packing=packing))
+    done = subprocess.run(
+        ["dcmdump", "+P", "SegmentLabel", "+P", "NumberOfFrames", "+s", str(tmp_path / "seg.dcm")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert [line.split("[")[1].split("]")[0] for line in done.stdout.splitlines() if "SegmentLabel" in line] == wanted.names
 
 
 @pytest.mark.skipif(not S05.is_dir(), reason="needs the shared images")

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from delineate.dicom.header import EXPLICIT, IMPLICIT
+from delineate.dicom.header import IMPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.dicom.source import Series
 from delineate.dicom.uids import follows, new_uid
@@ -96,19 +96,19 @@ def item(**attributes: Any) -> Any:
     return data
 
 
-def file_of(data: Any, syntax: str) -> bytes:
-    """The beginning of a file: preamble, meta information, and the data set, implicit or explicit."""
+def beginning(data: Any, syntax: str) -> bytes:
+    """What stands in a file before the data set: preamble and meta information."""
     library = pydicom()
-    data.file_meta = library.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = library.uid.UID(syntax)
-    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
+    meta = library.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = library.uid.UID(syntax)
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
     file = BytesIO()
-    library.filewriter.write_file_meta_info(file, data.file_meta, enforce_standard=True)
-    return b"\0" * 128 + b"DICM" + file.getvalue() + encoded(data, EXPLICIT if syntax != IMPLICIT else IMPLICIT)
+    library.filewriter.write_file_meta_info(file, meta, enforce_standard=True)
+    return b"\0" * 128 + b"DICM" + file.getvalue()
 
 
 def encoded(data: Any, syntax: str) -> bytes:
-    """The elements of a data set, little endian."""
+    """The elements of a data set, little endian; implicit where the syntax is."""
     library = pydicom()
     buffer = library.filebase.DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, syntax == IMPLICIT

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from delineate.dicom.contours import planes_over
 from delineate.dicom.derived import require_uids, saved
+from delineate.dicom.packing import SYNTAXES, Packing, deflated
 from delineate.dicom.placing import NoFitError
 from delineate.dicom.planes import Planes
 from delineate.dicom.region_names import region_names
@@ -43,10 +45,12 @@ class Options:
     kind : ``binary``, in which structures may overlap, ``fractional``, the same as fractions of 0 or 1 for readers that want
     them, or ``labelmap``, smaller, without overlaps and not known to every viewer; label, description : of the content;
     algorithm, version : of what made it, Delineate's by default; at : when it was
-    made, now by default; uid : SOP Instance UID, new by default.
+    made, now by default; uid : SOP Instance UID, new by default; packing : ``rle``, frames by run lengths (not of bits), or
+    ``deflated``, all of the file, which is smallest; some readers know neither.
     """
 
     kind: Kind = "binary"
+    packing: Packing = "none"
     label: str = "SEGMENTATION"
     description: str = ""
     algorithm: str = "Delineate"
@@ -93,14 +97,14 @@ def write_on_planes(
         raise InputError(f"a SEG file holds 1 to {_MOST} structures, not {len(structures)}", "Give other structures.")
     names = region_names([item.name for item in structures], 64, notes)
     frames = frames_of(options.kind, layers, structures)
-    about = About(
-        options.label, options.description, options.algorithm, options.version, options.at or datetime.now(), options.uid
-    )  # fmt: skip
+    at, syntax = options.at or datetime.now(), SYNTAXES[options.packing]
+    about = About(options.label, options.description, options.algorithm, options.version, at, options.uid, syntax)
     overlap = "NO" if len(layers) == 1 or options.kind == "labelmap" else "UNDEFINED"
     with saved(Path(path)) as file:
-        file.write(before_frames(options.kind, structures, names, len(frames), source, about, overlap))
-        file.write(groups(frames, source))
-        file.writelines(pixels(options.kind, frames, layers, structures))
+        begin, data = before_frames(options.kind, structures, names, len(frames), source, about, overlap)
+        parts = chain((data, groups(frames, source)), pixels(options.kind, options.packing, frames, layers, structures))
+        file.write(begin)
+        file.writelines(deflated(parts) if options.packing == "deflated" else parts)
 
 
 def read_seg(

@@ -10,6 +10,7 @@ import numpy as np
 
 from delineate.dicom.derived import Code, coded, encoded, item
 from delineate.dicom.header import EXPLICIT
+from delineate.dicom.packing import Packing, run_lengths
 from delineate.dicom.segment_module import MAXIMUM, Kind, bits_of, decimal
 from delineate.dicom.source import Instance, Series
 from delineate.errors import InputError
@@ -106,31 +107,47 @@ def _item(value: bytes) -> bytes:
 
 
 def pixels(
-    kind: Kind, frames: Sequence[Frame], layers: Sequence[np.ndarray], structures: Sequence[Structure]
+    kind: Kind, packing: Packing, frames: Sequence[Frame], layers: Sequence[np.ndarray], structures: Sequence[Structure]
 ) -> Iterator[bytes | memoryview]:
     """PixelData, in parts.
 
     Raises
     ------
     InputError
-        More than 4 GB; structures that overlap in a label map.
+        More than 4 GB; structures that overlap in a label map; run lengths of bits.
     """
     bits = bits_of(kind, len(structures))
+    if packing == "rle":
+        if kind == "binary":
+            raise InputError("bits are not packed by run lengths (RLE)", "Write a label map, or the packing deflated.")
+        yield from run_lengths(_planes(kind, frames, layers, structures))
+        return
     size = -(-len(frames) * layers[0][0].size * bits // 8)
     size += size % 2
     if size > _LARGEST:
         raise InputError(f"the frames take {size / 1e9:.1f} GB and a SEG file holds 4.2", "Write a label map, or fewer structures.")
     yield struct.pack("<HH2sHI", _PIXELS >> 16, _PIXELS & 0xFFFF, b"OW" if bits == 16 else b"OB", 0, size)
     written = 0
-    if kind == "labelmap":
-        parts: Iterable[bytes | memoryview] = _label_planes(frames, layers, structures, np.dtype(f"<u{bits // 8}"))
+    parts: Iterable[memoryview]
+    if kind == "binary":
+        parts = _packed(_masks(frames, layers, structures))
     else:
-        masks = (layers[structures[number].layer][place] == structures[number].label for number, place in frames)
-        parts = _packed(masks) if kind == "binary" else ((mask.view(np.uint8) * np.uint8(MAXIMUM)).data.cast("B") for mask in masks)
+        parts = (np.ascontiguousarray(plane).data.cast("B") for plane in _planes(kind, frames, layers, structures))
     for part in parts:
         written += len(part)
         yield part
     yield b"\0" * (size - written)
+
+
+def _masks(frames: Sequence[Frame], layers: Sequence[np.ndarray], structures: Sequence[Structure]) -> Iterator[np.ndarray]:
+    return (layers[structures[number].layer][place] == structures[number].label for number, place in frames)
+
+
+def _planes(kind: Kind, frames: Sequence[Frame], layers: Sequence[np.ndarray], structures: Sequence[Structure]) -> Iterator[np.ndarray]:
+    """Frames of 8 or 16 bits."""
+    if kind == "labelmap":
+        return _label_planes(frames, layers, structures, np.dtype(f"<u{bits_of(kind, len(structures)) // 8}"))
+    return (mask.view(np.uint8) * np.uint8(MAXIMUM) for mask in _masks(frames, layers, structures))
 
 
 def _packed(masks: Iterable[np.ndarray]) -> Iterator[memoryview]:
@@ -147,7 +164,7 @@ def _packed(masks: Iterable[np.ndarray]) -> Iterator[memoryview]:
 
 def _label_planes(
     frames: Sequence[Frame], layers: Sequence[np.ndarray], structures: Sequence[Structure], kind: np.dtype
-) -> Iterator[memoryview]:
+) -> Iterator[np.ndarray]:
     known = [_Numbers(place, layer.dtype, structures, kind) for place, layer in enumerate(layers)]
     for _, place in frames:
         plane = known[0].of(layers[0][place])
@@ -158,7 +175,7 @@ def _label_planes(
                 first, second = structures[int(plane[both][0]) - 1].name, structures[int(other[both][0]) - 1].name
                 raise InputError(f"{first} and {second} overlap: a label map cannot hold both", "Write the kind binary.")
             plane = plane | other
-        yield np.ascontiguousarray(plane).data.cast("B")
+        yield plane
 
 
 class _Numbers:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from delineate.dicom.cielab import to_cielab
 from delineate.dicom.codes import lookup
-from delineate.dicom.derived import Code, coded, derived, file_of, item, references
+from delineate.dicom.derived import Code, beginning, coded, derived, encoded, item, references
 from delineate.dicom.header import EXPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.dicom.source import Series
@@ -25,19 +25,31 @@ MAXIMUM: Final = 255
 """Of fractional values."""
 
 # Codes of SNOMED CT and of DICOM itself (PS3.16, annex D; context groups 7150, 7151, 7162, 244).
-ANATOMICAL: Final[Code] = ("91723000", "SCT", "Anatomical Structure")
-ABNORMAL: Final[Code] = ("49755003", "SCT", "Morphologically Abnormal Structure")
-TISSUE: Final[Code] = ("85756007", "SCT", "Tissue")
-"""What a structure is of which nothing is known."""
+_ANATOMICAL: Final[Code] = ("91723000", "SCT", "Anatomical Structure")
+_ABNORMAL: Final[Code] = ("49755003", "SCT", "Morphologically Abnormal Structure")
+_SPATIAL: Final[Code] = ("309825002", "SCT", "Spatial and Relational Concept")
+_OBJECT: Final[Code] = ("260787004", "SCT", "Physical object")
+_TISSUE: Final[Code] = ("85756007", "SCT", "Tissue")
+
+# Category and type by RT ROI Interpreted Type, where a structure has no code of its own; tissue where it has no type either.
+_BY_TYPE: Final[dict[str, tuple[Code, Code]]] = {
+    "GTV": (_ABNORMAL, ("228791009", "SCT", "Gross tumor volume")),
+    "CTV": (_SPATIAL, ("228792002", "SCT", "Clinical target volume")),
+    "PTV": (_SPATIAL, ("228793007", "SCT", "Planning target volume")),
+    "EXTERNAL": (_SPATIAL, ("130047", "DCM", "External Body Model")),
+    "SUPPORT": (_OBJECT, _OBJECT),
+}
+_OTHERS: Final = (_ANATOMICAL, _TISSUE)
+GENERAL: Final = frozenset(code[0] for _, code in (*_BY_TYPE.values(), _OTHERS))
+"""Codes that say no more than a structure's name does."""
 
 _FAMILY: Final[Code] = ("123110", "DCM", "Artificial Intelligence")
 _SIDES: Final[dict[str, Code]] = {"l": ("7771000", "SCT", "Left"), "r": ("24028007", "SCT", "Right")}
 _SIDE: Final = re.compile(r"(?:^|[_\s-])(l|r|left|right)(?:$|[_\s-])", re.IGNORECASE)
-_TARGETS: Final = frozenset(("GTV", "CTV", "PTV"))
 
 
 class About(NamedTuple):
-    """What a file says of how it was made; uid : SOP Instance UID, new where empty."""
+    """What a file says of how it was made; uid : SOP Instance UID, new where empty; syntax : transfer syntax."""
 
     label: str
     description: str
@@ -45,12 +57,13 @@ class About(NamedTuple):
     version: str
     at: datetime
     uid: str
+    syntax: str
 
 
 def before_frames(
     kind: Kind, structures: Sequence[Structure], names: Sequence[str], frames: int, source: Series, about: About, overlap: str
-) -> bytes:
-    """The file up to its per-frame functional groups, explicit VR little endian."""
+) -> tuple[bytes, bytes]:
+    """What stands before the data set, and that up to its per-frame functional groups, explicit VR little endian."""
     data = derived(source, LABELMAP if kind == "labelmap" else SEGMENTATION, "SEG", about.at, about.description or about.label, about.uid)
     values = item(
         ImageType=["DERIVED", "PRIMARY"],
@@ -71,7 +84,7 @@ def before_frames(
     _set_pixel_format(data, kind, len(structures), frames, source)
     if kind != "fractional":
         data.SegmentsOverlap = overlap
-    return file_of(data, EXPLICIT)
+    return beginning(data, about.syntax), encoded(data, EXPLICIT)
 
 
 def _code_string(text: str) -> str:
@@ -113,7 +126,7 @@ def _set_pixel_format(data: Any, kind: Kind, segments: int, frames: int, source:
 
 def _segment(number: int, structure: Structure, name: str, about: About) -> Any:
     meaning = lookup(structure.name)
-    code = TISSUE
+    category, code = _BY_TYPE.get(meaning.kind, _OTHERS)
     if structure.code and structure.code != meaning.code:
         code = (structure.code, "SCT", name)
     elif meaning.code:
@@ -133,7 +146,7 @@ def _segment(number: int, structure: Structure, name: str, about: About) -> Any:
                 AlgorithmVersion=(about.version or version("delineate"))[:64],
             )
         ],
-        SegmentedPropertyCategoryCodeSequence=[coded(ABNORMAL if meaning.kind in _TARGETS else ANATOMICAL)],
+        SegmentedPropertyCategoryCodeSequence=[coded(category)],
         SegmentedPropertyTypeCodeSequence=[kind],
         RecommendedDisplayCIELabValue=to_cielab(structure.colour or meaning.colour or structure.rgb()),
         TrackingID=f"{name} {number}",

@@ -17,7 +17,7 @@ from delineate.dicom.cielab import from_cielab
 from delineate.dicom.elements import DataSet
 from delineate.dicom.header import AGAIN, DEFLATED, LONG, Header, NotDicomError, inflate, is_explicit_at, meta, read_header
 from delineate.dicom.parts import pydicom
-from delineate.dicom.segment_module import LABELMAP, SEGMENTATION, TISSUE
+from delineate.dicom.segment_module import GENERAL, LABELMAP, SEGMENTATION
 from delineate.dicom.segment_pixels import Pixels
 from delineate.errors import ImageError
 from delineate.segmentation import Colour
@@ -239,6 +239,6 @@ def _colour(item: Any) -> Colour | None:
 
 def _code(item: Any) -> str:
     for code in item.get("SegmentedPropertyTypeCodeSequence") or ():
-        if code.get("CodingSchemeDesignator") == "SCT" and code.get("CodeValue") != TISSUE[0]:
+        if code.get("CodingSchemeDesignator") == "SCT" and code.get("CodeValue") not in GENERAL:
             return str(code.get("CodeValue") or "")
     return ""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from delineate.dicom.codes import Meaning
-from delineate.dicom.derived import coded, derived, encoded, file_of, item, references
+from delineate.dicom.derived import beginning, coded, derived, encoded, item, references
 from delineate.dicom.header import IMPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.dicom.source import Series
@@ -47,7 +47,7 @@ def written_before_contours(
         library.Dataset({tag: data[tag] for tag in data.keys() if (tag < ROI_CONTOURS) is is_before})  # noqa: SIM118
         for is_before in (True, False)
     )
-    return file_of(before, IMPLICIT), encoded(after, IMPLICIT)
+    return beginning(data, IMPLICIT) + encoded(before, IMPLICIT), encoded(after, IMPLICIT)
 
 
 def _frame_of_reference(source: Series) -> Any:

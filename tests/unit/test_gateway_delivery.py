@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,20 @@ def test_a_folder_that_is_not_there_is_tried_again(files: list[Path], tmp_path: 
     with pytest.raises(DeliveryError, match="cannot be written to") as caught:
         make(FolderSettings(name="copies", path=tmp_path / "none" / "out")).deliver(files)
     assert not caught.value.is_final
+
+
+def test_a_folder_that_is_full_is_tried_again(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    place = make(FolderSettings(name="copies", path=tmp_path / "out"))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", full)
+        with pytest.raises(DeliveryError, match="No space left") as caught:
+            place.deliver(files)
+    assert not caught.value.is_final and not list((tmp_path / "out").iterdir())
+    place.deliver(files)
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_a_uid_that_is_a_path_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ class Server:
     def __init__(self) -> None:
         self.answer: tuple[int, bytes] = (200, b"")
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
+        self.drips = False
+        self.ended = threading.Event()
 
 
 @pytest.fixture
@@ -56,7 +58,11 @@ def server() -> Iterator[tuple[Server, str]]:
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            pieces = [content] if not state.drips else [content[at : at + 1] for at in range(len(content))]
+            for piece in pieces:
+                self.wfile.write(piece)
+                if state.drips and state.ended.wait(0.05):
+                    break
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -149,6 +155,17 @@ def test_what_went_wrong_is_told_apart(
         make(StowSettings(name="web", url=url)).deliver(files)
     assert words in caught.value.message and caught.value.is_final is is_final and caught.value.advice
     assert not any(uid in caught.value.sentence() for uid in UIDS)
+
+
+def test_an_answer_that_drips_is_given_up(server: tuple[Server, str], files: list[Path]) -> None:
+    state, url = server
+    state.answer, state.drips = (200, answer(dict.fromkeys(UIDS, 0), {})), True
+    try:
+        with pytest.raises(DeliveryError, match="the answer has no end") as caught:
+            make(StowSettings(name="web", url=url, timeout=0.5)).deliver(files)
+    finally:
+        state.ended.set()
+    assert not caught.value.is_final
 
 
 def test_a_server_that_is_not_there_is_tried_again(files: list[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -65,10 +66,10 @@ class StowDestination:
             **self._authorization(),
         }
         with client.stream("POST", f"{self._address}/studies", headers=headers, content=_body(objects, boundary)) as answer:
-            content = b""
+            content, end = b"", time.monotonic() + self.settings.timeout
             for block in answer.iter_bytes():
                 content += block
-                if len(content) > _LARGEST:
+                if len(content) > _LARGEST or time.monotonic() > end:
                     raise DeliveryError(f"{self.settings.name}: the answer has no end", _AGAIN)
             return answer.status_code, content
 

@@ -34,6 +34,7 @@ from delineate.protocols.archive import ArchiveReader, read_result
 from delineate.segmentation import Segmentation
 from delineate.task import TaskState
 from delineate.testing.dicom import stack_of, write_frames, write_series
+from delineate.testing.dicomweb import DicomWebServer
 from delineate.testing.roundtrips import differing, places, shapes
 from delineate.volume import Volume
 
@@ -452,6 +453,19 @@ def test_a_series_that_comes_along(server: Any, output: str, kind: str, frames: 
     image, truth = truth_of(tmp_path / "in")
     found = infer(server, output, params={"dicom": {"holes": "xor"}}, files=sent)
     assert differ(in_dicom(found, tmp_path, kind), image.series, truth) == 0
+
+
+@pytest.mark.parametrize(("output", "kind"), OUTPUTS)
+def test_a_series_of_a_dicomweb_server(
+    label_server: Callable[..., Any], models: Path, output: str, kind: str, tmp_path: Path
+) -> None:  # fmt: skip
+    with DicomWebServer() as peer:
+        stack = stack_of(stored(labels_of(GRID.shape)), GRID, series=7)
+        peer.add(write_series(tmp_path / "in", stack))
+        server = label_server(has_studies=False, workers=1, models=(models,), dicomweb=peer.url, dicomweb_interval=0.2)
+        until(lambda: server.http.get("/datastore/").json()["total"] == 1)
+        image, truth = truth_of(tmp_path / "in")
+        assert differ(in_dicom(infer(server, output, stack.uid), tmp_path, kind), image.series, truth) == 0
 
 
 def test_other_answers_to_a_series_are_as_ever(server: Any, tmp_path: Path) -> None:

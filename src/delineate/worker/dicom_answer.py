@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from delineate.dicom.rtstruct import Options as ContourOptions
-from delineate.dicom.rtstruct import write_rtstruct
-from delineate.dicom.seg import Options as SegmentOptions
-from delineate.dicom.seg import write_seg
+import numpy as np
+
+from delineate.dicom import rtstruct, seg
+from delineate.dicom.stack import labels_on_planes
 from delineate.dicom.uids import uid_of
 from delineate.errors import GeometryError, ImageError, InputError, ModelError
 from delineate.model import Model
@@ -56,10 +56,11 @@ class DicomAnswer:
         written: dict[str, Path] = {}
         try:
             segmentation = self._segmentation(layers)
+            on_planes = labels_on_planes(self.series.planes, segmentation)
             for output in self.asked.output:
                 notes: list[str] = []
                 written[output] = path = folder / OUTPUTS[output]
-                self._write(output, path, segmentation, notes)
+                self._write(output, path, on_planes, segmentation.structures, notes)
                 for text in notes:
                     note(f"{path.name}: {text}")
         except (GeometryError, ImageError) as error:
@@ -68,20 +69,22 @@ class DicomAnswer:
             raise ModelError(f"the answer in DICOM cannot be made: {error.message}", error.advice, "output") from error
         return written
 
-    def _write(self, output: str, path: Path, segmentation: Segmentation, notes: list[str]) -> None:
+    def _write(
+        self, output: str, path: Path, layers: Sequence[np.ndarray], structures: Sequence[Structure], notes: list[str]
+    ) -> None:  # fmt: skip
         model, at, uid = self.model, datetime.fromtimestamp(int(self.task.created)), uid_of(self.task.uid, output)
         if output == "rtstruct":
-            contours = ContourOptions(
+            contours = rtstruct.Options(
                 holes=self.asked.holes,  # type: ignore[arg-type]
                 short_names=self.asked.short_names, description=model.name, at=at, uid=uid,
             )  # fmt: skip
-            write_rtstruct(path, segmentation, self.series, contours, notes)
+            rtstruct.write_on_planes(path, layers, structures, self.series, contours, notes)
         else:
-            segments = SegmentOptions(
+            segments = seg.Options(
                 kind=self.asked.kind,  # type: ignore[arg-type]
                 description=model.name, algorithm=model.name, version=model.version, at=at, uid=uid,
             )  # fmt: skip
-            write_seg(path, segmentation, self.series, segments, notes)
+            seg.write_on_planes(path, layers, structures, self.series, segments, notes)
 
     def _segmentation(self, layers: Sequence[Layer]) -> Segmentation:
         """The layers with the colours and codes that the model declares for its structures."""

@@ -138,6 +138,19 @@ def test_a_label_waits_for_a_server_that_is_away_and_outlives_ours(serving: Serv
     until(lambda: len(arrived(peer, "SEG")) == 1)
 
 
+def test_a_label_that_cannot_be_written_says_so_and_is_let_be(serving: Serving, peer: DicomWebServer) -> None:
+    """One without a structure has nothing to be written."""
+    server = serving(workers=1)
+    empty = io.BytesIO()
+    nifti.write_labels(empty, np.zeros(GRID.shape, np.uint8), GRID)
+    assert save(server, ONE, empty.getvalue()).status_code == 200
+    info = lambda: server.http.get("/datastore/label/info", params={"label": ONE, "tag": "final"}).json()  # noqa: E731
+    until(lambda: "failed" in info().get("dicomweb", {}))
+    assert arrived(peer, "SEG") == []
+    assert save(server, ONE, mask()).status_code == 200
+    until(lambda: len(arrived(peer, "SEG")) == 1)
+
+
 def test_labels_that_lie_there_are_found_with_their_tag_the_newest_first(serving: Serving, peer: DicomWebServer, tmp_path: Path) -> None:
     first = serving(workers=1, folder=tmp_path / "first", dicomweb_label_tags=("final", "second reader"))
     save(first, ONE, mask())

@@ -274,7 +274,7 @@ def test_a_setting_may_name_modalities(opened: Opened) -> None:
         (Behaviour(lost=2), "4 instances of a series of 6"),
         (Behaviour(claimed=9), "6 instances of a series of 9"),
         (Behaviour(statuses=[503] * 9), "status 503"),
-        (Behaviour(statuses=[404]), "404"),
+        (Behaviour(statuses=[404] * 2), "404"),
         (Behaviour(moved="http://127.0.0.1:1/"), "redirect"),
         (Behaviour(authorization="Bearer x"), "does not let us in"),
     ],

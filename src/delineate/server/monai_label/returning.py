@@ -101,9 +101,11 @@ class Returning:
         except DicomWebError as error:
             _log.warning("a label was not sent to the DICOMweb server: %s", error.sentence())
             self._not_before[_key(label)] = time.monotonic() + self._later * (1 if error.is_passing else _LONGER)
-        except ModelError as error:  # it never will be
+        except ModelError as error:
             _log.warning("a label cannot be written as DICOM: %s", error.sentence())
-            await self._files.run(partial(_note, store, label, {"failed": error.message}))
+            if error.kind == "input":  # it never will be
+                await self._files.run(partial(_note, store, label, {"failed": error.message}))
+            self._not_before[_key(label)] = time.monotonic() + self._later * _LONGER
         except UnknownItemError:
             return  # removed meanwhile
         except DelineateError:

@@ -72,8 +72,8 @@ def _print(image: dict[str, Any]) -> None:
         state = "chosen" if item["chosen"] else "matches, but an earlier rule ended the search" if item["matches"] else "does not match"
         click.echo(printable(f"  rule {item['rule']!r}: {state}"))
         for one in item["conditions"]:
-            has = repr(one["has"]) if one["has"] else "absent"
-            click.echo(printable(f"    {'yes' if one['holds'] else 'NO '}  {one['attribute']} = {has}, wanted: {one['wanted']}"))
+            has = f"= {one['has']}" if one["has"] else "is absent"
+            click.echo(printable(f"    {'yes' if one['holds'] else 'NO '}  {one['attribute']} {has}, wanted: {one['wanted']}"))
     for one in image["chosen"]:
         where = f" on {one['server']}" if one["server"] else ""
         click.echo(printable(f"  → {one['model']}{where} → {', '.join(one['outputs'])} → {', '.join(one['destinations'])}"))

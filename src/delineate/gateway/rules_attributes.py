@@ -10,42 +10,50 @@ from delineate.dicom.parts import pydicom
 from delineate.dicom.series import Group
 from delineate.errors import ImageError
 
-COUNT: Final = "NumberOfSeriesRelatedInstances"
+FILES: Final = "NumberOfSeriesRelatedInstances"
+SLICES: Final = "NumberOfSlices"
+_SHARED: Final = "SharedFunctionalGroupsSequence"
+_FRAMES: Final = "PerFrameFunctionalGroupsSequence"
 
 
 def attributes_of(group: Group, keywords: Collection[str]) -> dict[str, str]:
     """What an image has of some attributes, by its first slice: text by keyword, several values parted by backslashes.
 
     An attribute that a slice has not is looked for in its file's meta information (``SourceApplicationEntityTitle``, who sent
-    it) and in the functional groups that all frames share. ``NumberOfSeriesRelatedInstances`` is the count of files.
+    it), in the functional groups that all frames share, and in those of the slice. ``NumberOfSlices`` and
+    ``NumberOfSeriesRelatedInstances`` are counted: slices and files.
 
     Raises
     ------
     ImageError
         The file cannot be read.
     """
-    found = attributes_in(group.header.path, keywords)
-    if COUNT in keywords:
-        found[COUNT] = str(len({item.header.path for item in group.slices}))
-    return found
+    found = attributes_in(group.header.path, keywords, group.slices[0].frame)
+    counts = {FILES: len({item.header.path for item in group.slices}), SLICES: len(group.slices)}
+    return {**found, **{name: str(count) for name, count in counts.items() if name in keywords}}
 
 
-def attributes_in(path: Path, keywords: Collection[str]) -> dict[str, str]:
-    """`attributes_of` for one file."""
+def attributes_in(path: Path, keywords: Collection[str], frame: int = 0) -> dict[str, str]:
+    """`attributes_of` for one file, and a frame of it."""
     library = pydicom()
     try:
-        data = library.dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*keywords, "SharedFunctionalGroupsSequence"])
-        sources = [data, data.file_meta, *_shared(data)]
-        return {name: text for name in keywords if (text := _text(sources, name))}
+        data = library.dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*keywords, _SHARED, _FRAMES])
+        sources = [data, data.file_meta, *_groups(data, _SHARED, 0)]
+        found = {name: _text(sources, name) for name in keywords}
+        if not all(found.values()):
+            sources = list(_groups(data, _FRAMES, frame))
+            found = {name: text or _text(sources, name) for name, text in found.items()}
     except Exception as error:  # pydicom raises whatever a damaged file leads to
         raise ImageError(f"{path.name} cannot be read as DICOM", "Export or send the file again.") from error
+    return {name: text for name, text in found.items() if text}
 
 
-def _shared(data: Any) -> Iterator[Any]:
-    for item in data.get("SharedFunctionalGroupsSequence") or ():
-        for element in item:
-            if element.VR == "SQ":
-                yield from element.value
+def _groups(data: Any, sequence: str, number: int) -> Iterator[Any]:
+    """The items of one item's sequences."""
+    items = data.get(sequence) or ()
+    for element in items[number] if number < len(items) else ():
+        if element.VR == "SQ":
+            yield from element.value
 
 
 def _text(sources: list[Any], keyword: str) -> str:

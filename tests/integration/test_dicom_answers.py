@@ -313,7 +313,7 @@ def test_an_image_to_which_nothing_can_refer_fails_before_the_model_runs(server:
     told = server.http.get(f"/api/tasks/{uid}", params={"wait": "50"})
     assert told.status_code == 552
     assert told.json()["kind"] == "input"
-    assert "FrameOfReferenceUID of it is empty" in told.json()["message"]
+    assert "it has no FrameOfReferenceUID" in told.json()["message"]
     assert server.http.get(f"/api/tasks/{uid}/log").text == ""
     assert (result(server, packed(tmp_path / "in"), tmp_path) / "segmentation.nii.gz").is_file()
 

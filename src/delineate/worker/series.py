@@ -66,7 +66,7 @@ def require_source(series: Series | None, asked: DicomAsked) -> None:
         raise ModelError(error.message, error.advice, "input")
     if series.missing_uids:
         raise ModelError(
-            f"nothing in DICOM can refer to the image: {', '.join(series.missing_uids)} of it is empty",
+            f"nothing in DICOM can refer to the image: it has no {', no '.join(series.missing_uids)}",
             "Export the image again with its UIDs, or ask for an answer in another format.",
             "input",
         )

@@ -122,7 +122,7 @@ def keeper(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("dates", [False, True])
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"])
 def test_nothing_of_the_table_comes_out(syntax: str, dates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count(10**37)  # chance might make a UID with the digits of a day
     monkeypatch.setattr(deidentification_map, "new_uid", lambda: f"2.25.{next(numbers)}")
@@ -182,6 +182,7 @@ def test_uids_and_pseudonyms_are_the_same_everywhere(tmp_path: Path) -> None:
     assert a.ReferencedImageSequence[0].ReferencedSOPClassUID == CT
     assert (a.StudyInstanceUID, a.FrameOfReferenceUID, a.PatientID) == (b.StudyInstanceUID, b.FrameOfReferenceUID, b.PatientID)
     assert c.PatientID != a.PatientID
+    assert c.StudyInstanceUID != a.StudyInstanceUID  # although both patients' files have the same
     assert again == a
     assert first.SOPInstanceUID == f"{UID}.1"  # what was given is as it was
     assert a.file_meta.MediaStorageSOPInstanceUID == a.SOPInstanceUID
@@ -365,7 +366,7 @@ def test_attributes_of_a_task_archive(keeper: Deidentifier) -> None:
     assert [trace for trace in TRACES if trace.decode() in text] == []
     assert clean[str(0x00280030)] == "0.5\\0.5"
     assert clean[str(0x00185100)] == "HFS"
-    assert clean[str(0x0020000D)] == keeper.dataset(image()).StudyInstanceUID
+    assert clean[str(0x0020000D)] == keeper.dataset(data).StudyInstanceUID
     assert str(0x00280010) not in clean and "no tag" not in clean and "3" not in clean
 
 

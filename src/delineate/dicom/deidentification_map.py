@@ -24,9 +24,9 @@ _REMEMBERED: Final = 100_000  # UIDs in memory
 _VERSION: Final = 1
 _LEAST_DAYS, _MOST_DAYS = 365, 3650  # by which a patient's days are shifted, backwards
 _TABLES: Final = """
-CREATE TABLE uids (original TEXT PRIMARY KEY, sent TEXT NOT NULL UNIQUE, patient TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE uids (original TEXT, patient TEXT, sent TEXT NOT NULL UNIQUE, PRIMARY KEY (original, patient)) WITHOUT ROWID;
 CREATE TABLE patients (original TEXT PRIMARY KEY, sent TEXT NOT NULL UNIQUE, days INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE studies (original TEXT PRIMARY KEY, attributes TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE studies (sent TEXT PRIMARY KEY, attributes TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -55,7 +55,7 @@ class IdentityMap:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        self._uids: dict[str, str] = {}
+        self._uids: dict[tuple[str, str], str] = {}
         self._depth = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,16 +94,20 @@ class IdentityMap:
                 self._depth -= 1
 
     def uid(self, original: str, patient: str) -> str:
-        """What a UID is sent as, from now on; inside of `writing`."""
-        sent = self._uids.get(original) or self._first("SELECT sent FROM uids WHERE original = ?", original)
+        """What a patient's UID is sent as, from now on; inside of `writing`.
+
+        Where two patients' files have one UID, which happens, each gets another: what returns is of one of them.
+        """
+        question = "SELECT sent FROM uids WHERE original = ? AND patient = ?"
+        sent = self._uids.get((original, patient)) or self._first(question, original, patient)
         if sent is None:
             self._begin()
             new = new_uid()
-            self._connection.execute("INSERT OR IGNORE INTO uids VALUES (?, ?, ?)", (original, new, patient))
-            sent = self._first("SELECT sent FROM uids WHERE original = ?", original) or new
+            self._connection.execute("INSERT OR IGNORE INTO uids VALUES (?, ?, ?)", (original, patient, new))
+            sent = self._first(question, original, patient) or new
         if len(self._uids) >= _REMEMBERED:
             self._uids.clear()
-        self._uids[original] = sent
+        self._uids[original, patient] = sent
         return sent
 
     def patient(self, original: str) -> Patient:
@@ -118,12 +122,17 @@ class IdentityMap:
             row = self._connection.execute(question, (original,)).fetchone()
         return Patient(*row)
 
-    def keep_study(self, original: str, attributes: Mapping[str, str]) -> None:
-        """Patient and study of a study as they are, by keyword; inside of `writing`."""
-        text = json.dumps(attributes, ensure_ascii=False, sort_keys=True)
-        if self._first("SELECT attributes FROM studies WHERE original = ?", original) != text:
+    def keep_study(self, sent: str, attributes: Mapping[str, str]) -> None:
+        """What patient and study of a study, by its UID as it is sent, are, by keyword; inside of `writing`.
+
+        What a file says counts more than what earlier ones said, what it does not say stays.
+        """
+        before = self.study(sent)
+        after = {**(before or {}), **attributes}
+        if after != before:
             self._begin()
-            self._connection.execute("INSERT OR REPLACE INTO studies VALUES (?, ?)", (original, text))
+            text = json.dumps(after, ensure_ascii=False, sort_keys=True)
+            self._connection.execute("INSERT OR REPLACE INTO studies VALUES (?, ?)", (sent, text))
 
     def origin(self, sent: str) -> Origin | None:
         """What was sent as this UID; None where nothing was."""
@@ -131,14 +140,14 @@ class IdentityMap:
             row = self._connection.execute("SELECT original, patient FROM uids WHERE sent = ?", (sent,)).fetchone()
         return None if row is None else Origin(*row)
 
-    def study(self, original: str) -> dict[str, str] | None:
+    def study(self, sent: str) -> dict[str, str] | None:
         """What `keep_study` kept."""
         with self._lock, _sentences():
-            text = self._first("SELECT attributes FROM studies WHERE original = ?", original)
+            text = self._first("SELECT attributes FROM studies WHERE sent = ?", sent)
         return None if text is None else dict(json.loads(text))
 
-    def _first(self, question: str, value: str) -> str | None:
-        row = self._connection.execute(question, (value,)).fetchone()
+    def _first(self, question: str, *values: str) -> str | None:
+        row = self._connection.execute(question, values).fetchone()
         return None if row is None else str(row[0])
 
     def _begin(self) -> None:

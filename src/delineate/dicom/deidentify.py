@@ -184,7 +184,7 @@ class Deidentifier:
         return clean
 
     def _cleaned(self, data: Any) -> Any:
-        study = str(data.get("StudyInstanceUID", ""))
+        study = str(data.get("StudyInstanceUID", "")).strip(" \0")
         known = {name: text for name in (*REQUIRED, *OPTIONAL, *REPLACED) if (text := _text(data, name))}
         cleaner, pseudonym = self._cleaner(known, _text(data, "IssuerOfPatientID"), study)
         try:
@@ -201,7 +201,7 @@ class Deidentifier:
         who = (number, issuer) if number else ("", name, known.get("PatientBirthDate", "")) if name else ("", "", "", study)
         patient = self._identities.patient("\0".join(who))
         if study:
-            self._identities.keep_study(study, known)
+            self._identities.keep_study(self._identities.uid(study, patient.sent), known)
         return Cleaner(self._kept, patient.days, lambda uid: self._identities.uid(uid, patient.sent)), patient.sent
 
     def _mark(self, clean: Any) -> None:
@@ -215,7 +215,7 @@ class Deidentifier:
         """Attributes as text by tag as a decimal number, as ``dicom_info.json`` in a task archive has them."""
         tag_of = pydicom().datadict.tag_for_keyword
         known = {name: text for name in (*REQUIRED, *OPTIONAL, *REPLACED) if (text := values.get(str(tag_of(name)), ""))}
-        study = values.get(str(tag_of("StudyInstanceUID")), "")
+        study = values.get(str(tag_of("StudyInstanceUID")), "").strip(" \0")
         with self._identities.writing():
             cleaner, pseudonym = self._cleaner(known, known.get("IssuerOfPatientID", ""), study)
             clean = cleaned_attributes(values, cleaner)

@@ -31,8 +31,8 @@ _GIVE: Final = "Give the map that the images were de-identified with, and a file
 
 def restored(data: Any, identities: IdentityMap) -> Any:
     """A data set as `Deidentifier.restore` gives it; `data` itself is changed, so give a copy or what was just read."""
-    study = identities.origin(str(data.get("StudyInstanceUID", "")))
-    attributes = identities.study(study.uid) if study else None
+    sent = str(data.get("StudyInstanceUID", ""))
+    study, attributes = identities.origin(sent), identities.study(sent)
     if study is None or attributes is None:
         raise DeidentificationError("it belongs to no study that was de-identified with this map", _GIVE)
     Restorer(identities, study.patient, own=_own(data)).walk(data, is_whole=True)

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.geometry_document import render
 from benchmarks.geometry_picture import picture
 from benchmarks.geometry_validity import by_dciodvfy, by_dicom_validator
-from benchmarks.rtstruct import complete
+from benchmarks.structures import complete
 from delineate.dicom.reader import read
 from delineate.dicom.rtstruct import read_rtstruct
 from delineate.testing.roundtrips import TRIPS, Place, Trial, by_shape, places, trial

@@ -6,24 +6,22 @@ Memory is what is allocated.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from benchmarks.codec import GEOMETRY, NOT_INSTALLED
-from benchmarks.rtstruct import STRUCTURES, Row, complete, measured, organs, peak, table
-from delineate.testing.dicom import stack_of, write_series
+from benchmarks import structures
+from benchmarks.codec import NOT_INSTALLED
+from benchmarks.structures import Row, measured, peak, prepared
+from delineate.dicom.seg import Options, read_seg, write_seg
+from delineate.dicom.segment_module import Kind
 
 PEER: Final = Path(".peers/seg/bin/python")
-KINDS: Final = ("binary", "labelmap")
+KINDS: Final[tuple[Kind, ...]] = ("binary", "labelmap")
 
 # In an environment of its own: series, label map and folder are its arguments.
 SCRIPT: Final = """
@@ -72,19 +70,12 @@ for kind in ("binary", "labelmap"):
 
 def measure(folder: Path, runs: int, peer: Path) -> list[Row]:
     """A row for each tool, kind and direction."""
-    from delineate.dicom.reader import read
-    from delineate.dicom.seg import Options, read_seg, write_seg
-    from delineate.segmentation import Segmentation
-
-    labels = organs(GEOMETRY.shape)
-    write_series(folder / "series", stack_of(np.zeros(GEOMETRY.shape, np.uint16), GEOMETRY, stored=12, change=complete))
-    np.save(folder / "labels.npy", labels)
-    series = read(folder / "series").series
-    segmentation = Segmentation.from_labels(labels, GEOMETRY, {number: str(number) for number in range(1, STRUCTURES + 1)})
+    series, segmentation = prepared(folder)
+    labels = segmentation.layers[0]
     rows: list[Row] = []
     for kind in KINDS:
         path = folder / f"ours-{kind}.dcm"
-        write, back = partial(write_seg, path, segmentation, series, Options(kind=kind)), partial(read_seg, path, series)  # type: ignore[arg-type]
+        write, back = partial(write_seg, path, segmentation, series, Options(kind=kind)), partial(read_seg, path, series)
         rows.append({"work": f"ours, write {kind}", **measured(write, runs), "mb": peak(write)})
         wrong = int((back().layers[0] != labels).sum())
         rows.append({"work": f"ours, read {kind}", **measured(back, runs), "mb": peak(back), "wrong": wrong})
@@ -104,16 +95,7 @@ def measure(folder: Path, runs: int, peer: Path) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--peer", type=Path, default=PEER, help="the Python that has highdicom")
-    parser.add_argument("--folder", type=Path, help="where the files go; the system's temporary folder by default")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        rows = measure(Path(folder), given.runs, given.peer)
-    print(json.dumps(rows, indent=2) if given.json else table(rows))
-    return 0
+    return structures.main(__doc__ or "", measure, PEER, arguments)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,29 @@ def test_what_is_taken_is_on_the_disk_as_it_came(node: RunningNode, objects: lis
         assert same.file_meta.SourceApplicationEntityTitle == "SENDER"
 
 
+def test_the_disk_can_be_waited_for_once_for_an_association(tmp_path: Path, objects: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(number: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+        real(number)
+
+    monkeypatch.setattr("delineate.gateway.spool.os.fsync", fsync)
+    with running_node(tmp_path, with_settings('wait_for_disk = "association"')) as node:
+        from pynetdicom import AE
+
+        entity = AE(ae_title="SENDER")
+        entity.add_requested_context(objects[0].SOPClassUID, "1.2.840.10008.1.2.1")
+        link = entity.associate("127.0.0.1", node.port, ae_title="DELINEATE")
+        assert [link.send_c_store(item).Status for item in objects] == [0] * len(objects)
+        assert not [name for name in synced if name.endswith(".dcm")]
+        link.release()
+        entity.shutdown()
+        assert {str(path) for path in node.files()} <= set(synced)
+        assert str(node.files()[0].parent) in synced
+
+
 def test_echo(node: RunningNode) -> None:
     from pynetdicom import AE
 

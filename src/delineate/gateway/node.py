@@ -52,6 +52,7 @@ class Node:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_alone(data))
             self._spool = Spool(data)
+            stack.callback(self._spool.close)
             self._holdings = Holdings(data)
             stack.callback(self._holdings.close)
             adopt(self._holdings, self._spool)

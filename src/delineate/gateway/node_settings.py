@@ -51,8 +51,8 @@ class NodeSettings:
 
     ae : its title, which callers have to name where `strict`; callers : titles that may call, none for any; networks : addresses that
     may call, none for any; quiet : seconds after the last object and the end of its association until a series counts as
-    whole; broken : the same after an association that broke off; late : what becomes of objects that come after that;
-    at_once : series in work, and deliveries; attempts, pause, longest_pause : of one step that fails, seconds between;
+    whole; broken : the same after an association that broke off; late : what becomes of objects that come after that; disk : what is
+    on it before the sender hears that it is taken, each object, or all of an association at its end; at_once : series in work, and deliveries; attempts, pause, longest_pause : of one step that fails, seconds between;
     task : seconds that a model may take; keep : seconds for which images and results stay after the last
     delivery, keep_held : for which stays what waits for a person;
     most : bytes of images held; spare : bytes that stay free on the disk.
@@ -69,6 +69,7 @@ class NodeSettings:
     quiet: float = 15.0
     broken: float = 300.0
     late: Literal["again", "note"] = "again"
+    disk: Literal["object", "association"] = "object"
     at_once: int = 2
     attempts: int = 200
     pause: float = 5.0
@@ -107,6 +108,7 @@ def _read(table: Table) -> NodeSettings:
         quiet=table.number("quiet_seconds", 0, 86400, base.quiet),
         broken=table.number("broken_seconds", 0, 86400, base.broken),
         late=table.one_of("late", ("again", "note"), base.late),
+        disk=table.one_of("wait_for_disk", ("object", "association"), base.disk),
         at_once=table.whole("at_once", 1, 32, base.at_once),
         attempts=table.whole("attempts", 1, 1_000_000, base.attempts),
         pause=table.number("pause_seconds", 0.01, 86400, base.pause),

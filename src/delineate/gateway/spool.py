@@ -15,6 +15,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from delineate.gateway.upper_layer import IMPLEMENTATION, VERSION
 _NAME: Final = re.compile(r"[0-9a-f]{16}-(\d+)-([0-9a-f]{8})\.dcm")
 _BUFFER: Final = 1 << 20  # bytes gathered before they are written
 _BLOCK: Final = 1 << 20
+_ASIDE: Final = 16  # threads that wait for folders
 _HEAD: Final = 1 << 15  # bytes in which most headers end
 
 
@@ -63,8 +65,9 @@ class Part:
     An `OSError` on writing is raised by `write` and again by `keep`: whoever receives may go on until the end.
     """
 
-    def __init__(self, path: Path, begin: bytes, most: int) -> None:
+    def __init__(self, path: Path, begin: bytes, most: int, aside: Executor) -> None:
         self.path = path
+        self._aside = aside
         self.size = 0
         self._most = most
         self._buffer = bytearray()
@@ -103,15 +106,19 @@ class Part:
         self._flush()
         return read_header(self.path, "the object")
 
-    def keep(self, folder: Path) -> Path:
-        """Bring it to the disk below its last name; returns when it stays there."""
+    def keep(self, folder: Path, is_synced: bool = True) -> Path:
+        """Give it its last name; returns when it stays on the disk, or before where that is not to be waited for."""
         if self._buffer:
             self._flush()
         target = folder / f"{secrets.token_hex(8)}-{self._written}-{self._sum:08x}.dcm"
         self.path.rename(target)
         self.path = target
-        os.fsync(self._file)  # with what its folder says of it, on file systems that keep a journal
-        sync_folder(folder)  # for those that do not
+        if is_synced:
+            entry = self._aside.submit(sync_folder, folder)  # at once: one write of a journal holds both, and one wait
+            try:
+                os.fsync(self._file)
+            finally:
+                entry.result()
         self.close()
         return target
 
@@ -129,7 +136,11 @@ class Part:
 
 def sync_folder(folder: Path) -> None:
     """Bring the entries of a folder to the disk."""
-    number = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
@@ -141,6 +152,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._aside = ThreadPoolExecutor(_ASIDE, "gateway-folders")
         self.coming = folder / "coming"
         self.aside = folder / "aside"
         for name in (self.coming, self.aside, folder / "series", folder / "versions", folder / "jobs"):
@@ -153,7 +165,16 @@ class Spool:
 
     def part(self, begin: bytes, most: int) -> Part:
         """A file for an object that comes."""
-        return Part(self.coming / secrets.token_hex(8), begin, most)
+        return Part(self.coming / secrets.token_hex(8), begin, most, self._aside)
+
+    def sync(self, paths: Sequence[Path]) -> None:
+        """Bring files and their folders' entries to the disk."""
+        for done in self._aside.map(_sync, [*paths, *{path.parent for path in paths}]):
+            assert done is None
+
+    def close(self) -> None:
+        """End the threads that wait for the disk."""
+        self._aside.shutdown()
 
     def series(self, number: int) -> Path:
         """The folder of a series' files, made where it is missing."""

@@ -6,6 +6,8 @@ import errno
 import logging
 import math
 import re
+from collections import defaultdict
+from pathlib import Path
 from typing import Final
 
 from delineate.dicom.header import Header, NotDicomError
@@ -32,6 +34,7 @@ class Store:
         self._holdings = holdings
         self._spool = spool
         self._completion = completion
+        self._unsynced: dict[Link, list[Path]] = defaultdict(list)  # each list is its link's thread's
 
     def begin(self, link: Link, context: Answered, command: Command) -> Arrival:
         """What takes one object."""
@@ -52,7 +55,12 @@ class Store:
         return self._spool.free() < settings.spare or (math.isfinite(settings.most) and self._holdings.held() > settings.most)
 
     def ended(self, link: Link, is_whole: bool) -> None:
-        """An association is over."""
+        """An association is over; what it brought is on the disk before it hears so."""
+        try:
+            self._spool.sync(self._unsynced.pop(link, []))
+        except OSError as error:
+            _LOG.error("what %s sent may not stay on the disk: %s", link, error.strerror)
+            is_whole = False
         try:
             self._completion.ended(link, is_whole)
         except StoreError as error:
@@ -63,9 +71,12 @@ class Store:
         uid = header.text("SeriesInstanceUID")
         series = self._holdings.series(uid, link.calling, header.text("Modality")[:16])
         self._completion.arrived(series, link)
-        path = part.keep(self._spool.series(series))
+        is_synced = self._settings.disk == "object"
+        path = part.keep(self._spool.series(series), is_synced)
         known = self._holdings.add(series, command.instance, path.name, part.size)
         if known == path.name:
+            if not is_synced:
+                self._unsynced[link].append(path)
             return SUCCESS, ""
         if same_object(path, path.with_name(known)):
             part.discard()

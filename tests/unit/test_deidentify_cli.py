@@ -15,7 +15,7 @@ pytest.importorskip("pydicom")
 import pydicom
 
 from delineate import nifti
-from delineate.cli.deidentify import without_patient
+from delineate.cli.image import without_patient
 from delineate.cli.main import main
 from delineate.dicom.deidentify import DeidentificationError
 from delineate.dicom.reader import read
@@ -94,7 +94,9 @@ def test_voxels_alone(tmp_path: Path) -> None:
     """What a NIfTI file says beside its voxels does not leave; names on pixels are refused in any case."""
     voxels = np.arange(168, dtype=np.int16).reshape(GRID.shape)
     nifti.write(tmp_path / "image.nii", Volume(voxels, GRID), description="ZEBRA^Anna")
-    image = without_patient(tmp_path / "image.nii", tmp_path / "image.nii", "")
+    paths: list[Path] = [tmp_path / "image.nii"]
+    assert without_patient(paths, paths, "off") == paths
+    (image,) = without_patient(paths, paths, "on")
     with FileRequestWriter(tmp_path / "task.zip") as writer:
         writer.add_image(image)
     with zipfile.ZipFile(tmp_path / "task.zip") as archive:
@@ -104,13 +106,15 @@ def test_voxels_alone(tmp_path: Path) -> None:
     assert voxels.tobytes() in plain
     series(tmp_path / "plain"), series(tmp_path / "burned", burned)
     volume = read(tmp_path / "plain").volume
-    assert without_patient(tmp_path / "plain", volume, "") is volume
+    assert without_patient([tmp_path / "plain"], [volume], "required")[0] is volume
     with pytest.raises(DeidentificationError, match="file 3 of 4: BurnedInAnnotation"):
-        without_patient(tmp_path / "burned", volume, "")
+        without_patient([tmp_path / "burned"], [volume], "on")
 
 
 def test_segment_refuses_before_anything_is_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     series(tmp_path / "burned", burned)
     arguments = ("segment", tmp_path / "burned", "-m", "x", "-o", tmp_path / "out", "--server", "http://127.0.0.1:9")
     assert run(*arguments, "--deidentify", "required") == 2
+    assert "nothing is sent" in capsys.readouterr().err
+    assert run("submit", *arguments[1:4], "--server", "http://127.0.0.1:9", "--deidentify", "on") == 2
     assert "nothing is sent" in capsys.readouterr().err

@@ -8,11 +8,9 @@ import click
 
 from delineate.cli.output import write_error
 from delineate.cli.printable import printable
-from delineate.dicom.deidentify import DeidentificationError, Deidentifier, Options, Policy, require_no_names, save
+from delineate.dicom.deidentify import DeidentificationError, Deidentifier, Options, Policy, save
 from delineate.dicom.parts import pydicom
 from delineate.errors import InputError
-from delineate.files import is_dicom, read_volume
-from delineate.volume import Volume
 
 MAP_OPTION = click.option(
     "--map",
@@ -85,18 +83,3 @@ def _read(path: Path) -> object:
         raise
     except Exception:  # a library's, of files of other formats and damaged ones
         raise InputError(f"{path.name} is no DICOM file, or a damaged one", "Give an RTSTRUCT or SEG file.") from None
-
-
-def without_patient(path: Path, image: Path | Volume, series: str) -> Volume:
-    """An image as it may leave: voxels and grid alone, and none of the texts in a file's header.
-
-    path : where it lies; image : that, or what was read from there; series : which of a DICOM folder
-
-    Raises
-    ------
-    DeidentificationError
-        A name may be written on its pixels.
-    """
-    if is_dicom(path):
-        require_no_names(path, series)
-    return image if isinstance(image, Volume) else read_volume(image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,15 @@ from delineate.files import is_dicom, read_volume
 from delineate.volume import Volume
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEIDENTIFY_OPTION = click.option(
+    "--deidentify",
+    type=click.Choice(["off", "on", "required"]),
+    default="off",
+    envvar="DELINEATE_DEIDENTIFY",
+    show_default=True,
+    help="Send voxels and grid alone, no text of any header, and refuse images on whose pixels a name may be written.",
+)
 
 
 def dicom_options(command: Command) -> Command:
@@ -34,3 +43,23 @@ def read_image(path: Path, notes: list[str], *, series: str, fill_gaps: bool, do
     from delineate.dicom.reader import read
 
     return read(path, choice=series, gaps="fill" if fill_gaps else "refuse", doubled=doubled or "refuse", notes=notes).volume  # type: ignore[arg-type]
+
+
+def without_patient(paths: Sequence[Path], images: Sequence[Path | Volume], deidentify: str, series: str = "") -> list[Path | Volume]:
+    """Images as they may leave, by `DEIDENTIFY_OPTION`.
+
+    paths : where they lie; images : these, or what was read from there; series : which of a DICOM folder
+
+    Raises
+    ------
+    DeidentificationError
+        A name may be written on the pixels of one.
+    """
+    if deidentify == "off":
+        return list(images)
+    from delineate.dicom.deidentify import require_no_names
+
+    for path in paths:
+        if is_dicom(path):
+            require_no_names(path, series)
+    return [image if isinstance(image, Volume) else read_volume(image) for image in images]

@@ -11,7 +11,7 @@ import click
 
 from delineate.cli.connection import connect, connection_options
 from delineate.cli.embedded import embedded_server
-from delineate.cli.image import dicom_options, read_image
+from delineate.cli.image import DEIDENTIFY_OPTION, dicom_options, read_image, without_patient
 from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
@@ -36,14 +36,7 @@ from delineate.files import is_dicom
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder of models for the embedded server; repeatable.",
 )
-@click.option(
-    "--deidentify",
-    type=click.Choice(["off", "on", "required"]),
-    default="off",
-    envvar="DELINEATE_DEIDENTIFY",
-    show_default=True,
-    help="Send voxels and grid alone, no text of any header, and refuse images on whose pixels a name may be written.",
-)
+@DEIDENTIFY_OPTION
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds on the clock until it gives up.")
 @click.option("--no-picture", is_flag=True, help="Do not draw a picture of the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -71,10 +64,7 @@ def segment(
     # Files go as they are; DICOM is read once, here.
     sent = [read_image(path, notes, **choices) if is_dicom(path) else path for path in images[1:]]
     sent.insert(0, reference if is_dicom(images[0]) else images[0])
-    if deidentify != "off":
-        from delineate.cli.deidentify import without_patient
-
-        sent = [without_patient(path, image, series) for path, image in zip(images, sent, strict=True)]
+    sent = without_patient(images, sent, deidentify, series)
     begin = time.monotonic()
     embedded, uids = server is None, list[str]()
     with contextlib.ExitStack() as stack:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from delineate.cli.connection import connect, connection_options
-from delineate.cli.image import dicom_options
+from delineate.cli.image import DEIDENTIFY_OPTION, dicom_options, without_patient
 from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
@@ -28,18 +28,21 @@ _TIMEOUT = click.option("--timeout", type=float, default=3600.0, show_default=Tr
     "--priority", type=click.Choice(["batch", "normal", "interactive"]), help="Interactive goes ahead of normal, normal ahead of batch."
 )
 @click.option("--key", help="Idempotency key: sent again with the same images it answers the same uid.")
+@DEIDENTIFY_OPTION
 @_JSON
 @_QUIET
 @connection_options
 def submit(
-    images: tuple[Path, ...], model: str, priority: str | None, key: str | None, as_json: bool, quiet: bool, **connection: Any
-) -> None:
+    images: tuple[Path, ...], model: str, priority: str | None, key: str | None, deidentify: str, as_json: bool, quiet: bool,
+    **connection: Any,
+) -> None:  # fmt: skip
     """Send IMAGE... to a server and print the uid of the task.
 
     The uid is a key: whoever knows it can fetch and delete the result.
     """
+    sent = without_patient(images, images, deidentify)
     with ProgressDisplay(quiet) as show, connect(**connection, progress=show) as client:
-        uid = client.submit(images, model, priority=priority, key=key)
+        uid = client.submit(sent, model, priority=priority, key=key)
     click.echo(json.dumps({"uid": uid, "model": model}) if as_json else printable(uid))
 
 

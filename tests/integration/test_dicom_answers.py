@@ -61,6 +61,7 @@ class Labelled:
         labels = np.where((values > 0) & (values < 32), np.rint(values), 0).astype(np.uint8)
         return Segmentation.from_labels(labels, job.images[0].geometry, {label: f"Organ {label}" for label in range(1, 32)})
 """
+DATA = Path(os.environ.get("DELINEATE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 PLACES = {place.name: place for place in places()}
 STRAIGHT = [name for name in PLACES if name.endswith(" at 0")]
 UNEVEN = [name for name in PLACES if name.startswith(("tilted", "uneven"))]
@@ -378,6 +379,42 @@ def test_without_its_reader_dicom_is_refused_with_the_name_of_the_part(
     for answer in answers:
         assert answer.status_code == 501, answer.text
         assert 'pip install "delineate[dicom]"' in answer.json()["advice"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name",
+    [
+        "S04_ct_chest64_dicom_nrrd_lungs/dicom_rle_DERIVED",  # compressed
+        "S09_enhanced_mr_xa30_multiframe/dicom",  # one file with frames
+        "S14_ct_head_tilt_study_scout_and_colour_sc",  # tilted, among a scout and captures
+    ],
+)
+def test_real_studies_as_they_are_exported(server: Any, name: str, tmp_path: Path) -> None:
+    if not (DATA / name).is_dir():
+        pytest.skip("the real images are not here")
+    found = result(server, packed(DATA / name), tmp_path, "threshold", output="rtstruct,seg")
+    series = read(DATA / name).series
+    (truth,) = labels_on_planes(series.planes, read_segmentation(found / "segmentation.nii.gz"))
+    assert np.count_nonzero(truth) > 1000
+    for layers, structures in (
+        seg.read_on_planes(found / "seg.dcm", series),
+        rtstruct.read_on_planes(found / "rtstruct.dcm", series),
+    ):
+        assert [structure.name for structure in structures] == ["Bright"]
+        assert np.array_equal(layers[0] == structures[0].label, truth == 1)
+
+
+@pytest.mark.shared
+def test_a_real_image_without_uids_is_read_and_not_referred_to(server: Any, tmp_path: Path) -> None:
+    folder = DATA / "S02_ct_upper_abdomen_dicom_j2k_seg" / "dicom"
+    if not folder.is_dir():
+        pytest.skip("the real images are not here")
+    uid = posted(server, packed(folder), "threshold", output="rtstruct").json()
+    told = server.http.get(f"/api/tasks/{uid}", params={"wait": "50"})
+    assert told.status_code == 552
+    assert "it has no StudyInstanceUID" in told.json()["message"]
+    assert (result(server, packed(folder), tmp_path, "threshold") / "segmentation.nii.gz").is_file()
 
 
 # ------------------------------------------------------------ the API for annotation

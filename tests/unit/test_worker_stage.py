@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from delineate import nifti
-from delineate.errors import ModelError
+from delineate.errors import MissingPartError, ModelError
 from delineate.geometry import Geometry
 from delineate.model import Model, ModelInput
 from delineate.protocols.archive import Limits
@@ -199,3 +199,15 @@ def test_what_describes_an_image_is_small(staged: Callable[..., Sent], tmp_path:
     """A description of any size would be read into memory at once."""
     error = refused(staged, tmp_path, {"tmp_0000.nii.gz": image(), "tmp_0000.meta.json": b"{" + b" " * (1 << 20) + b"}"})
     assert "tmp_0000.meta.json is larger than 1048576 bytes" in error.message
+
+
+def test_dicom_without_its_reader_names_the_part(staged: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> None:
+        raise MissingPartError("the reader of DICOM files (pydicom)", "dicom")
+
+    monkeypatch.setattr("delineate.worker.stage.read_image", missing)
+    with pytest.raises(ModelError) as caught:
+        staged({"IM0": b"\0" * 128 + b"DICM"})
+    assert caught.value.kind == "missing"
+    assert caught.value.message == "the archive: the reader of DICOM files (pydicom) is not installed"
+    assert "delineate[dicom]" in caught.value.advice

@@ -351,6 +351,11 @@ def test_zips_damaged_files_and_empty_folders(tmp_path: Path, keeper: Deidentifi
         keeper.series(folder, tmp_path / "out2")
 
 
+def test_the_map_does_not_go_out(tmp_path: Path, keeper: Deidentifier) -> None:
+    with pytest.raises(SettingsError, match="leads back"):
+        keeper.series(folder_of(tmp_path), tmp_path / "map")
+
+
 def test_policies_by_name() -> None:
     assert [Policy.read(word) for word in ("off", "on", "required")] == [Policy.OFF, Policy.ON, Policy.REQUIRED]
     with pytest.raises(SettingsError, match="sometimes"):

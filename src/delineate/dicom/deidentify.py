@@ -85,6 +85,7 @@ class Deidentifier:
     def __init__(self, map_path: Path, options: Options | None = None) -> None:
         self._options = options or Options()
         self._kept = Kept(self._options.dates, self._options.characteristics)
+        self._map = map_path
         self._identities = IdentityMap(map_path)
 
     def __enter__(self) -> Deidentifier:
@@ -115,9 +116,13 @@ class Deidentifier:
         ------
         DeidentificationError
             Something cannot be de-identified and the policy is `required`, or nothing can.
+        SettingsError
+            The map lies below `target`, so that it would leave as well.
         """
         if policy is Policy.OFF:
             raise SettingsError("de-identification is off", "Send the files as they are.")
+        if target.resolve() in self._map.resolve().parents:
+            raise SettingsError("the map of identities is among the files that it leads back from", "Keep it in another folder.")
         notes = [] if notes is None else notes
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".deidentified-", dir=target) as aside, unpacked(source) as folder:

@@ -19,6 +19,8 @@ from delineate.cli.main import cli
 from delineate.geometry import Geometry
 from delineate.testing.dicom import stack_of, write_series
 from delineate.testing.gateway import RULES, RunningNode, read, running_node, send, write_small
+from delineate.testing.orthanc import orthanc, orthanc_program
+from delineate.testing.pacs import free_port
 
 pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: senders are made of it")
 
@@ -147,6 +149,38 @@ def test_a_destination_that_refuses_holds_the_job_until_it_is_tried_again(
         command("retry", "1", "--data", str(node.data))
         node.until(lambda: node.state() == "done")
     assert len(list((tmp_path / "results").rglob("*.dcm"))) == 2
+
+
+COMMITTED = """
+[node]
+port = {port}
+quiet_seconds = 0.2
+
+[destinations.pacs]
+kind = "dicom"
+host = "127.0.0.1"
+port = {peer}
+ae = "{title}"
+commitment = true
+commitment_timeout = 20
+
+[[rules]]
+name = "bones"
+model = "threshold"
+destinations = ["pacs"]
+"""
+
+
+@pytest.mark.skipif(orthanc_program() is None, reason="Orthanc is not installed (.ci/run does)")
+def test_an_archive_commits_on_an_association_of_its_own(label_server: Callable[..., Any], tmp_path: Path, objects: list[Any]) -> None:
+    server, port = label_server(workers=1), free_port()
+    with orthanc(tmp_path / "orthanc", {"delineate": ("DELINEATE", port)}) as peer:
+        with running_node(tmp_path, COMMITTED.format(port=port, peer=peer.port, title=peer.title), server.url) as node:
+            send(node.port, objects)
+            node.until(lambda: node.state() in ("done", "held"))
+            assert node.state() == "done", reason(node)
+            assert node.count("deliveries", "attempts = 0") == 1
+        assert len(peer.instances("RTSTRUCT")) == len(peer.instances("SEG")) == 1
 
 
 def test_missing_slices_are_held_and_not_guessed(label_server: Callable[..., Any], tmp_path: Path, objects: list[Any]) -> None:

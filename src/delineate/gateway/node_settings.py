@@ -51,9 +51,10 @@ class NodeSettings:
 
     ae : its title, which callers have to name where `strict`; callers : titles that may call, none for any; networks : addresses that
     may call, none for any; quiet : seconds after the last object and the end of its association until a series counts as
-    whole; broken : the same after an association that broke off; late : what becomes of objects that come after that; disk : what is
-    on it before the sender hears that it is taken, each object, or all of an association at its end; at_once : series in work, and deliveries; attempts, pause, longest_pause : of one step that fails, seconds between;
-    task : seconds that a model may take; keep : seconds for which images and results stay after the last
+    whole; broken : the same after an association that broke off; late : what becomes of objects that come after that; disk :
+    what is on it before the sender hears that it is taken: each object, or all of an association at its end; at_once : series
+    in work, and deliveries; attempts, pause, longest_pause : of one step that fails, seconds between; task : seconds that a
+    model may take; keep : seconds for which images and results stay after the last
     delivery, keep_held : for which stays what waits for a person;
     most : bytes of images held; spare : bytes that stay free on the disk.
     """

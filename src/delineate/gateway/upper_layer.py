@@ -118,8 +118,10 @@ def _within(items: Sequence[tuple[int, bytes]], kind: int) -> list[tuple[int, by
 
 def _proposed(data: bytes) -> Proposed:
     inner = list(_items(data[4:]))
-    abstract = next(_text(value) for kind, value in inner if kind == 0x30)
-    return Proposed(data[0], abstract, tuple(_text(value) for kind, value in inner if kind == 0x40))
+    abstract = [_text(value) for kind, value in inner if kind == 0x30]
+    if len(abstract) != 1:
+        raise ValueError("a context without its class")
+    return Proposed(data[0], abstract[0], tuple(_text(value) for kind, value in inner if kind == 0x40))
 
 
 def _role(data: bytes) -> tuple[str, tuple[bool, bool]]:

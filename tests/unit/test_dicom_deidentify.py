@@ -502,6 +502,27 @@ def test_what_returns_to_nobody(tmp_path: Path, keeper: Deidentifier) -> None:
         keeper.restore(keeper.restore(good))
 
 
+def nested(times: int) -> Dataset:
+    data = Dataset()
+    for _ in range(times):
+        outer = Dataset()
+        outer.RelatedSeriesSequence = [data]
+        data = outer
+    return data
+
+
+def test_items_nested_without_end(tmp_path: Path, keeper: Deidentifier) -> None:
+    _, sent = both(tmp_path, keeper, False)
+    data = image(RelatedSeriesSequence=[nested(40)])
+    with pytest.raises(DeidentificationError, match="nested too deeply"):
+        keeper.dataset(data)
+    WRITERS["contours"](tmp_path / "rs.dcm", sent)
+    returned = pydicom.dcmread(tmp_path / "rs.dcm")
+    returned.RelatedSeriesSequence = [nested(900)]
+    with pytest.raises(DeidentificationError, match="cannot be read"):
+        keeper.restore(returned)
+
+
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
 @pytest.mark.parametrize("frames", [False, True])
 def test_dciodvfy_finds_no_new_errors(frames: bool, tmp_path: Path, keeper: Deidentifier) -> None:

@@ -237,7 +237,12 @@ class Deidentifier:
         DeidentificationError
             It refers to something that was not de-identified with this map, or to two patients.
         """
-        return restored(copy.deepcopy(data), self._identities)
+        try:
+            return restored(copy.deepcopy(data), self._identities)
+        except DelineateError:
+            raise
+        except Exception:  # a library's, of damaged elements and of items nested without end
+            raise DeidentificationError("it holds what cannot be read", "Ask who made it.") from None
 
 
 def save(data: Any, path: Path) -> None:

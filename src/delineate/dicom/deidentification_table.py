@@ -1,8 +1,8 @@
 """What becomes of an attribute: the table of PS3.15, annex E, as data, and rules for what stands in no table.
 
-``deidentification_table.csv`` is made by ``scripts/confidentiality_table.py``; its sources' licences stand beside it. The table names attributes one by one and can
-know neither private ones nor those of later editions; so what is not in it stays only where it is in the data dictionary and
-of a type that holds no names, dates or prose.
+``deidentification_table.csv`` is made by ``scripts/confidentiality_table.py``; its sources' licences stand beside it.
+The table names attributes one by one and can know neither private ones nor those of later editions; so what is not
+in it stays only where it is in the data dictionary and of a type that holds no names, dates or prose.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ class Association:
         except OSError as error:
             _LOG.warning("association of %s broke off: %s", self._link, error.strerror or type(error).__name__)
             self._say_last(layer.abort(layer.ABORTED_BY_PROVIDER))
-        except Exception:
-            _LOG.exception("association of %s failed", self._link)
+        except Exception as error:  # its words might hold a patient's
+            _LOG.error("association of %s failed: %s", self._link, type(error).__name__)
             self._say_last(layer.abort(layer.ABORTED_BY_PROVIDER))
         finally:
             if self._sink is not None:

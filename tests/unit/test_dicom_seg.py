@@ -301,6 +301,22 @@ def test_frames_of_other_makers(plain: DicomImage, tmp_path: Path) -> None:
     assert np.array_equal(read_seg(path, GRID).mask("ring"), masks()["ring"])
 
 
+def test_two_frames_of_a_segment_on_one_slice(plain: DicomImage, tmp_path: Path) -> None:
+    """Each half of a structure in a frame of its own, beside another that overlaps it: no third layer, nothing lost."""
+    x = np.indices(GRID.shape)[2]
+    halves = {"left": masks()["ring"] & (x < 6), "right": masks()["ring"] & (x > 4), "plate": masks()["plate"]}
+    write_seg(tmp_path / "seg.dcm", Segmentation.from_masks(halves, GRID), plain.series)
+
+    def join(data: Any) -> None:
+        for frame in data.PerFrameFunctionalGroupsSequence:
+            if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 2:
+                frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 1
+
+    found = read_seg(changed(tmp_path / "seg.dcm", tmp_path / "joined.dcm", join), GRID)
+    assert len(found.layers) == 2 and not found.mask("right").any()
+    assert np.array_equal(found.mask("left"), masks()["ring"]) and np.array_equal(found.mask("plate"), masks()["plate"])
+
+
 def test_another_grid_and_a_part_of_it(plain: DicomImage, tmp_path: Path) -> None:
     wanted = Segmentation.from_masks({"ring": masks()["ring"]}, GRID)
     write_seg(tmp_path / "seg.dcm", wanted, plain.series)

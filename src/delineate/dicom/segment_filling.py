@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 
 import numpy as np
 
@@ -97,17 +98,29 @@ class _Layers:
 
     def add(self, label: int, parts: Callable[[], Iterator[_Part]]) -> None:
         """A structure, by what gives its parts as often as it is called."""
-        place = next((place for place, layer in enumerate(self.layers) if not _meets(layer, parts())), len(self.layers))
-        if place == len(self.layers):
-            self.layers.append(np.zeros(self._shape, self._kind))
-        for number, rows, columns, mask, is_lost in parts():
-            np.copyto(self.layers[place][number, rows, columns], self._kind.type(label), where=mask)
-            self.has_lost |= is_lost
-        self.places[label] = place
+        for place in count():
+            if place == len(self.layers):
+                self.layers.append(np.zeros(self._shape, self._kind))
+            if self._is_set(self.layers[place], label, parts()):
+                self.places[label] = place
+                return
 
-
-def _meets(layer: np.ndarray, parts: Iterator[_Part]) -> bool:
-    return any(bool(np.logical_and(layer[number, rows, columns], mask).any()) for number, rows, columns, mask, _ in parts)
+    def _is_set(self, layer: np.ndarray, label: int, parts: Iterator[_Part]) -> bool:
+        """Whether a structure could be set: where another is in its way nothing of it stays, and no part is asked for any more."""
+        windows: list[np.ndarray] = []
+        has_lost = False
+        for number, rows, columns, mask, is_lost in parts:
+            window = layer[number, rows, columns]
+            met = np.logical_and(window, mask)
+            if met.any() and (window[met] != label).any():
+                for window in windows:
+                    window[window == label] = 0
+                return False
+            np.copyto(window, self._kind.type(label), where=mask)
+            windows.append(window)
+            has_lost |= is_lost
+        self.has_lost |= has_lost
+        return True
 
 
 def _translated(plane: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -163,6 +163,7 @@ def test_labels_that_lie_there_are_found_with_their_tag_the_newest_first(serving
     assert answer.content in arrived(peer, "SEG")
     info = other.http.get("/datastore/label/info", params={"label": ONE, "tag": "final"}).json()
     assert info["dicomweb"]["modality"] == "SEG"
+    assert "failed" not in info["dicomweb"]
     other.http.delete("/datastore/label", params={"id": ONE, "tag": "final"})
     asked = len(peer.requests)
     until(lambda: len([line for line in peer.requests[asked:] if "/series?" in line]) >= 3)
@@ -184,6 +185,32 @@ def test_nothing_in_the_logs_names_a_patient_or_a_study(serving: Serving, peer: 
     shown = [record.getMessage() for record in ours if record.threadName != threading.main_thread().name]
     assert shown
     assert not [line for line in shown if ROOT in line or "phantom" in line]
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_a_label_that_was_found_becomes_a_label_map_once_its_image_is_here(
+    serving: Serving, peer: DicomWebServer, tmp_path: Path, kind: str
+) -> None:
+    first = serving(workers=1, folder=tmp_path / "first", dicomweb_labels=(kind,))
+    save(first, ONE, mask(), params={"label_info": [{"name": "liver", "idx": 1}]})
+    until(lambda: len(arrived(peer, kind.upper())) == 1)
+    first.stop()
+    other = serving(workers=1, folder=tmp_path / "other")
+    asked = {"label": ONE, "tag": "final"}
+    until(lambda: other.http.get("/datastore/label", params=asked).content[128:132] == b"DICM")
+    other.http.get("/datastore/image", params={"image": ONE})
+    until(lambda: other.http.get("/datastore/label", params=asked).content[:2] == b"\x1f\x8b")
+    path = tmp_path / "found.nii.gz"
+    path.write_bytes(other.http.get("/datastore/label", params=asked).content)
+    labels, grid = nifti.read_labels(path)
+    assert grid.matches(GRID) and np.array_equal(labels, voxels() > 1000)
+    info = other.http.get("/datastore/label/info", params=asked).json()
+    assert info["label_names"] == {"liver": 1}
+    until(lambda: not other.service.tasks.work("dicom-label-read", limit=10))
+    assert len(arrived(peer, kind.upper())) == 1  # it is not sent back to where it came from
+    started = other.http.post("/train/voxel-forest", json={"label_tag": "final"})
+    assert started.status_code == 200, started.text
+    other.http.delete("/train/")
 
 
 def test_an_image_is_a_zip_of_its_files_and_a_raw_label_lies_on_its_grid(serving: Serving) -> None:

@@ -57,14 +57,30 @@ def unsent(store: LocalDatastore, tags: Collection[str]) -> list[tuple[ImageReco
         (entry.image, label)
         for entry in store.state().entries.values()
         for label in entry.labels.values()
-        if label.tag in tags and label.extension.lower() in LABEL_MAPS and _version(label) != label.version
+        if label.tag in tags and label.extension.lower() in LABEL_MAPS and not _is_told(label)
     ]
 
 
-def _version(label: LabelRecord) -> int:
+def unread(store: LocalDatastore, tag: str = "") -> list[tuple[ImageRecord, LabelRecord]]:
+    """Labels that were found in the server and are still DICOM, of images that are here; of one tag where it is given."""
+    return [
+        (entry.image, label)
+        for entry in store.state().entries.values()
+        for label in entry.labels.values()
+        if tag in ("", label.tag) and label.extension == ".dcm" and note_of(label).get("found") and not note_of(label).get("failed")
+        if store.is_here(entry.image)
+    ]
+
+
+def note_of(label: LabelRecord) -> Mapping[str, Any]:
+    """What is known of a label in the server."""
     note = label.info.get(NOTE)
-    version = note.get("version") if isinstance(note, Mapping) else None
-    return version if isinstance(version, int) else 0
+    return note if isinstance(note, Mapping) else {}
+
+
+def _is_told(label: LabelRecord) -> bool:
+    """Whether this version came from the server, was sent there, or cannot be."""
+    return bool(note_of(label).get("found")) or note_of(label).get("version") == label.version
 
 
 class FoundThere:
@@ -146,9 +162,9 @@ def _referred(data: Any) -> list[str]:
 
 
 def _is_older(known: LabelRecord, label: _Label) -> bool:
-    note = known.info.get(NOTE)
-    moment = note.get("moment") if isinstance(note, Mapping) and note.get("found") else None
-    return isinstance(moment, int) and moment < label.moment
+    note = note_of(known)
+    moment = note.get("moment")
+    return bool(note.get("found")) and isinstance(moment, int) and moment < label.moment
 
 
 class _Single:

@@ -1,11 +1,13 @@
-"""The work that writes a label as SEG and RTSTRUCT: in a worker, which has the reader and writer of DICOM."""
+"""The works that write a label as SEG and RTSTRUCT, and read one: in a worker, which has the reader and writer of DICOM."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from delineate import files, nifti
 from delineate.dicom import rtstruct, seg
+from delineate.dicom.header import read_header
 from delineate.dicom.reader import read
 from delineate.errors import DelineateError, ModelError
 from delineate.protocols.reference import Place
@@ -29,23 +31,53 @@ class WriteLabel:
         notes: list[str] = []
         label = job.read.segmentation(Place.from_json(given["label"]))
         segmentation = label.named(_by_label(given["names"]), _by_label(given["likely"]))
-        files = {}
+        written = {}
         try:
-            source = read(job.read.path(Place.from_json(given["series"]))).series
+            source = read(job.read.path(Place.from_json(given["series"])), notes=notes).series
             for kind, uid in given["uids"].items():
-                path = files[FILES[kind]] = job.folder / FILES[kind]
+                path = written[FILES[kind]] = job.folder / FILES[kind]
+                about = given["description"]
                 if kind == "seg":
-                    about = given["description"]
                     seg.write_seg(path, segmentation, source, seg.Options(description=about, uid=uid), notes)
                 else:
-                    rtstruct.write_rtstruct(path, segmentation, source, rtstruct.Options(description=given["description"], uid=uid), notes)
-        except ModelError:
-            raise
+                    rtstruct.write_rtstruct(path, segmentation, source, rtstruct.Options(description=about, uid=uid), notes)
         except DelineateError as error:
-            raise ModelError(error.message, error.advice, "input") from error
+            raise _refused(error) from error
         for note in notes:
             job.log(note)
-        return Done(values={"notes": notes}, files=files)
+        return Done(values={"notes": notes}, files=written)
+
+
+class ReadLabel:
+    """given : ``series`` and ``label`` (places), the label SEG or RTSTRUCT. Answers ``notes``, ``names`` (label by name) of a label
+    map, and the file: ``label.nii.gz``, or ``label.nrrd`` with all layers where structures overlap.
+    """
+
+    time_limit = 1800.0
+    memory_mb = 0
+
+    def run(self, job: WorkJob) -> Done:
+        """Read. Raises `ModelError` of kind ``input``."""
+        notes: list[str] = []
+        try:
+            path = job.read.path(Place.from_json(job.given["label"]))
+            source = read(job.read.path(Place.from_json(job.given["series"])), notes=notes).series
+            is_contours = read_header(path, "the label").text("Modality") == "RTSTRUCT"
+            found = (rtstruct.read_rtstruct if is_contours else seg.read_seg)(path, source, notes=notes)
+            name = "label.nii.gz" if len(found.layers) == 1 else "label.nrrd"
+            if len(found.layers) == 1:
+                nifti.write_labels(job.folder / name, nifti.to_labels(found.layers[0]), found.geometry)
+            else:
+                files.write_segmentation(job.folder / name, found)
+        except DelineateError as error:
+            raise _refused(error) from error
+        for note in notes:
+            job.log(note)
+        return Done(values={"notes": notes, "names": {item.name: item.label for item in found}}, files={name: job.folder / name})
+
+
+def _refused(error: DelineateError) -> ModelError:
+    return error if isinstance(error, ModelError) else ModelError(error.message, error.advice, "input")
 
 
 def _by_label(names: Mapping[str, Any]) -> dict[int, str]:

@@ -33,6 +33,7 @@ WORKS: Final[Mapping[str, str]] = {
     "doubt": "delineate.scoring.doubt:Doubt",
     "series-grid": "delineate.worker.series_grid:ReadGrid",
     "dicom-label": "delineate.datastore.dicomweb_work:WriteLabel",
+    "dicom-label-read": "delineate.datastore.dicomweb_work:ReadLabel",
 }
 """Classes by the work's name. They are imported by the worker that needs one, so that no layer imports a higher one."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _FETCHES: Final = 4
 """Series fetched at once; who waits for more of them occupies no thread that others need."""
+
+_READ_FIRST, _READ_EACH = 60.0, 5.0  # s for a worker to read labels in DICOM
 
 
 class Annotation:
@@ -73,10 +76,17 @@ class Annotation:
                 await asyncio.get_running_loop().run_in_executor(self._fetchers, web.fetch, image)
 
     async def fetch_labelled(self, tag: str) -> None:
-        """The same for all images with a label of a tag."""
-        if self.web is not None:
-            for image, _ in self.web.pairs(tag):
-                await self.fetch(image.id)
+        """The same for all images with a label of a tag; labels that were found in DICOM are label maps then, unless they cannot be."""
+        if self.web is None:
+            return
+        from delineate.datastore.dicomweb_labels import unread
+
+        pairs = self.web.pairs(tag)
+        for image, _ in pairs:
+            await self.fetch(image.id)
+        end = time.monotonic() + _READ_FIRST + _READ_EACH * len(pairs)
+        while unread(self.web, tag) and time.monotonic() < end:
+            await asyncio.sleep(0.2)
 
     @property
     def sessions(self) -> SessionStore:

@@ -70,12 +70,13 @@ class Pixels:
         size = self._rows * self._columns
         first = frame * size
         content = self._bytes(file, first // 8, (first + size + 7) // 8)
-        filled = np.flatnonzero(content)
-        if not len(filled):
+        filled = content != 0
+        if not filled.any():
             return 0, np.zeros((0, self._columns), dtype=bool)
+        begin, end = int(filled.argmax()), len(filled) - int(filled[::-1].argmax())
         offset = first % 8  # bits before the frame's own
-        low = max(int(filled[0]) * 8 - offset, 0) // self._columns
-        high = min(-(-(int(filled[-1]) * 8 + 8 - offset) // self._columns), self._rows)
+        low = max(begin * 8 - offset, 0) // self._columns
+        high = min(-(-(end * 8 - offset) // self._columns), self._rows)
         start, stop = low * self._columns + offset, high * self._columns + offset
         bits = np.unpackbits(content[start // 8 : -(-stop // 8)], bitorder="little")[start % 8 :][: stop - start]
         return low, bits.view(bool).reshape(high - low, self._columns)

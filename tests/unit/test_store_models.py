@@ -16,6 +16,7 @@ from delineate.segmentation import Structure
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.models import ModelStore
+from delineate.store.shelf import ModelShelf
 from delineate.store.writer import BlobWriter
 
 TOML = 'name = "{0}"\nrunner = "python"\n[parameters]\nclass = "model:Model"\n'
@@ -242,3 +243,30 @@ def test_who_comes_second_takes_what_the_first_unpacked(store: ModelStore, monke
     assert folder is not None
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert (folder / "a").read_bytes() == b"of the first"
+
+
+def test_a_shelf_remembers_for_half_a_second(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "m"
+    folder.mkdir(parents=True)
+    record = folder / "model.toml"
+    record.write_text('name = "m"\nrunner = "python"\nversion = "1"\n')
+    database = Database(f"sqlite:///{tmp_path / 'd.db'}", sync=False)
+    database.migrate()
+    now = [0.0]
+    shelf = ModelShelf(ModelStore([(tmp_path / "models", "folder")], database, BlobStore(tmp_path / "blobs")), lambda: now[0])
+    assert not shelf.is_listed
+    listed = shelf.models()
+    assert (shelf.is_listed, [model.name for model in listed], shelf.get("m").version) == (True, ["m"], "1")
+    now[0] += 1
+    assert not shelf.is_listed and shelf.models() is listed, "the same object as long as nothing changes"
+    record.write_text('name = "m"\nrunner = "python"\nversion = "22"\n')
+    assert shelf.models() is listed
+    now[0] += 1
+    assert [model.version for model in shelf.models()] == [shelf.get("m").version] == ["22"]
+    shutil.rmtree(folder)
+    assert shelf.get("m").version == "22"
+    now[0] += 1
+    for _ in range(2):
+        with pytest.raises(UnknownModelError):
+            shelf.get("m")
+    database.close()

@@ -13,10 +13,10 @@ from delineate.model import Model
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.models import ModelStore
+from delineate.store.shelf import ModelShelf
 from delineate.store.tasks import TaskStore
 from delineate.store.versions import split
 from delineate.task import BACKGROUND, WORK, TaskState
-from delineate.worker.shelf import ModelShelf
 
 
 class Site:

@@ -14,15 +14,15 @@ from delineate.errors import ModelError
 from delineate.geometry import Geometry
 from delineate.model import Model
 from delineate.protocols.archive import read_result
+from delineate.store import shelf as shelf_module
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.models import ModelStore
+from delineate.store.shelf import ModelShelf
 from delineate.task import Failure, Task, TaskState
-from delineate.worker import shelf as shelf_module
 from delineate.worker.desk import Desk
 from delineate.worker.publish import publish
 from delineate.worker.retries import retry_after
-from delineate.worker.shelf import ModelShelf
 
 GRID = Geometry((4, 3, 2), (1.0, 2.0, 3.0), (-10.0, 20.0, 30.0))
 MODEL = Model(name="m", runner="toy", version="7", digest="d" * 64)

@@ -25,6 +25,7 @@ from delineate.runners.base import Findings, Job
 from delineate.segmentation import Segmentation
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
+from delineate.store.shelf import ModelShelf
 from delineate.store.tasks import TaskStore
 from delineate.task import Task, TaskState
 from delineate.testing.dicom import stack_of, write_series
@@ -35,7 +36,6 @@ from delineate.worker.channel import Channel
 from delineate.worker.desk import Desk
 from delineate.worker.images import WarmImages
 from delineate.worker.referred import place_of
-from delineate.worker.shelf import ModelShelf
 from delineate.worker.warm import WarmRunners
 
 GRID = Geometry((7, 6, 5), (1.0, 2.0, 3.0), (-10.0, 20.0, 30.0))

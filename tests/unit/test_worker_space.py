@@ -23,6 +23,7 @@ from delineate.runners.base import Job
 from delineate.segmentation import Segmentation
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
+from delineate.store.shelf import ModelShelf
 from delineate.store.tasks import TaskStore
 from delineate.task import Task, TaskState
 from delineate.testing import models as toys
@@ -32,7 +33,6 @@ from delineate.worker.attempt import Attempt, Workplace
 from delineate.worker.channel import Channel
 from delineate.worker.desk import Desk
 from delineate.worker.loop import Loop
-from delineate.worker.shelf import ModelShelf
 from delineate.worker.warm import WarmRunners
 
 

@@ -24,6 +24,7 @@ from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.models import ModelStore
 from delineate.store.records import sweep
+from delineate.store.shelf import ModelShelf
 from delineate.store.tasks import TaskStore
 from delineate.store.versions import split
 from delineate.store.writer import BlobWriter
@@ -31,7 +32,6 @@ from delineate.task import BACKGROUND, BATCH, FRONT, INTERACTIVE, NORMAL, PRIORI
 from delineate.training.trainers import TRAINERS
 
 _DAY: Final = 86400.0
-_FRESH: Final = 0.5  # s; a look at all model folders costs as much as a small task
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ class Service:
         self.tasks = TaskStore(self.database, self.blobs)
         self.waited_for = self.tasks.lightly()
         self.models = ModelStore(model_folders(settings), self.database, self.blobs)
+        self.shelf = ModelShelf(self.models)
         self._limits = archive_limits(settings)
         self.rung = time.monotonic()
-        self._recent: dict[str, tuple[float, Model]] = {}
 
     def prepare(self) -> None:
         """Bring the database to the newest form and remove what interrupted work left."""
@@ -144,21 +144,14 @@ class Service:
 
     def require_model(self, name: str) -> Model:
         """The model of a name, as it was at most half a second ago. Raises `UnknownModelError`."""
-        now = time.monotonic()
-        known = self._recent.get(name)
-        if known is not None and now - known[0] < _FRESH:
-            return known[1]
-        self._recent.pop(name, None)
         try:
-            model = self._model(name)
+            return self._model(name)
         except SettingsError as error:  # the name is there twice: nobody's fault who asks for it
             raise UnknownModelError(f"the model {name!r} cannot be used: {error.message}", error.advice) from None
-        self._recent[name] = (now, model)
-        return model
 
     def _model(self, name: str) -> Model:
         try:
-            return self.models.get(name)
+            return self.shelf.get(name)
         except UnknownModelError:
             trained, version = split(name)
             if trained not in TRAINERS:

@@ -25,6 +25,7 @@ from delineate.protocols.archive import Limits
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.models import ModelStore
+from delineate.store.shelf import ModelShelf
 from delineate.store.tasks import TaskStore
 from delineate.task import BACKGROUND, FRONT
 from delineate.worker import resident
@@ -34,7 +35,6 @@ from delineate.worker.desk import Desk, desks_folder
 from delineate.worker.images import WarmImages
 from delineate.worker.lock import WorkerLock
 from delineate.worker.loop import Loop
-from delineate.worker.shelf import ModelShelf
 from delineate.worker.warm import WarmRunners
 
 _PR_SET_PDEATHSIG = 1

@@ -24,6 +24,7 @@ from delineate.segmentation import Segmentation
 from delineate.slides.documents import About
 from delineate.store.blobs import BlobStore
 from delineate.store.faults import storage_error
+from delineate.store.shelf import ModelShelf
 from delineate.store.tasks import TaskStore
 from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
@@ -39,7 +40,6 @@ from delineate.worker.publish import free_name, publish
 from delineate.worker.referred import Files, read_reference
 from delineate.worker.retries import retry_after
 from delineate.worker.series import require_source
-from delineate.worker.shelf import ModelShelf
 from delineate.worker.slide import add_outlines, require_outlines, staged_slide
 from delineate.worker.stage import stage
 from delineate.worker.staged import ReferredImages, Staged, from_archive

@@ -10,9 +10,9 @@ from delineate.errors import DelineateError, ModelError
 from delineate.model import Model
 from delineate.protocols.reference import Place
 from delineate.segmentation import Segmentation
+from delineate.store.shelf import ModelShelf
 from delineate.volume import Volume
 from delineate.worker.referred import Files, Read, named, readable
-from delineate.worker.shelf import ModelShelf
 
 
 class WorkReader:

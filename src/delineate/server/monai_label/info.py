@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Annotated, Final
@@ -29,7 +28,6 @@ from delineate.server.monai_label.training import trainer_infos
 from delineate.server.security import Guard
 from delineate.server.service import Service
 
-_FRESH: Final = 0.5  # s; looking at all folders of models takes longer than anything else here
 _STRATEGIES: Final = {
     "first": "The first image without a label, in the order of ids, that nobody else has",
     "random": "Any image without a label that nobody else has, the likelier the longer ago it was handed out",
@@ -51,7 +49,6 @@ class InfoRoutes:
         self._guard = guard
         self._files = files
         self._log = log
-        self._models: tuple[float, Sequence[Model]] = (0.0, ())
         self._known: tuple[Sequence[Model], State | None, Mapping[str, wire.TrainStats], bytes] = ((), None, {}, b"")
         self._changes = -1
         self._lock = threading.Lock()
@@ -69,7 +66,7 @@ class InfoRoutes:
         return Response(body, media_type="application/json")
 
     def _is_fresh(self) -> bool:
-        return time.monotonic() - self._models[0] <= _FRESH and self._service.database.changes() == self._changes
+        return self._service.shelf.is_listed and self._service.database.changes() == self._changes
 
     def _info(self) -> bytes:
         with self._lock:
@@ -79,7 +76,7 @@ class InfoRoutes:
             return body
 
     def _rendered(self) -> bytes:
-        models = self._current_models()
+        models = self._service.shelf.models()
         state = self._annotation.datastore.state() if self._annotation.has_datastore else None
         progress = self._statistics.all() if state is not None else {}
         known_models, known_state, known_progress, body = self._known
@@ -88,15 +85,6 @@ class InfoRoutes:
         body = json.dumps(self._message(models, state, progress).to_json()).encode()
         self._known = (models, state, progress, body)
         return body
-
-    def _current_models(self) -> Sequence[Model]:
-        looked, models = self._models
-        now = time.monotonic()
-        if not looked or now - looked > _FRESH:
-            found = self._service.models.models()
-            models = models if found == models else found  # the same object: what was made of it still holds
-            self._models = (now, models)
-        return models
 
     def _message(self, models: Sequence[Model], state: State | None, progress: Mapping[str, wire.TrainStats]) -> wire.Info:
         labels = {label: None for model in models for label in model.labels}

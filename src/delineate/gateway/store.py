@@ -81,8 +81,11 @@ class Store:
         if same_object(path, path.with_name(known)):
             part.discard()
             return SUCCESS, ""
-        moved = self._spool.set_aside(path, series)
-        self._holdings.set_aside(series, command.instance, moved.name, _OTHER)
+        before = self._holdings.rows("SELECT file FROM aside WHERE series = ? AND uid = ?", series, command.instance)
+        if any(same_object(path, self._spool.aside / row["file"]) for row in before):
+            part.discard()
+        else:
+            self._holdings.set_aside(series, command.instance, self._spool.set_aside(path, series).name, _OTHER)
         return KEPT_ASIDE, "another object of this UID is here; this one is kept aside"
 
 

@@ -65,6 +65,9 @@ def test_around_all_formats(series: Path, tmp_path: Path) -> None:
     found = read_segmentation(tmp_path / "last.nii.gz")
     assert found.geometry.matches(GRID) and found.names == wanted().names
     assert all(np.array_equal(found.mask(name), wanted().mask(name)) for name in wanted().names)
+    run("convert", tmp_path / "f.dcm", tmp_path / "g.dcm", "--to", "seg", "--source", series, "--kind", "labelmap", "--packing", "rle")
+    packed = pydicom.dcmread(tmp_path / "g.dcm")
+    assert packed.file_meta.TransferSyntaxUID.name == "RLE Lossless" and packed.SegmentationType == "LABELMAP"
     told = run("convert", tmp_path / "f.dcm", tmp_path / "alone.nii.gz").output
     assert "grid over its own frames" in told and read_segmentation(tmp_path / "alone.nii.gz").names == wanted().names
     assert pydicom.dcmread(tmp_path / "e.dcm").Modality == "RTSTRUCT" and pydicom.dcmread(tmp_path / "f.dcm").Modality == "SEG"

@@ -24,10 +24,13 @@ from delineate.files import write_volume
 @click.option(
     "--kind", type=click.Choice(["binary", "fractional", "labelmap"]), default="binary", show_default=True, help="Which kind of SEG."
 )
+@click.option(
+    "--packing", type=click.Choice(["none", "rle", "deflated"]), default="none", show_default=True, help="How to make a SEG smaller."
+)
 @click.option("--short-names", is_flag=True, help="Names of at most 16 characters in an RTSTRUCT.")
 @dicom_options
 def convert(
-    given: Path, output: Path, to: str | None, source: Path | None, labels: bool, kind: str, short_names: bool, **choices: Any
+    given: Path, output: Path, to: str | None, source: Path | None, labels: bool, kind: str, packing: str, short_names: bool, **choices: Any
 ) -> None:  # fmt: skip
     """Convert IN to OUT: an image, or structures, among NIfTI, NRRD, MetaImage, and in DICOM series, RTSTRUCT and SEG.
 
@@ -46,7 +49,7 @@ def convert(
         image: Source | None = None if source is None else read_source(source, notes, **choices)
         structures = read_structures(given, None if image is None else image.grid, notes)
         _prepare(target)
-        written = write_structures(structures, target, wanted, image, notes, kind=kind, short_names=short_names)
+        written = write_structures(structures, target, wanted, image, notes, kind=kind, packing=packing, short_names=short_names)
         click.echo(printable(f"{len(structures.structures)} structures: {', '.join(structures.names)}"))
     for path in written:
         click.echo(f"wrote {printable(str(path))}")

@@ -103,7 +103,7 @@ def read_structures(path: Path, grid: Series | Geometry | None, notes: list[str]
 def write_structures(segmentation: Segmentation, path: Path, to: str, source: Source | None, notes: list[str], **more: Any) -> list[Path]:
     """Write structures in one of `FORMATS`; the files written.
 
-    more : options of the writers: ``kind`` and ``algorithm`` of a SEG; ``short_names`` in an RTSTRUCT
+    more : options of the writers: ``kind``, ``packing`` and ``algorithm`` of a SEG; ``short_names`` in an RTSTRUCT
 
     Raises
     ------
@@ -117,8 +117,8 @@ def write_structures(segmentation: Segmentation, path: Path, to: str, source: So
     if to == "seg":
         from delineate.dicom.seg import Options, write_seg
 
-        options = Options(kind=more.get("kind", "binary"), algorithm=more.get("algorithm", "Delineate"))
-        write_seg(path, segmentation, source.series, options, notes)
+        options = {name: value for name, value in more.items() if name in ("kind", "packing", "algorithm")}
+        write_seg(path, segmentation, source.series, Options(**options), notes)
     else:
         from delineate.dicom import rtstruct
 

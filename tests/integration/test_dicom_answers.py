@@ -605,9 +605,35 @@ def test_the_clients_write_label_maps_by_name_and_say_what_they_left_out(server:
         assert client.notes == ["Bright has no voxels: left out"]
 
 
+@pytest.mark.parametrize("twin", [False, True], ids=["blocking", "asynchronous"])
+def test_the_clients_choose_among_several_series(server: Any, twin: bool, tmp_path: Path) -> None:
+    folder, target = tmp_path / "in", tmp_path / "seg.dcm"
+    write_series(folder, stack_of(stored(labels_of(GRID.shape)), GRID, series=4))
+    write_series(folder, stack_of(stored(np.zeros(GRID.shape, np.uint8)), GRID, series=5))
+    series = read(folder, choice="1").series
+    truth = of_mask(read(folder, choice="1"), labels_of(GRID.shape), GRID)
+
+    async def calls() -> Segmentation:
+        async with AsyncClient(server.url) as client:
+            await client.segment(folder, "labelled", to="seg", output=target, series=series.series_uid)
+            return await client.segment(folder, "labelled", series="1")
+
+    if twin:
+        found = anyio.run(calls)
+    else:
+        with Client(server.url) as client:
+            client.segment(folder, "labelled", to="seg", output=target, series="1")
+            found = client.segment(folder, "labelled", series=series.series_uid)
+            with pytest.raises(InputError, match="holds 2 images"):
+                client.segment(folder, "labelled")
+    assert differ(target, series, truth) == 0
+    assert not any(differing(found, truth).values())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"series": "2"}, "one of several series in DICOM is chosen, and there is none"),
         ({"to": "rtstruct"}, "its path is not given"),
         ({"to": "pdf", "output": "a.dcm"}, "cannot be written as 'pdf'"),
         ({"to": "seg", "output": "a.dcm"}, "there is none"),

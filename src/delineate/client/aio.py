@@ -142,6 +142,7 @@ class AsyncClient:
         to: str | None = None,
         output: str | PathLike[str] | None = None,
         source: str | PathLike[str] | None = None,
+        series: str = "",
         timeout: float | None = None,
     ) -> Segmentation:
         """Wait for the result and read it.
@@ -151,23 +152,23 @@ class AsyncClient:
         geometry : that of the first image: size and place are then its own, whatever the headers in the result say
         output : also write the structures there: as label maps by its suffix, or in DICOM
         to : ``rtstruct`` or ``seg``
-        source : the DICOM series that they are of, whose grid is that of the first image
+        source : the DICOM series that they are of; it is read for a file in DICOM, and is the first image's grid then
+        series : number or Series Instance UID, where `source` holds several
 
         Errors as in `wait`; `GeometryError` when the result does not fit, `ArchiveError` when it cannot be read, `InputError`
         when there is nothing that the file could refer to.
         """
-        target = await anyio.to_thread.run_sync(structure_file, to, output, source)
-        return await self._fetched(uid, geometry or (target.geometry if target else None), target, self._session.limit(timeout))
+        target = await anyio.to_thread.run_sync(structure_file, to, output, source, "", series)
+        return await self._fetched(uid, geometry or target.geometry, target, self._session.limit(timeout))
 
-    async def _fetched(self, uid: str, geometry: Geometry | None, target: StructureFile | None, limit: float | None) -> Segmentation:
+    async def _fetched(self, uid: str, geometry: Geometry | None, target: StructureFile, limit: float | None) -> Segmentation:
         with result_file() as (path, sink):
             await self._driver.run(self._server.fetch(uid, sink, limit))
             sink.flush()
             notes: list[str] = []
             self.notes = notes
             segmentation = await anyio.to_thread.run_sync(read_result, path, geometry, None, notes)
-        if target is not None:
-            await anyio.to_thread.run_sync(target.write, segmentation, notes)
+        await anyio.to_thread.run_sync(target.write, segmentation, notes)
         return segmentation
 
     async def fetch_archive(self, uid: str, path: str | PathLike[str], *, timeout: float | None = None) -> Path:
@@ -189,6 +190,7 @@ class AsyncClient:
         submitted: Callable[[str], None] | None = None,
         to: str | None = None,
         output: str | PathLike[str] | None = None,
+        series: str = "",
     ) -> Segmentation:
         """Send, wait, fetch: structures on the grid of the first image.
 
@@ -196,12 +198,13 @@ class AsyncClient:
         ----------
         submitted : called with the uid as soon as there is one: whoever interrupts this call can fetch the result later
         output, to : as for `fetch`; files in DICOM refer to the first image
+        series : number or Series Instance UID, where that image is a folder or zip of several
 
         Errors as in `submit` and `fetch`.
         """
         watch = self._session.stopwatch(timeout)
-        target = await anyio.to_thread.run_sync(structure_file, to, output, listed(images)[0], model)
-        given = await anyio.to_thread.run_sync(loaded, images if target is None else target.replacing_first(images))
+        target = await anyio.to_thread.run_sync(structure_file, to, output, listed(images)[0], model, series)
+        given = await anyio.to_thread.run_sync(loaded, target.replacing_first(images))
         geometry = await anyio.to_thread.run_sync(geometry_of, given[0])
         uid = await self.submit(list(given), model, priority=priority, prompts=prompts, key=key, timeout=watch.left())
         if submitted is not None:

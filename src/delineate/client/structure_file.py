@@ -34,9 +34,13 @@ class Series(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StructureFile:
-    """A file to be written; `series`, `to`, `options` for one in DICOM."""
+    """What to make of structures, and of the series that they are of.
 
-    path: Path
+    path : of the file, None for none; series : None where it is not read here; to : of `IN_DICOM`, empty for label maps by the
+    file's name; options : of the file in DICOM.
+    """
+
+    path: Path | None = None
     series: Series | None = None
     to: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -53,14 +57,16 @@ class StructureFile:
 
     def write(self, segmentation: Segmentation, notes: list[str]) -> None:
         """Write; `notes` gets sentences on what was changed or left out."""
-        if self.series is None:
-            write_segmentation(self.path, segmentation)
-        else:
+        if self.path is None:
+            return
+        if self.to and self.series is not None:
             self.series.write(self.path, segmentation, self.to, notes, **self.options)
+        else:
+            write_segmentation(self.path, segmentation)
 
 
-def structure_file(to: str | None, output: object, source: object, model: str = "") -> StructureFile | None:
-    """What is to be written, None where nothing is; refused now, since a wrong wish should not cost a segmentation.
+def structure_file(to: str | None, output: object, source: object, model: str = "", series: str = "") -> StructureFile:
+    """What is to be written; refused now, since a wrong wish should not cost a segmentation.
 
     Parameters
     ----------
@@ -68,6 +74,7 @@ def structure_file(to: str | None, output: object, source: object, model: str = 
     output : path of the file
     source : path of the series that the structures are of
     model : named in the file
+    series : number or Series Instance UID, where there are several
 
     Raises
     ------
@@ -78,27 +85,26 @@ def structure_file(to: str | None, output: object, source: object, model: str = 
     MissingPartError
         The reader of DICOM is not installed.
     """
-    if output is None:
-        if to is None:
-            return None
+    if to is not None and output is None:
         raise InputError("a file is wanted and its path is not given", f'Give output="structures.dcm" with to={to!r}.')
-    path = Path(str(output))
-    if to is None:
-        suffix_of(path)
-        return StructureFile(path=path)
-    if to not in IN_DICOM:
+    if to is not None and to not in IN_DICOM:
         raise InputError(f"structures cannot be written as {to!r}", f"Use {' or '.join(IN_DICOM)}, or leave it out for a label map.")
+    path = None if output is None else Path(str(output))
+    if path is not None and to is None:
+        suffix_of(path)
+    if to is None and not series:
+        return StructureFile(path=path)
     if isinstance(source, Volume) or source is None or not is_dicom(str(source)):
-        raise InputError(f"a {to} file refers to a series in DICOM, and there is none", "Give the folder, zip or file of the series.")
-    named: dict[str, Any] = {"description": model} if model else {}
-    if model and to == "seg":
-        named["algorithm"] = model
-    return StructureFile(path=path, series=_read(Path(str(source))), to=to, options=named)
+        what = f"a {to} file refers to a series in DICOM" if to else "one of several series in DICOM is chosen"
+        raise InputError(f"{what}, and there is none", "Give the folder, zip or file of the series.")
+    named = {"rtstruct": {"description": model}, "seg": {"description": model, "algorithm": model}}
+    options = named[to] if to and model else {}
+    return StructureFile(path=path, series=_read(Path(str(source)), series), to=to or "", options=options)
 
 
-def _read(path: Path) -> Series:
+def _read(path: Path, series: str) -> Series:
     entry = next(iter(entry_points(group=READERS, name="dicom-source")), None)
     if entry is None:
         raise MissingPartError("the reader of DICOM", "dicom")
-    series: Series = entry.load()(path)
-    return series
+    found: Series = entry.load()(path, series)
+    return found

@@ -139,6 +139,7 @@ class Client:
         to: str | None = None,
         output: str | PathLike[str] | None = None,
         source: str | PathLike[str] | None = None,
+        series: str = "",
         timeout: float | None = None,
     ) -> Segmentation:
         """Wait for the result and read it.
@@ -148,22 +149,22 @@ class Client:
         geometry : that of the first image: size and place are then its own, whatever the headers in the result say
         output : also write the structures there: as label maps by its suffix, or in DICOM
         to : ``rtstruct`` or ``seg``
-        source : the DICOM series that they are of, whose grid is that of the first image
+        source : the DICOM series that they are of; it is read for a file in DICOM, and is the first image's grid then
+        series : number or Series Instance UID, where `source` holds several
 
         Errors as in `wait`; `GeometryError` when the result does not fit, `ArchiveError` when it cannot be read, `InputError`
         when there is nothing that the file could refer to.
         """
-        target = structure_file(to, output, source)
-        return self._fetched(uid, geometry or (target.geometry if target else None), target, self._session.limit(timeout))
+        target = structure_file(to, output, source, "", series)
+        return self._fetched(uid, geometry or target.geometry, target, self._session.limit(timeout))
 
-    def _fetched(self, uid: str, geometry: Geometry | None, target: StructureFile | None, limit: float | None) -> Segmentation:
+    def _fetched(self, uid: str, geometry: Geometry | None, target: StructureFile, limit: float | None) -> Segmentation:
         with result_file() as (path, sink):
             self._driver.run(self._server.fetch(uid, sink, limit))
             sink.flush()
             self.notes = []
             segmentation = read_result(path, geometry, notes=self.notes)
-        if target is not None:
-            target.write(segmentation, self.notes)
+        target.write(segmentation, self.notes)
         return segmentation
 
     def fetch_archive(self, uid: str, path: str | PathLike[str], *, timeout: float | None = None) -> Path:
@@ -185,6 +186,7 @@ class Client:
         submitted: Callable[[str], None] | None = None,
         to: str | None = None,
         output: str | PathLike[str] | None = None,
+        series: str = "",
     ) -> Segmentation:
         """Send, wait, fetch: structures on the grid of the first image.
 
@@ -192,12 +194,13 @@ class Client:
         ----------
         submitted : called with the uid as soon as there is one: whoever interrupts this call can fetch the result later
         output, to : as for `fetch`; files in DICOM refer to the first image
+        series : number or Series Instance UID, where that image is a folder or zip of several
 
         Errors as in `submit` and `fetch`.
         """
         watch = self._session.stopwatch(timeout)
-        target = structure_file(to, output, listed(images)[0], model)
-        given = loaded(images if target is None else target.replacing_first(images))
+        target = structure_file(to, output, listed(images)[0], model, series)
+        given = loaded(target.replacing_first(images))
         geometry = geometry_of(given[0])
         uid = self.submit(list(given), model, priority=priority, prompts=prompts, key=key, timeout=watch.left())
         if submitted is not None:

@@ -49,9 +49,10 @@ class ReadSeries:
             raise InputError(f"structures in DICOM cannot be written as {to!r}", "Use rtstruct or seg.")
 
 
-def read_series(path: str | PathLike[str]) -> ReadSeries:
-    """The one series in a folder, a zip or a file. Raises as `delineate.dicom.reader.read`; for damaged files too."""
-    image = read(path)
+def read_series(path: str | PathLike[str], choice: str = "") -> ReadSeries:
+    """The one series in a folder, a zip or a file, or that of a number or UID. As `delineate.dicom.reader.read`; damaged files are
+    an error."""
+    image = read(path, choice=choice)
     if image.lost:
         raise ImageError(image.lost, "Send these files again, or remove them.")
     return ReadSeries(image)

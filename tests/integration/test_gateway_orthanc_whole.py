@@ -81,7 +81,7 @@ class Site:
     def serve(self) -> None:
         self._start("server", "serve", "--port", str(self.server_port), "--data", str(self.folder / "server"), "--workers", "1")
 
-    def rules(self, destination: str, deidentify: str = "off") -> None:
+    def rules(self, destination: str, deidentify: str = "off", sender: str = "*") -> None:
         (self.folder / "rules.toml").write_text(
             f"""
 [node]
@@ -100,7 +100,7 @@ deidentify = "{deidentify}"
 
 [[rules]]
 name = "lungs"
-match = {{ Modality = "CT", NumberOfSeriesRelatedInstances = "10.." }}
+match = {{ Modality = "CT", NumberOfSlices = "10..", SourceApplicationEntityTitle = "{sender}" }}
 model = "lungs-ct"
 destinations = ["peer"]
 """
@@ -206,7 +206,7 @@ def test_the_server_the_node_and_orthanc_are_killed_in_between(site: Site, chest
         peer.process.wait()
     site.kill("node")
     site.listen()
-    eventually(lambda: [job["attempts"] > 0 for job in site.jobs()] == [True])
+    assert [job["state"] for job in site.jobs()] == ["sent"]
     site.serve()
     eventually(lambda: [item["attempts"] > 0 for job in site.jobs() for item in job["deliveries"]] == [True])
     site.kill("node")
@@ -219,7 +219,7 @@ def test_the_server_the_node_and_orthanc_are_killed_in_between(site: Site, chest
 def test_from_storescu_through_a_rule_to_storescp_that_comes_later(site: Site, chest: Path, image: DicomImage) -> None:
     port, received = free_port(), site.folder / "received"
     received.mkdir()
-    site.rules(f'kind = "dicom"\nhost = "127.0.0.1"\nport = {port}\nae = "STORESCP"\ntimeout = 5')
+    site.rules(f'kind = "dicom"\nhost = "127.0.0.1"\nport = {port}\nae = "STORESCP"\ntimeout = 5', sender="STORESCU")
     site.listen()
     send(site, chest)
     eventually(lambda: [job["attempts"] > 0 for job in site.jobs()] == [True])

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from delineate import nifti
+from delineate.datastore.local import LocalDatastore
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import read
 from delineate.dicom.rtstruct import read_rtstruct
 from delineate.dicom.seg import read_seg
+from delineate.errors import StoreError
 from delineate.geometry import Geometry
 from delineate.testing.dicom import ROOT, stack_of, write_series
 from delineate.testing.dicomweb import Behaviour, DicomWebServer
@@ -112,6 +114,21 @@ def test_infer_by_series_answers_a_mask_and_its_label_goes_back(serving: Serving
     assert (data.PatientID, data.StudyInstanceUID) == ("phantom", f"{ROOT}.1")
 
 
+def test_a_viewer_gets_a_raw_nrrd_of_a_series_that_came_a_moment_ago(serving: Serving, peer: DicomWebServer, tmp_path: Path) -> None:
+    server = serving(workers=1, dicomweb_interval=600.0)
+    peer.add(write_series(tmp_path / "three", stack_of(voxels(), GRID, series=3, study=3)))
+    given = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False, "level": 100}
+    answer = server.http.post(
+        "/infer/threshold", params={"image": f"{ROOT}.3.3", "output": "image"}, files={"params": (None, json.dumps(given))}
+    )
+    assert answer.status_code == 200, answer.text
+    head, _, body = answer.content.partition(b"\n\n")
+    assert head.startswith(b"NRRD") and b"encoding: raw" in head
+    assert body == (voxels() > 1000).astype(np.uint8).tobytes()
+    assert server.http.post("/infer/threshold", params={"image": "1.2.3"}).status_code == 404
+    assert server.http.get("/datastore/").json()["total"] == 3
+
+
 def test_a_label_is_sent_once_and_a_new_version_again(serving: Serving, peer: DicomWebServer) -> None:
     server = serving(workers=1)
     assert save(server, ONE, mask(), params={"label_info": [{"name": "liver", "idx": 1}]}).status_code == 200
@@ -136,6 +153,28 @@ def test_a_label_waits_for_a_server_that_is_away_and_outlives_ours(serving: Serv
     assert arrived(peer, "SEG") == []
     serving(workers=1, folder=tmp_path / "kept")
     until(lambda: len(arrived(peer, "SEG")) == 1)
+
+
+def test_a_label_that_was_stored_but_not_noted_is_there_once(
+    serving: Serving, peer: DicomWebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the server is killed between the two."""
+    server = serving(workers=1, folder=tmp_path / "kept")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StoreError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalDatastore, "update_label_info", fail)
+        assert save(server, ONE, mask()).status_code == 200
+        until(lambda: any(line.startswith("POST") for line in peer.requests))
+        server.stop()
+    first = dict(peer.stored)
+    serving(workers=1, folder=tmp_path / "kept")
+    until(lambda: len([line for line in peer.requests if line.startswith("POST")]) == 2)
+    until(lambda: bool(arrived(peer, "SEG")))
+    assert peer.stored.keys() == first.keys()
+    assert len(peer.series("SEG")) == 1
 
 
 def test_a_label_that_cannot_be_written_says_so_and_is_let_be(serving: Serving, peer: DicomWebServer) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -468,3 +470,23 @@ class _Parts:
 
     def end(self) -> None:
         self.ended += 1
+
+
+def test_the_process_that_serves_imports_no_reader_of_dicom(peer: DicomWebServer, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from delineate.datastore.dicomweb import DicomWebDatastore
+from delineate.datastore.dicomweb_client import Access, DicomWeb
+from delineate.store.database import Database
+import delineate.server.monai_label.api
+database = Database("sqlite:///{tmp_path}/other.db", sync=False)
+database.migrate()
+with DicomWebDatastore(Path("{tmp_path}/other"), database, DicomWeb(Access(url="{peer.url}")), every=0, interval=0) as store:
+    store.synchronise()
+    store.fetch("{ONE}")
+database.close()
+print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"pydicom", "scipy", "SimpleITK"}}), "delineate.dicom" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[] False"

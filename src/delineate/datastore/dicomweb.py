@@ -6,6 +6,7 @@ series that the server has, fetched when somebody needs its files, and kept on t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -20,7 +21,7 @@ from delineate.datastore.dataset import zipped
 from delineate.datastore.dicomweb_cache import IN_USE, PATIENCE, Held, SeriesCache
 from delineate.datastore.dicomweb_client import DicomWeb, path_of
 from delineate.datastore.dicomweb_grid import grid_of
-from delineate.datastore.dicomweb_json import NOT_IMAGES, RemoteSeries
+from delineate.datastore.dicomweb_json import NOT_IMAGES, RemoteSeries, is_uid
 from delineate.datastore.dicomweb_labels import DERIVED, FoundThere
 from delineate.datastore.dicomweb_scanning import Listing, ListingScanner
 from delineate.datastore.faults import DicomWebError
@@ -38,6 +39,7 @@ EVERY: Final = 60.0
 """Seconds between two questions what the server has."""
 
 _THERE: Final = "Change it in the DICOMweb server; instances are sent to it by STOW, here through /proxy/dicom/stow/studies."
+_AGAIN: Final = 1.0  # s between two questions for series that are not known
 _TURNS: Final = 64
 _PATIENCE: Final = 5.0  # s to wait for the thread at the end
 
@@ -80,7 +82,9 @@ class DicomWebDatastore(LocalDatastore):
         self._modalities = frozenset(modalities)
         self._every = every
         self._listing = Listing()
+        self._listing_lock = threading.Lock()
         self._missing: frozenset[str] = frozenset()
+        self._asked_again = 0.0
         self._turns = [threading.Lock() for _ in range(_TURNS)]
         self._stopped = threading.Event()
         _name_images_folder(Path(folder).resolve())
@@ -120,12 +124,27 @@ class DicomWebDatastore(LocalDatastore):
         found, derived = self._series()
         known = {entry.path for entry in self.state().entries.values()}
         missing = frozenset(known - found.keys())
-        self._listing = Listing(found, missing & self._missing, self._listing.number + 1)
+        count = self._take_listing(found, missing & self._missing)
         self._missing = missing
-        self.manifest = replace(self.manifest, images=self._listing.told)
-        count = self.look(deep=False)
         self._merge()
         return count + self._labels.look(derived)
+
+    def _take_listing(self, series: Mapping[str, RemoteSeries], gone: Collection[str] = ()) -> int:
+        with self._listing_lock:
+            self._listing = Listing(series, gone, self._listing.number + 1)
+            self.manifest = replace(self.manifest, images=self._listing.told)
+        return self.look(deep=False)
+
+    def _expect(self, id: str) -> None:
+        """Ask for a series that was not listed yet: a viewer may show what came a moment ago."""
+        now = time.monotonic()
+        if not is_uid(id) or now < self._asked_again:
+            return
+        self._asked_again = now + _AGAIN
+        with contextlib.suppress(DicomWebError):
+            one = self.web.one_series(id)
+            if one is not None and self._is_image(one):
+                self._take_listing({**self._listing.series, f"{IMAGES}/{one.uid}": one})
 
     def _series(self) -> tuple[dict[str, RemoteSeries], list[RemoteSeries]]:
         """Images by path, and what is derived from images."""

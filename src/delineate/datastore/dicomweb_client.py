@@ -138,6 +138,12 @@ class DicomWeb:
                 return list(found.values())
         raise DicomWebError("the DICOMweb server's list of series has no end", "Look into its log.")
 
+    def one_series(self, uid: str) -> RemoteSeries | None:
+        """One series, None where there is none. Raises `DicomWebError`."""
+        found = self.json("/series", {"SeriesInstanceUID": _uid(uid), "includefield": _ASKED})
+        shown = (series_of(data, self.base, time.time()) for data in found)
+        return next((one for one in shown if one is not None and one.uid == uid), None)
+
     def metadata(self, study: str, series: str) -> list[Any]:
         """What the server says of each instance of a series. Raises `DicomWebError`."""
         return self.json(f"{path_of(study, series)}/metadata")

@@ -176,7 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self, query: dict[str, str]) -> list[Any]:
         how = self.peer.behaviour
-        found = [self._shown(same) for same in self.peer.series(query.get("Modality", "")).values()]
+        wanted = query.get("SeriesInstanceUID", "")
+        series = self.peer.series(query.get("Modality", "")).items()
+        found = [self._shown(same) for uid, same in series if wanted in ("", uid)]
         first = int(query.get("offset", "0")) if how.keeps_offset else 0
         return found[first : first + min(how.most, int(query.get("limit", "100")))]
 

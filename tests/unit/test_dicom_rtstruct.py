@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -157,6 +158,27 @@ def test_slices_and_structures_in_parts(holes: Holes, plain: DicomImage, tmp_pat
     for region in contours[True]:
         assert [int(contour.ContourNumber) for contour in region] == list(range(1, len(region) + 1))
         assert len({contour.ContourGeometricType for contour in region}) == 1
+
+
+def test_memory_is_that_of_a_few_slices_and_a_few_structures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside label maps: a small part of the file while it is written, its bytes and some structures while it is read."""
+    monkeypatch.setattr(drawing, "_PIXELS", 1 << 12)
+    monkeypatch.setattr(structure_set, "_AT_ONCE", 1 << 14)
+    grid = Geometry((128, 96, 40), GRID.spacing)
+    labels = np.kron(np.random.default_rng(1).integers(0, 9, (40, 24, 32)), np.ones((1, 4, 4), int)).astype(np.uint8)
+    series = image(tmp_path / "s", stack_of(np.zeros(grid.shape, np.int16), grid)).series
+    segmentation, path = Segmentation.from_labels(labels, grid, {label: f"S{label}" for label in range(1, 9)}), tmp_path / "rs.dcm"
+    write_rtstruct(path, segmentation, series)  # tables that stay are made
+    peaks = []
+    for work in (lambda: write_rtstruct(path, segmentation, series), lambda: read_rtstruct(path, grid)):
+        tracemalloc.start()
+        try:
+            work()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    size = path.stat().st_size
+    assert size > 5_000_000 and peaks[0] < size / 2 and peaks[1] < 4 * size + labels.nbytes
 
 
 def test_contours_of_a_structure_in_two_places_of_a_file(plain: DicomImage, tmp_path: Path) -> None:

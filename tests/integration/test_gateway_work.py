@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -189,6 +190,32 @@ def test_missing_slices_are_held_and_not_guessed(label_server: Callable[..., Any
         send(node.port, [*objects[:3], *objects[5:]])
         node.until(lambda: node.state() == "held")
         assert "slices are missing" in reason(node)
+
+
+def test_a_full_disk_in_between_loses_nothing(tmp_path: Path, objects: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when a series becomes whole nor when its rules are looked at."""
+    from delineate.errors import StorageFullError
+    from delineate.gateway.holdings import Holdings
+    from delineate.gateway.spool import Spool
+
+    failed: list[str] = []
+
+    def once(name: str, error: Exception, real: Callable[..., Any]) -> Callable[..., Any]:
+        def fail(*given: Any) -> Any:
+            if name in failed:
+                return real(*given)
+            failed.append(name)
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(Holdings, "make_version", once("version", StorageFullError("full"), Holdings.make_version))
+    monkeypatch.setattr(Spool, "version", once("links", OSError(errno.ENOSPC, "No space left on device"), Spool.version))
+    with running_node(tmp_path, RULES.replace('"CT"', '"MR"')) as node:
+        send(node.port, objects)
+        node.until(lambda: node.state() == "held")
+        assert failed == ["version", "links"]
+        assert "no rule" in reason(node)
 
 
 def test_what_is_no_image_is_noted(tmp_path: Path) -> None:

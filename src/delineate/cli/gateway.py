@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +19,9 @@ from delineate.cli.printable import printable
 from delineate.cli.table import print_table, when
 from delineate.errors import MissingPartError, SettingsError
 
+if TYPE_CHECKING:
+    from delineate.gateway.node import Node
+
 _DATA = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -25,6 +30,7 @@ _DATA = click.option(
     help="The folder of what the node holds.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_GRACE = 20.0  # seconds
 _STATES = ("arriving", "whole", "working", "done", "held", "noted", "replaced")
 
 
@@ -75,10 +81,18 @@ def serve(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     node = Node(settings, read, default, data)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: node.stop())
+        signal.signal(number, lambda *_: _stop(node))
     click.echo(f"listening as {settings.ae} at {settings.host}:{node.port}")
     sys.stdout.flush()
     node.run()
+
+
+def _stop(node: Node) -> None:
+    """Let what is begun end, for a while; the next start goes on with the rest."""
+    node.stop()
+    timer = threading.Timer(_GRACE, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 @gateway.command("list")

@@ -90,6 +90,13 @@ class Completion:
                 del self._last[series]
             return [Whole(series, self._forget_broken(series)) for series in found]
 
+    def put_back(self, whole: Whole) -> None:
+        """It was taken in vain."""
+        with self._lock:
+            self._last.setdefault(whole.series, self._clock())
+            if whole.is_broken:
+                self._broken.add(whole.series)
+
     def _forget_broken(self, series: int) -> bool:
         is_broken = series in self._broken
         self._broken.discard(series)

@@ -78,7 +78,7 @@ class Node:
                         swept = time.monotonic()
                         self._retention.sweep()
                 except (StoreError, OSError) as error:
-                    _LOG.error("%s", error.sentence() if isinstance(error, StoreError) else error.strerror)
+                    _say(error)
                 self._sleep()
         finally:
             self._ended.set()
@@ -111,9 +111,16 @@ class Node:
             with self._holdings.change() as line:
                 line.execute("UPDATE series SET is_released = 0 WHERE id = ?", (row["id"],))
         for whole in self._completion.take():
-            self._complete(whole)
+            try:
+                self._complete(whole)
+            except StoreError as error:
+                _say(error)
+                self._completion.put_back(whole)
         for row in self._work.rows.undecided():
-            self._work.decide(row["series"], row["number"])
+            try:
+                self._work.decide(row["series"], row["number"])
+            except (StoreError, OSError) as error:  # it is undecided still
+                _say(error)
         self._hands.take(self._work.rows.due_jobs)
         self._carriers.take(self._work.rows.due_deliveries)
 
@@ -129,6 +136,10 @@ class Node:
             self._holdings.make_version(whole.series, "noted", _LATE, _RELEASE)
         else:
             self._holdings.make_version(whole.series, "whole")
+
+
+def _say(error: StoreError | OSError) -> None:
+    _LOG.error("%s", error.sentence() if isinstance(error, StoreError) else error.strerror)
 
 
 class _Hands:

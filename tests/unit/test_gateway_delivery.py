@@ -217,6 +217,25 @@ def test_tls_is_verified(files: list[Path], tmp_path: Path) -> None:
         make(settings(pacs, tls=True, ca_file=tmp_path / "none.pem"))
 
 
+def test_a_certificate_of_ours_is_shown_where_it_is_wanted(files: list[Path], tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusted, certificate, key = tmp_path / "ca.pem", tmp_path / "node.pem", tmp_path / "node.key"
+    authority.cert_pem.write_to_path(str(trusted))
+    ours = authority.issue_cert("node")
+    ours.cert_chain_pems[0].write_to_path(str(certificate))
+    ours.private_key_pem.write_to_path(str(key))
+    with Pacs(tls=context).running() as pacs:
+        make(settings(pacs, tls=True, ca_file=trusted, certificate_file=certificate, key_file=key)).deliver(files)
+        assert len(pacs.objects) == 2
+        with pytest.raises(DeliveryError) as caught:
+            make(settings(pacs, tls=True, ca_file=trusted, timeout=0.5)).deliver(files)
+        assert not caught.value.is_final
+
+
 def test_a_receiver_that_does_not_speak_tls_or_wants_it(files: list[Path]) -> None:
     error = failure(Pacs(), files, tls=True, timeout=0.5)
     assert not error.is_final and "TLS" in error.sentence()

@@ -60,7 +60,7 @@ def failures(peers: Mapping[str, Any]) -> Iterator[str]:
             if column["failed"]:
                 found.setdefault(name, column["error"])
     if found:
-        yield from ("The first error of each that failed:", "", *(f"- {name}: `{error}`" for name, error in found.items()), "")
+        yield from ("The first error of each that failed:", "", *(f"- {name}: *{error.strip()}*" for name, error in found.items()), "")
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[str]:

@@ -427,6 +427,22 @@ def test_every_encoding(syntax: str, undefined: bool, plain: DicomImage, tmp_pat
     assert np.array_equal(found.mask("A"), masks()["ring"]) and np.array_equal(found.mask("B"), masks()["random"])
 
 
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192", "ISO_IR 144"])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_names_in_every_alphabet(charset: str, undefined: bool, plain: DicomImage, tmp_path: Path) -> None:
+    name = "Лёгкое" if charset == "ISO_IR 144" else "Größe"
+
+    def change(data: Any) -> None:
+        data.SpecificCharacterSet = charset
+        data.StructureSetROISequence[0].ROIName = data.StructureSetLabel = name
+        data["StructureSetROISequence"].is_undefined_length = undefined
+        for item in data.StructureSetROISequence:
+            item.is_undefined_length_sequence_item = undefined
+
+    path = changed(plain, tmp_path / "rs.dcm", change)
+    assert read_rtstruct(path, GRID).names == [name, "B"] and load(path).label == name
+
+
 def _two_points(data: Any) -> None:
     data.ROIContourSequence[0].ContourSequence[0].ContourData = [1, 2, 3, 4, 5, 6]
 

@@ -119,8 +119,7 @@ def _structure_set(name: str, source: DataSet, at: int, notes: list[str]) -> Str
     found = next((e for e in source.elements(at, len(data), is_explicit) if e.tag == ROI_CONTOURS), None)
     begin = _element_begin(data, found) if found else len(data)
     rest = data[at:begin] + (data[found.after :] if found else b"")
-    about = _decoded(rest, source, is_explicit, name)
-    regions = _regions(about, notes)
+    label, regions, frames, series = _described(rest, source, is_explicit, name, notes)
     if len(regions) > _MOST:
         raise ImageError(f"{name} has {len(regions)} regions, more than {_MOST}", "Split it.")
     lists = _Lists(source, {region.number: place for place, region in enumerate(regions)}, notes)
@@ -131,15 +130,8 @@ def _structure_set(name: str, source: DataSet, at: int, notes: list[str]) -> Str
             lists.take(*item)
     contours = lists.contours([region.name for region in regions])
     coloured = tuple(_with_colour(region, lists.colours.get(place)) for place, region in enumerate(regions))
-    frames = [str(item.get("FrameOfReferenceUID", "")) for item in about.get("ReferencedFrameOfReferenceSequence") or ()]
-    frames += [str(item.get("ReferencedFrameOfReferenceUID", "")) for item in about.get("StructureSetROISequence") or ()]
     return StructureSet(
-        label=str(about.get("StructureSetLabel") or ""),
-        frames_of_reference=tuple(dict.fromkeys(filter(None, frames))),
-        series_uids=tuple(dict.fromkeys(_series(about))),
-        regions=coloured,
-        contours=contours,
-        notes=tuple(notes),
+        label=label, frames_of_reference=frames, series_uids=series, regions=coloured, contours=contours, notes=tuple(notes)
     )
 
 
@@ -149,13 +141,18 @@ def _element_begin(data: bytes, element: Element) -> int:
     return head if data[head : head + 4] in (b"\x06\x30\x39\x00", b"\x30\x06\x00\x39") else head - 4
 
 
-def _decoded(data: bytes, source: DataSet, is_explicit: bool, name: str) -> Any:
-    """All but the contours, by a library."""
+_Described = tuple[str, list[Region], tuple[str, ...], tuple[str, ...]]
+
+
+def _described(data: bytes, source: DataSet, is_explicit: bool, name: str, notes: list[str]) -> _Described:
+    """By a library, of all but the contours what is needed: label, regions, frames of reference, series."""
     library = pydicom()
     try:
         about = library.filereader.read_dataset(BytesIO(data), not is_explicit, source.is_little)
-        about.decode()
-        return about
+        frames = [str(item.get("FrameOfReferenceUID", "")) for item in about.get("ReferencedFrameOfReferenceSequence") or ()]
+        frames += [str(item.get("ReferencedFrameOfReferenceUID", "")) for item in about.get("StructureSetROISequence") or ()]
+        label = str(about.get("StructureSetLabel") or "")
+        return label, _regions(about, notes), tuple(dict.fromkeys(filter(None, frames))), tuple(dict.fromkeys(_series(about)))
     except Exception as error:  # what a library makes of damaged elements is anything
         raise ImageError(f"the attributes of {name} cannot be read", AGAIN) from error
 

@@ -70,6 +70,20 @@ def test_a_failed_model_is_held_with_its_reason_and_can_be_tried_again(
     assert len(list((tmp_path / "results").rglob("*.dcm"))) == 2
 
 
+@pytest.mark.parametrize(("outputs", "count"), [('["rtstruct"]', 0), ('["rtstruct", "seg"]', 1)])
+def test_where_nothing_is_found_there_are_no_contours(label_server: Callable[..., Any], tmp_path: Path, outputs: str, count: int) -> None:
+    server = label_server(workers=1)
+    voxels = np.full(GEOMETRY.shape, 24, np.int16)
+    nothing = read(write_series(tmp_path / "source", stack_of(voxels, GEOMETRY)))
+    with running_node(tmp_path, RULES + f"outputs = {outputs}\n", server.url) as node:
+        send(node.port, nothing)
+        node.until(lambda: node.state() in ("done", "held"))
+        assert node.state() == "done", reason(node)
+        assert node.count("events", "words LIKE '%no RTSTRUCT%'") == 1
+    found = read(sorted((tmp_path / "results").rglob("*.dcm")))
+    assert [item.Modality for item in found] == ["SEG"] * count
+
+
 def test_an_unknown_model_is_held(label_server: Callable[..., Any], tmp_path: Path, objects: list[Any]) -> None:
     server = label_server()
     with running_node(tmp_path, with_model("nobody"), server.url) as node:

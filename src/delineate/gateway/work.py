@@ -35,6 +35,7 @@ from delineate.gateway.commitment import Commitments
 from delineate.gateway.destinations import DeliveryError, make
 from delineate.gateway.holdings import Holdings, Row
 from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.rule import Output
 from delineate.gateway.rules import Rule, Rules, Server
 from delineate.gateway.rules_attributes import attributes_of
 from delineate.gateway.spool import Spool, sync_folder
@@ -150,8 +151,9 @@ class Work:
         with self._client(server) as client:
             segmentation = self._segmented(client, row, rule, image.volume)
             notes += client.notes
-        self._write(job, rule, segmentation, image, notes)
-        self.rows.written(job, rule.destinations, notes)
+        outputs = _outputs(rule, segmentation, notes)
+        self._write(job, replace(rule, outputs=outputs), segmentation, image, notes)
+        self.rows.written(job, rule.destinations if outputs else (), notes)
 
     def _rule(self, name: str) -> tuple[Rule, Server]:
         rule = self._rules.get(name)
@@ -259,6 +261,14 @@ class Work:
             self.rows.not_delivered(delivery, f"an unexpected {type(error).__name__}", _UNEXPECTED, is_final=True)
         else:
             self.rows.delivered(delivery, notes)
+
+
+def _outputs(rule: Rule, segmentation: Segmentation, notes: list[str]) -> tuple[Output, ...]:
+    """What is written: contours of nothing are no RTSTRUCT, while segments without voxels say that nothing was found."""
+    if "rtstruct" not in rule.outputs or any(layer.any() for layer in segmentation.layers):
+        return rule.outputs
+    notes.append("no structure has voxels: there is no RTSTRUCT")
+    return tuple(output for output in rule.outputs if output != "rtstruct")
 
 
 def _said(words: str) -> str:

@@ -116,6 +116,8 @@ class WorkRows:
                     "INSERT INTO deliveries (job, destination, state, due, changed) VALUES (?, ?, 'waiting', ?, ?)", (job, name, now, now)
                 )
             self._event(line, job, "results are written" + "".join(f"; {note}" for note in notes))
+            if not destinations:
+                self._settle_job(line, job)
 
     def later(self, job: int, reason: str, advice: str, is_new: bool = False) -> None:
         """Try again after a while, or hold it where that was done often enough; `is_new`: with a new task."""

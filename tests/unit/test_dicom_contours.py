@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delineate.dicom import filling, keyholes
-from delineate.dicom.contours import Contours, filled, in_millimetres, planes_over
+from delineate.dicom.contours import Contours, in_millimetres, planes_over, runs_of, shape_of
 from delineate.dicom.filling import Polygons, layers_of, runs_inside
 from delineate.dicom.keyholes import keyholed
 from delineate.dicom.tracing import HALF, Traced, trace
@@ -190,7 +190,7 @@ def contours_of(mask: np.ndarray, geometry: Geometry = GRID) -> Contours:
 def onto(contours: Contours, geometry: Geometry) -> tuple[np.ndarray, list[str]]:
     planes, is_turned = planes_over(geometry)
     notes: list[str] = []
-    layers, _ = filled(contours, planes, ["A"], notes)
+    layers, _ = layers_of(runs_of([lambda _: contours], planes, ["A"], notes), 1, shape_of(planes))
     return layers[0][:: -1 if is_turned else 1] > 0, notes
 
 

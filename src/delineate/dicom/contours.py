@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from delineate.dicom.filling import Polygons, Runs, joined, layers_of, runs_inside
+from delineate.dicom.filling import Polygons, Runs, joined, runs_inside
 from delineate.dicom.planes import Planes
 from delineate.dicom.threads import in_turn
 from delineate.geometry import Geometry
@@ -89,27 +89,16 @@ def in_millimetres(planes: Planes, slices: np.ndarray, starts: np.ndarray, corne
     return points
 
 
-def filled(contours: Contours, planes: Planes, names: Sequence[str], notes: list[str]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """What is inside of contours, by the even-odd rule at the pixels' centres.
-
-    Parameters
-    ----------
-    names : of the structures, for the notes; notes : gets a sentence on whatever is odd
-
-    Returns
-    -------
-    layers, places : as `filling.layers_of`
-    """
-    return layers_of(runs_of([lambda _: contours], planes, names, notes), len(names), shape_of(planes))
-
-
 def shape_of(planes: Planes) -> tuple[int, int, int]:
     """Slices, rows, columns."""
     return len(planes), planes.size[1], planes.size[0]
 
 
 def runs_of(parts: Iterable[Part], planes: Planes, names: Sequence[str], notes: list[str]) -> Runs:
-    """The runs of pixels inside of contours; all contours of a structure are in one of the parts, few of which are in memory at once.
+    """The runs of pixels inside of contours, by the even-odd rule at the pixels' centres.
+
+    parts : all contours of a structure are in one of them; few are in memory at once; names : of the structures, for the notes
+    notes : gets a sentence on whatever is odd
 
     Where structures lie between slices, how far a contour reaches may depend on all others: those wait until the end.
     """

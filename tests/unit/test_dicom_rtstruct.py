@@ -503,6 +503,10 @@ def test_what_would_take_all_memory_is_refused(plain: DicomImage, tmp_path: Path
     monkeypatch.setattr(filling, "_MOST", 100)
     with pytest.raises(ImageError, match="too often"):
         read_rtstruct(path, GRID)
+    monkeypatch.setattr(filling, "_MOST", 300)  # enough for each structure, not for both
+    monkeypatch.setattr(structure_set, "_AT_ONCE", 0)
+    with pytest.raises(ImageError, match="too often"):
+        read_rtstruct(path, GRID)
 
 
 def test_files_that_do_not_conform(plain: DicomImage, tmp_path: Path) -> None:

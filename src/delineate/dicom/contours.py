@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from delineate.dicom.filling import Polygons, Runs, joined, runs_inside
+from delineate.dicom.filling import Polygons, Runs, joined, require_few, runs_inside
 from delineate.dicom.planes import Planes
 from delineate.dicom.threads import in_turn
 from delineate.geometry import Geometry
@@ -101,10 +101,17 @@ def runs_of(parts: Iterable[Part], planes: Planes, names: Sequence[str], notes: 
     notes : gets a sentence on whatever is odd
 
     Where structures lie between slices, how far a contour reaches may depend on all others: those wait until the end.
+
+    Raises
+    ------
+    ImageError
+        Millions of sides that run through the whole image, which are no structures.
     """
-    placed = list(in_turn(partial(_placed, planes=planes, names=names), parts))
-    for part in placed:
+    placed: list[_Placed] = []
+    for part in in_turn(partial(_placed, planes=planes, names=names), parts):
+        placed.append(part)
         notes += part.notes
+        require_few(2 * sum(len(item.runs.first) for item in placed))
     usual = _usual(np.concatenate([np.zeros(0), *(part.heights for part in placed)]), planes.usual)
     later = (part.between for part in placed if len(part.between))
     between = in_turn(partial(_slabs_inside, planes=planes, usual=usual), later)

@@ -18,7 +18,7 @@ from delineate.errors import ImageError
 from delineate.segmentation import label_dtype
 
 _THREADS: Final = 2
-_MOST: Final = 1 << 27  # cuts of rows by sides; a hundred times what a large set of structures has
+_MOST: Final = 1 << 26  # cuts of rows by sides; fifty times what a large set of structures has
 _BYTES: Final = 1 << 17  # stay in the cache
 _GRAIN: Final = 1e-6  # pixels: positions that were written as decimals and turned into pixels do not come back exactly
 
@@ -66,8 +66,7 @@ def runs_inside(polygons: Polygons, shape: tuple[int, int, int]) -> Runs:
     first, last = np.minimum(ceiling, ceiling[after]), np.maximum(ceiling, ceiling[after])
     side = np.flatnonzero(last > first)
     first, count = first[side], (last - first)[side]
-    if count.sum() > _MOST:
-        raise ImageError("the contours cross the rows of the image too often to be filled", "Check that these are contours of structures.")
+    require_few(int(count.sum()))
     each = np.repeat(np.arange(len(side)), count)
     row = np.arange(len(each)) - np.repeat(np.cumsum(count) - count - first, count)
     dx, dy = x[after[side]] - x[side], y[after[side]] - y[side]
@@ -82,6 +81,12 @@ def runs_inside(polygons: Polygons, shape: tuple[int, int, int]) -> Runs:
     place = line * columns + begin
     kind = np.int32 if shape[0] * rows * columns < 1 << 31 else np.int64
     return Runs(structure.astype(np.int32), place.astype(kind), (place + cuts[:, 1] - cuts[:, 0]).astype(kind))
+
+
+def require_few(cuts: int) -> None:
+    """Raise `ImageError` for more cuts of rows than structures make: a small file may hold billions."""
+    if cuts > _MOST:
+        raise ImageError("the contours cross the rows of the image too often to be filled", "Check that these are contours of structures.")
 
 
 def joined(parts: Sequence[Runs]) -> Runs:

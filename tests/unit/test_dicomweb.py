@@ -26,6 +26,7 @@ from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import read
 from delineate.errors import InputError, SettingsError, StorageFullError
 from delineate.geometry import Geometry
+from delineate.server.main import warn_if_open
 from delineate.server.settings import Settings
 from delineate.store.database import Database
 from delineate.testing.dicom import ROOT, sheared, stack_of, write_series
@@ -243,6 +244,15 @@ def test_all_pages_are_read_whatever_limits_the_server_has(opened: Opened, peer:
     assert len(store.images()) == 2
 
 
+def test_a_server_that_refuses_large_pages_is_asked_for_small_ones(opened: Opened, peer: DicomWebServer) -> None:
+    peer.behaviour.largest = 100
+    for number in range(250):
+        pretend(peer, number, "CT")
+    store = opened()
+    store.synchronise()
+    assert len(store.images()) == 252
+
+
 def test_thousands_of_series_and_a_server_that_knows_no_offset(opened: Opened, asking: Asking, peer: DicomWebServer) -> None:
     for number in range(3000):
         pretend(peer, number, "CT")
@@ -250,7 +260,7 @@ def test_thousands_of_series_and_a_server_that_knows_no_offset(opened: Opened, a
     store.synchronise()
     assert len(store.images()) == 3002
     peer.behaviour.keeps_offset = False
-    assert len(asking(page=5000).series()) == 1000  # its own limit; the same page again is the end
+    assert len(asking(page=1000).series()) == 1000  # its own limit; the same page again is the end
 
 
 def test_no_modality_is_left_out_but_those_without_an_image(opened: Opened, peer: DicomWebServer) -> None:
@@ -352,6 +362,12 @@ def test_the_data_set_of_labelled_images_has_their_files(store: DicomWebDatastor
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="the setting"):
         Settings.load(environment={}, **given)
+
+
+@pytest.mark.parametrize(("url", "warns"), [("http://pacs.example", True), ("https://pacs.example", False), ("http://127.0.0.1:1", False)])
+def test_a_secret_that_goes_without_tls_is_warned_of(url: str, warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    warn_if_open(Settings(dicomweb=url, dicomweb_token_file=tmp_path / "token"))
+    assert ("without TLS" in caplog.text) == warns
 
 
 def test_studies_is_a_folder_or_an_address(tmp_path: Path) -> None:

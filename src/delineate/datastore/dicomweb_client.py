@@ -28,12 +28,13 @@ from delineate.datastore.faults import DicomWebError
 from delineate.errors import SettingsError
 
 DICOM: Final = "application/dicom"
-JSON: Final = "application/dicom+json"
+JSON: Final = "application/dicom+json, application/json;q=0.9"
 _BLOCK: Final = 1 << 20
 _LARGEST_ANSWER: Final = 256 << 20  # bytes of JSON
 _DELAYS: Final = (0.5, 2.0, 5.0)  # s before each further try
 _LONGEST_DELAY: Final = 30.0
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SMALL_PAGE: Final = 100
 _MOST_PAGES: Final = 100_000
 _ASKED: Final = "00081190,00080060,00100020,0008103E,00080021,00080031,00180015,00181030,00200011,00201209,00080020"
 
@@ -123,9 +124,17 @@ class DicomWeb:
 
         A page that is short says nothing: servers have limits of their own. The last one is empty, or holds nothing new.
         """
+        try:
+            return self._all_series(modality, self.access.page)
+        except DicomWebError as error:
+            if error.status != 400 or self.access.page <= _SMALL_PAGE:
+                raise
+        return self._all_series(modality, _SMALL_PAGE)  # some refuse what is over their limit
+
+    def _all_series(self, modality: str, size: int) -> list[RemoteSeries]:
         found: dict[str, RemoteSeries] = {}
         seen, now = 0, time.time()
-        query = {"includefield": _ASKED, "limit": str(self.access.page), **({"Modality": modality} if modality else {})}
+        query = {"includefield": _ASKED, "limit": str(size), **({"Modality": modality} if modality else {})}
         for _ in range(_MOST_PAGES):
             page = self.json("/series", {**query, "offset": str(seen)})
             before = len(found)
@@ -313,7 +322,8 @@ def refused(status: int) -> DicomWebError:
         return DicomWebError("the DICOMweb server leads elsewhere (redirect)", "Give the address that it leads to.")
     if status == 404:
         return DicomWebError("the DICOMweb server has no such thing (status 404)", "Look whether it was removed there; check the address.")
-    return DicomWebError(f"the DICOMweb server answered with status {status}", "Look into its log.", is_passing=status in _PASSING)
+    passes = status in _PASSING
+    return DicomWebError(f"the DICOMweb server answered with status {status}", "Look into its log.", is_passing=passes, status=status)
 
 
 def failed(error: Exception) -> DicomWebError:

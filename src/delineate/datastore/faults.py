@@ -49,11 +49,12 @@ class UnknownStrategyError(DelineateError):
 
 
 class DicomWebError(DelineateError):
-    """A DICOMweb server did not do what it was asked to. `is_passing`: it may, a moment later."""
+    """A DICOMweb server did not do what it was asked to. `is_passing`: it may, a moment later; `status`: its own, 0 for none."""
 
-    def __init__(self, message: str, advice: str = "", *, is_passing: bool = False) -> None:
+    def __init__(self, message: str, advice: str = "", *, is_passing: bool = False, status: int = 0) -> None:
         super().__init__(message, advice)
         self.is_passing = is_passing
+        self.status = status
 
 
 class GridMismatchError(GeometryError):

@@ -24,7 +24,7 @@ from delineate.server.bounded_http import BoundedHttp
 from delineate.server.data_lock import locked
 from delineate.server.monai_label.annotation import image_folders
 from delineate.server.service import archive_limits
-from delineate.server.settings import Settings
+from delineate.server.settings import Settings, is_safe_address
 from delineate.server.upload import SWITCH_SECONDS
 from delineate.store.database import Database
 
@@ -141,6 +141,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def warn_if_open(settings: Settings) -> None:
     """Say so in the log where a server on the network knows nobody, or where passwords may be overheard."""
+    is_known = settings.dicomweb_token_file is not None or settings.dicomweb_password_file is not None
+    if settings.dicomweb and is_known and not is_safe_address(settings.dicomweb):
+        _log.warning("the DICOMweb server's token or password goes there without TLS: give an https address")
     if settings.is_loopback:
         return
     if not settings.has_accounts:

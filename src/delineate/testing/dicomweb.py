@@ -42,7 +42,8 @@ class Stored:
 class Behaviour:
     """What is odd or wrong; all may be changed at any time.
 
-    most : series of a page, whatever was asked for; keeps_offset : False answers every page as if it were the first;
+    most : series of a page, whatever was asked for; largest : what may be asked for, else 400;
+    keeps_offset : False answers every page as if it were the first;
     statuses : answered first, one request after the other; slow : seconds before each answer; cut : bytes after which a series
     breaks off, once for each of `cuts`; lost : instances of a series that are not sent; claimed : instances of a series that it
     says it has, 0 for the truth; length : a false Content-Length; refuses : STOW is answered with a reason; moved : where all is
@@ -50,6 +51,7 @@ class Behaviour:
     """
 
     most: int = 1000
+    largest: int = 1000
     keeps_offset: bool = True
     statuses: list[int] = field(default_factory=list)
     slow: float = 0.0
@@ -122,7 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         path = address.path.removeprefix(PREFIX)
         query = {name: values[-1] for name, values in parse_qs(address.query).items()}
-        if path == "/series":
+        if path == "/series" and int(query.get("limit", "0")) > self.peer.behaviour.largest:
+            self._empty(400)
+        elif path == "/series":
             self._json(self._page(query))
         elif found := re.fullmatch(r"/studies/([\d.]+)/series/([\d.]+)(?:/instances/([\d.]+))?(/metadata)?", path):
             instances = [

@@ -167,6 +167,16 @@ def test_a_conversion_is_warm_too(bench: Bench) -> None:
     assert second.images[0].voxels[k, j, i] == VOXELS[3, 2, 1]
 
 
+def test_an_image_whose_file_is_gone_is_let_go(bench: Bench) -> None:
+    first, second = bench.image("first.nii.gz"), bench.image("second.nii.gz")
+    gone = place_of(first).key
+    bench.run(refer(first))
+    assert bench.place.images.contents() == [gone]
+    first.unlink()
+    bench.run(refer(second))
+    assert bench.place.images.contents() == [place_of(second).key]
+
+
 def test_an_image_that_was_changed_is_refused(bench: Bench) -> None:
     path = bench.image()
     reference = refer(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
@@ -22,11 +23,12 @@ Key = tuple[Hashable, ...]
 @dataclass(frozen=True, eq=False)
 class WarmImage:
     """volume : voxels read-only, C-contiguous; header : the grid of the image as it lies in its file; series : what refers to it,
-    None where it did not come from DICOM."""
+    None where it did not come from DICOM; path : where it lies, empty for a blob."""
 
     volume: Volume
     header: Geometry
     series: Series | None = None
+    path: str = ""
 
 
 class WarmImages:
@@ -49,9 +51,9 @@ class WarmImages:
             self._images.move_to_end(key)
         return found
 
-    def keep(self, key: Key, volume: Volume, header: Geometry, series: Series | None = None) -> WarmImage:
+    def keep(self, key: Key, volume: Volume, header: Geometry, series: Series | None = None, path: str = "") -> WarmImage:
         """Keep an image, unless it alone is over the budget; others go for it. It is read-only from now on."""
-        image = WarmImage(_read_only(volume), header, series)
+        image = WarmImage(_read_only(volume), header, series, path)
         if image.volume.voxels.nbytes <= self._budget:
             self._images[key] = image
             self._images.move_to_end(key)
@@ -65,6 +67,11 @@ class WarmImages:
         for key in [key for key in self._images if key[0] not in stays]:
             if self._resident() <= resident:
                 return
+            del self._images[key]
+
+    def forget_gone(self) -> None:
+        """Let go of images whose files are gone, such as those of sessions that ended: nobody can ask for them again."""
+        for key in [key for key, image in self._images.items() if image.path and not os.path.lexists(image.path)]:
             del self._images[key]
 
     @property

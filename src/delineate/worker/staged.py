@@ -132,12 +132,13 @@ class ReferredImages:
             return found
         raw = self._warm.get((place.key, which)) or self._decoded(place, asked, (place.key, which))
         volume = converted(raw.volume, model, wanted)
-        return self._warm.keep(key, volume, raw.header, raw.series)
+        return self._warm.keep(key, volume, raw.header, raw.series, place.path)
 
     def _decoded(self, place: Place, asked: DicomAsked, key: Key) -> WarmImage:
+        self._warm.forget_gone()
         with self._files.reading(place) as path:
             volume, series = readable(place, lambda: self._read(place, path, asked), ADVICE)
-        return self._warm.keep(key, volume, volume.geometry, series)
+        return self._warm.keep(key, volume, volume.geometry, series, place.path)
 
     def _read(self, place: Place, path: Path, asked: DicomAsked) -> ReadImage:
         return read_image(named(place, path, self._scratch), asked, self._scratch, place.name)

@@ -16,6 +16,7 @@ import pytest
 from starlette.requests import Request
 
 from delineate.errors import AuthorizationError, InputError, SettingsError, UnavailableError
+from delineate.protocols.monai_label import ROLES
 from delineate.server.accounts.gate import Gate
 from delineate.server.accounts.identity import (
     ExpiredTokenError,
@@ -389,6 +390,7 @@ def test_a_secret_is_not_shown_when_it_is_of_another_kind() -> None:
 
 def test_roles_hold_those_before_them() -> None:
     assert Role.REVIEWER.words == ["user", "annotator", "reviewer"]
+    assert Role.ADMIN.words == list(ROLES), "as clients know them"
     assert role_of("Admin") is Role.ADMIN
     with pytest.raises(SettingsError):
         role_of("none")

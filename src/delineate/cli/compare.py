@@ -18,9 +18,10 @@ from delineate.cli.table import print_table
 from delineate.client.packing import published
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
-from delineate.scoring.comparison import TOLERANCE, StructureScore
+from delineate.scoring.comparison import StructureScore
 from delineate.scoring.comparison import compare as compared
 from delineate.scoring.paths import added_path_lengths
+from delineate.scoring.tolerance import TOLERANCE
 from delineate.segmentation import Colour, Segmentation, Structure
 from delineate.volume import Volume
 

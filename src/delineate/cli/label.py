@@ -11,15 +11,7 @@ import click
 
 from delineate.cli.connection import PASSWORD_STDIN_OPTION, piped_password
 from delineate.cli.kept_tokens import keep_token
-from delineate.cli.label_connection import (
-    JSON_OPTION,
-    PARAMETERS_OPTION,
-    QUIET_OPTION,
-    label_options,
-    read_parameters,
-    say,
-    speaking,
-)
+from delineate.cli.label_connection import JSON_OPTION, PARAMETERS_OPTION, QUIET_OPTION, label_options, read_parameters, say, speaking
 from delineate.cli.label_names import with_names, write_names
 from delineate.cli.label_training import train
 from delineate.cli.printable import as_file_name, printable

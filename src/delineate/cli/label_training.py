@@ -7,15 +7,7 @@ from typing import Any
 
 import click
 
-from delineate.cli.label_connection import (
-    JSON_OPTION,
-    PARAMETERS_OPTION,
-    QUIET_OPTION,
-    label_options,
-    read_parameters,
-    say,
-    speaking,
-)
+from delineate.cli.label_connection import JSON_OPTION, PARAMETERS_OPTION, QUIET_OPTION, label_options, read_parameters, say, speaking
 from delineate.cli.progress import ProgressDisplay
 from delineate.cli.table import print_table
 from delineate.client.monai_label import MONAILabelClient

@@ -15,13 +15,14 @@ from delineate.cli.connection import PASSWORD_STDIN_OPTION, piped_password
 from delineate.cli.printable import printable
 from delineate.cli.table import print_table, when
 from delineate.errors import InputError, MissingPartError, SettingsError
+from delineate.protocols.monai_label import ROLES
 
 if TYPE_CHECKING:
     from delineate.store.users import UserStore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_ROLES = click.Choice(["user", "annotator", "reviewer", "admin"])
+_ROLES = click.Choice(ROLES)
 _OPTIONS = (
     click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="The server's data folder.  [default: delineate-data]"),
     click.option("--settings", "settings_file", type=click.Path(path_type=Path, dir_okay=False), help="The server's TOML file."),

@@ -24,10 +24,8 @@ import numpy.typing as npt
 from delineate.errors import GeometryError, InputError
 from delineate.orientation import is_same_place, reorientation
 from delineate.scoring.surfaces import Floats, distances, percentile, surface
+from delineate.scoring.tolerance import TOLERANCE
 from delineate.segmentation import Segmentation
-
-TOLERANCE: Final = 2.0
-"""mm by which surfaces may differ where nothing else is said."""
 
 _EXACT: Final = 1e-6  # mm; a distance that equals the tolerance is within it, however it was rounded
 

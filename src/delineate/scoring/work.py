@@ -14,7 +14,8 @@ import numpy as np
 from delineate.errors import DelineateError, ModelError
 from delineate.protocols.reference import Place
 from delineate.runners.work import Done, WorkJob, write_whole
-from delineate.scoring.comparison import TOLERANCE, compare
+from delineate.scoring.comparison import compare
+from delineate.scoring.tolerance import TOLERANCE
 from delineate.segmentation import Segmentation
 
 VERSION: Final = 1
@@ -28,9 +29,9 @@ class Score:
 
     Given ``{"method": "dice" | "sum", "tolerance": MM, "items": [{"image", "labels": [LABEL, …]}, …]}``, with LABEL ``{"tag",
     "version", "place": PLACE, "names", "likely"}`` (names by label, see `Segmentation.named`): of each image two for ``dice``, the
-    person's first, and one for ``sum``. Answers ``{"method", "scores": [{"image", "tags", "versions", "score"}, …]}``, with ``failure`` instead
-    of ``score`` where a label cannot be scored.
-    What was computed before a stop, and of labels that did not change, is not computed again.
+    person's first, and one for ``sum``. Answers ``{"method", "scores": [{"image", "tags", "versions", "score"}, …]}``, with
+    ``failure`` instead of ``score`` where a label cannot be scored. What was computed before a stop, and of labels that did not
+    change, is not computed again.
     """
 
     time_limit = 86400.0

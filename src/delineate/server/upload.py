@@ -17,6 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from delineate.errors import ArchiveError, ArchiveLimitError, InputError
+from delineate.server.finishing import ended, to_the_end
 from delineate.server.multipart import Multipart
 
 BUFFER: Final = 1 << 20
@@ -150,9 +151,7 @@ class Upload(Generic[W]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-            self._writing.cancelled() or self._writing.exception()  # heard of already, or no longer of interest
+        await ended(self._writing)
         if self._writer is not None:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._writer.discard)
 
@@ -246,12 +245,7 @@ class Upload(Generic[W]):
         if self._writing is not None:
             await self._writing
         rest = self._buffer.take()
-        done = asyncio.get_running_loop().run_in_executor(self._threads, partial(self._complete, rest, then))
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            await asyncio.wait([done])  # the thread still writes: the file may only be removed after it
-            raise
+        return await to_the_end(self._threads, partial(self._complete, rest, then))
 
     def _complete(self, rest: memoryview, then: Callable[[W], Result]) -> Result:
         self._write(rest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from delineate.errors import AuthorizationError, SettingsError, UnavailableError
+from delineate.protocols.monai_label import ROLES
 
 LONGEST_TOKEN: Final = 16_384
 """Characters; longer ones are refused unread."""
@@ -32,14 +33,10 @@ class Role(enum.IntEnum):
         return [role.word for role in Role if Role.NONE < role <= self]
 
 
-ROLE_WORDS: Final = tuple(role.word for role in Role if role)
-"""Roles that somebody can be given, the least first."""
-
-
 def role_of(word: str) -> Role:
     """A role by its word. Raises `SettingsError`."""
-    if word.lower() not in ROLE_WORDS:
-        raise SettingsError(f"{word[:32]!r} is no role", f"Roles are {', '.join(ROLE_WORDS)}.")
+    if word.lower() not in ROLES:
+        raise SettingsError(f"{word[:32]!r} is no role", f"Roles are {', '.join(ROLES)}.")
     return Role[word.upper()]
 
 

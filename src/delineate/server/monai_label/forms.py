@@ -18,6 +18,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from delineate.errors import ArchiveLimitError, InputError
+from delineate.server.finishing import ended, to_the_end
 from delineate.server.multipart import Multipart
 from delineate.server.upload import BUFFER
 
@@ -113,9 +114,7 @@ class Form:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._working is not None:
-            await asyncio.wait([self._working])
-            self._working.cancelled() or self._working.exception()  # heard of already, or no longer of interest
+        await ended(self._working)
         if not self._is_clean:
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._taker.discard))
 
@@ -179,12 +178,7 @@ class Form:
                 self._taker.discard()
                 self._is_clean = True
 
-        done = asyncio.get_running_loop().run_in_executor(self._threads, complete)
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            await asyncio.wait([done])  # the thread still writes: nothing may be removed before
-            raise
+        return await to_the_end(self._threads, complete)
 
     def _too_large(self) -> ArchiveLimitError:
         return ArchiveLimitError(f"the upload is over the limit of {self._limit / 2**20:g} MiB (max_upload_mb)")

@@ -14,6 +14,7 @@ from delineate.datastore.records import LabelRecord
 from delineate.errors import DelineateError
 from delineate.protocols.monai_label_datastore import FINAL_TAG, ORIGINAL_TAG
 from delineate.runners.work import read_answer
+from delineate.scoring.tolerance import TOLERANCE
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.label_names import likely_names_of, names_of
 from delineate.server.service import Service
@@ -22,9 +23,6 @@ from delineate.worker.referred import place_of
 
 SCORE: Final = "score"
 """The work."""
-
-TOLERANCE: Final = 2.0
-"""mm, where nothing else is said."""
 
 METHODS: Final[Mapping[str, str]] = {
     "dice": "Agreement of a person's labels with a model's: Dice, and distances of surfaces in mm, by structure",

@@ -12,11 +12,12 @@ from delineate.datastore.names import check_tag
 from delineate.errors import InputError
 from delineate.protocols import monai_label as wire
 from delineate.protocols.monai_label_datastore import FINAL_TAG, ORIGINAL_TAG
+from delineate.scoring.tolerance import TOLERANCE
 from delineate.server.files import Files
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.routing import Routes
-from delineate.server.monai_label.scores import METHODS, TOLERANCE, Scores, result_of
+from delineate.server.monai_label.scores import METHODS, Scores, result_of
 from delineate.server.monai_label.works import All, Running, Sync, Works
 from delineate.server.security import Guard
 from delineate.task import Task

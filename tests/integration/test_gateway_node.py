@@ -284,6 +284,21 @@ def test_a_full_disk_is_said_and_nothing_is_left(node: RunningNode, objects: lis
     assert send(node.port, objects) == [0] * len(objects)
 
 
+def test_a_series_of_which_something_was_refused_is_not_taken_for_whole(
+    tmp_path: Path, objects: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with running_node(tmp_path, NO_RULE) as node:
+        assert send(node.port, objects[:6]) == [0] * 6
+        with monkeypatch.context() as patch:
+            patch.setattr("delineate.gateway.spool.os.write", full)
+            assert send(node.port, objects[4:]) == [0xA700] * 4
+        node.until(lambda: node.state() == "held")
+        assert "refused" in node.holdings.rows("SELECT reason FROM versions")[0]["reason"]
+
+
 def test_the_limit_on_the_disk_is_said(tmp_path: Path, objects: list[Any]) -> None:
     with running_node(tmp_path, with_settings("most_gigabytes = 0.000001")) as node:
         assert send(node.port, objects[:3]) == [0, 0xA700, 0xA700]

@@ -96,6 +96,41 @@ def test_sent_again_it_is_mended(holdings: Holdings, clock: Clock) -> None:
     assert found.take() == [Whole(series, False)]
 
 
+def test_a_refused_object_has_to_come_again(holdings: Holdings, clock: Clock) -> None:
+    """Also where each object has an association of its own, and of the refused one nobody knows the series."""
+    found = completion(holdings, clock)
+    for uid in ("1.2", "1.3", "1.4"):
+        link = Link("CT", "::1")
+        if uid == "1.3":
+            found.refused(link, uid)
+        else:
+            series = arrived(holdings, found, link, uid)
+            found.taken(link, uid)
+        found.ended(link, is_whole=True)
+    clock.now += 59
+    assert found.take() == []
+    link = Link("CT", "::1")
+    arrived(holdings, found, link, "1.3")
+    found.taken(link, "1.3")
+    found.ended(link, is_whole=True)
+    clock.now += 10
+    assert found.take() == [Whole(series, False)]
+
+
+def test_a_refused_object_that_does_not_come_again_is_told_of_once(holdings: Holdings, clock: Clock) -> None:
+    found, link = completion(holdings, clock), Link("CT", "::1")
+    series = arrived(holdings, found, link)
+    found.refused(link, "1.9")
+    found.ended(link, is_whole=True)
+    clock.now += 60
+    assert found.take() == [Whole(series, True)]
+    later = Link("CT", "::1")
+    assert arrived(holdings, found, later) == series
+    found.ended(later, is_whole=True)
+    clock.now += 10
+    assert found.take() == [Whole(series, False)]
+
+
 def test_after_a_kill_it_counts_as_broken_off(holdings: Holdings, clock: Clock) -> None:
     first = completion(holdings, clock)
     series = arrived(holdings, first, Link("CT", "::1"))

@@ -1,7 +1,8 @@
 """When a series is whole: its associations have ended, and for a while nothing came.
 
 Of a sender that broke off, or a node that did, more is awaited for longer: a stack without its last slices looks like a
-shorter stack, and nobody could tell.
+shorter stack, and nobody could tell. The same holds while an object that was refused has not come again: of which series it
+is nobody knows, so it counts for all that its sender was sending.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from delineate.gateway.association import Link
 from delineate.gateway.holdings import Holdings
+
+_MISSING: Final = 10_000  # refused objects that are remembered
+_FORGOTTEN: Final = 86400.0  # seconds after which they are not
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Completion:
         self._links: dict[Link, set[int]] = defaultdict(set)
         self._last: dict[int, float] = {}
         self._broken: set[int] = set()
+        self._began: dict[int, tuple[str, float]] = {}
+        self._missing: dict[tuple[str, str], float] = {}
         for row in holdings.arriving():  # what a killed node left: its associations are over
             self._last[row["id"]] = clock()
             if row["is_open"]:
@@ -57,8 +64,24 @@ class Completion:
     def arrived(self, series: int, link: Link) -> None:
         """Something of a series comes by an association."""
         with self._lock:
+            now = self._clock()
             self._links[link].add(series)
-            self._last[series] = self._clock()
+            self._last[series] = now
+            self._began.setdefault(series, (link.calling, now))
+
+    def refused(self, link: Link, uid: str) -> None:
+        """An object was not taken."""
+        with self._lock:
+            now = self._clock()
+            kept = list(self._missing.items())[-_MISSING:]
+            self._missing = {key: at for key, at in kept if now - at < _FORGOTTEN}
+            self._missing[link.calling, uid] = now
+
+    def taken(self, link: Link, uid: str) -> None:
+        """An object was taken; perhaps it was refused before."""
+        if self._missing:
+            with self._lock:
+                self._missing.pop((link.calling, uid), None)
 
     def ended(self, link: Link, is_whole: bool) -> None:
         """An association is over."""
@@ -80,6 +103,7 @@ class Completion:
             if series in self._last:
                 self._last[series] = float("-inf")
                 self._broken.discard(series)
+                self._began.pop(series, None)
 
     def take(self) -> list[Whole]:
         """Series that are whole now; each is told once."""
@@ -98,9 +122,16 @@ class Completion:
                 self._broken.add(whole.series)
 
     def _forget_broken(self, series: int) -> bool:
-        is_broken = series in self._broken
+        is_broken = self._is_broken(series)
         self._broken.discard(series)
+        self._began.pop(series, None)
         return is_broken
+
+    def _is_broken(self, series: int) -> bool:
+        if series in self._broken:
+            return True
+        sender, began = self._began.get(series, ("", 0.0))
+        return any(who == sender and at >= began - self._wait[False] for (who, _), at in self._missing.items())
 
     def pause(self) -> float:
         """Seconds until something may be whole; infinite where nothing is arriving."""
@@ -109,4 +140,4 @@ class Completion:
 
     def _due(self) -> list[tuple[int, float]]:
         open_ = {series for found in self._links.values() for series in found}
-        return [(series, last + self._wait[series in self._broken]) for series, last in self._last.items() if series not in open_]
+        return [(series, last + self._wait[self._is_broken(series)]) for series, last in self._last.items() if series not in open_]

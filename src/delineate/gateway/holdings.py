@@ -156,7 +156,7 @@ class Holdings:
         with self.change(lasting=False) as line:
             line.execute("UPDATE series SET is_open = ? WHERE id = ?", (0 if is_whole else 1, series))
             if not is_whole:
-                self.event(line, "the sender broke off", series)
+                self.event(line, "the sender broke off, or something of it was refused", series)
 
     def arriving(self) -> list[Row]:
         """Series that have something new, or of which the sender broke off (or the node did: `is_open`)."""

@@ -28,7 +28,7 @@ _LOG: Final = logging.getLogger("delineate.gateway")
 _LOOK: Final = 2.0  # seconds between looks at what the commands changed, where nothing else is due
 _RETENTION: Final = 600.0  # seconds
 
-_BROKEN: Final = "the sender broke off, and did not send the rest or the whole again"
+_BROKEN: Final = "the sender broke off, or something of it was refused, and the rest did not come again"
 _RELEASE: Final = "Send the series again, or let it go on as it is: delineate gateway release."
 _LATE: Final = "objects came after the series was worked on"
 

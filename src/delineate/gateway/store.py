@@ -34,6 +34,7 @@ class Store:
         self._holdings = holdings
         self._spool = spool
         self._completion = completion
+        self._refused: set[Link] = set()
         self._unsynced: dict[Link, list[Path]] = defaultdict(list)  # each list is its link's thread's
 
     def begin(self, link: Link, context: Answered, command: Command) -> Arrival:
@@ -56,6 +57,8 @@ class Store:
 
     def ended(self, link: Link, is_whole: bool) -> None:
         """An association is over; what it brought is on the disk before it hears so."""
+        is_whole = is_whole and link not in self._refused
+        self._refused.discard(link)
         try:
             self._spool.sync(self._unsynced.pop(link, []))
         except OSError as error:
@@ -66,6 +69,11 @@ class Store:
         except StoreError as error:
             _LOG.error("%s", error.sentence())
 
+    def refused(self, link: Link, uid: str) -> None:
+        """An object was not taken: what its association brought is not all there is, whatever its end."""
+        self._refused.add(link)
+        self._completion.refused(link, uid)
+
     def keep(self, link: Link, command: Command, part: Part, header: Header) -> tuple[int, str]:
         """Bring an object to the disk and note it; what to answer."""
         uid = header.text("SeriesInstanceUID")
@@ -74,6 +82,7 @@ class Store:
         is_synced = self._settings.disk == "object"
         path = part.keep(self._spool.series(series), is_synced)
         known = self._holdings.add(series, command.instance, path.name, part.size)
+        self._completion.taken(link, command.instance)
         if known == path.name:
             if not is_synced:
                 self._unsynced[link].append(path)
@@ -122,6 +131,8 @@ class Arrival:
             except StoreError as error:
                 _LOG.error("%s", error.sentence())
                 self._fail(OUT_OF_RESOURCES, "the node's database cannot take it")
+        if self.fault is not None and self.fault[0] != KEPT_ASIDE:
+            self._store.refused(self._link, self._command.instance)
         return self.fault or (SUCCESS, "")
 
     def _keep(self, part: Part) -> None:

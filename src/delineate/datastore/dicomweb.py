@@ -84,6 +84,7 @@ class DicomWebDatastore(LocalDatastore):
         self._listing = Listing()
         self._listing_lock = threading.Lock()
         self._missing: frozenset[str] = frozenset()
+        self._counts: dict[str, int] = {}
         self._asked_again = 0.0
         self._turns = [threading.Lock() for _ in range(_TURNS)]
         self._stopped = threading.Event()
@@ -115,6 +116,7 @@ class DicomWebDatastore(LocalDatastore):
         """Ask the server what it has: how many images changed here, and labels that others put there.
 
         A series counts as gone when it was missing twice in a row: while others write, a list that comes in pages may lack one.
+        One that has other instances than before is another version when it had as many twice in a row: it may be just coming.
 
         Raises
         ------
@@ -122,6 +124,11 @@ class DicomWebDatastore(LocalDatastore):
             Then nothing changed.
         """
         found, derived = self._series()
+        counts = {path: one.count for path, one in found.items()}
+        for path, before in self._listing.series.items():
+            if path in found and counts[path] not in (before.count, self._counts.get(path)):
+                found[path] = before
+        self._counts = counts
         known = {entry.path for entry in self.state().entries.values()}
         missing = frozenset(known - found.keys())
         count = self._take_listing(found, missing & self._missing)

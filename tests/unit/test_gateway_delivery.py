@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from delineate.gateway.delivery import DeliveryError
 from delineate.gateway.destination_settings import DicomSettings, FolderSettings
 from delineate.gateway.destinations import make
 from delineate.gateway.parts import pynetdicom
-from delineate.testing.pacs import RTSTRUCT, SEG, Pacs, free_port, serving, silent_port
+from delineate.testing.pacs import RTSTRUCT, SEG, Pacs, free_port, relay, serving, silent_port
 
 
 def made(folder: Path, sop_class: str = RTSTRUCT, number: int = 1, syntax: str = EXPLICIT) -> Path:
@@ -117,6 +118,30 @@ def test_a_class_that_is_not_taken_is_final(files: list[Path]) -> None:
 def test_an_association_that_breaks_off_is_tried_again(files: list[Path]) -> None:
     error = failure(Pacs(breaks=1), files)
     assert not error.is_final and "broke off" in error.message
+
+
+def large(folder: Path) -> Path:
+    """12 MB: more than the buffers on the way hold."""
+    library = pydicom()
+    path = made(folder, SEG, 3)
+    data = library.dcmread(path)
+    data.add_new("PixelData", "OB", bytes(12_000_000))
+    data.save_as(path)
+    return path
+
+
+def test_a_receiver_that_takes_no_more_is_given_up(tmp_path: Path) -> None:
+    with Pacs().running() as pacs, relay(pacs.port, stops_after=1_000_000) as port:
+        with pytest.raises(DeliveryError, match="broke off") as caught:
+            make(settings(pacs, port=port, timeout=0.5)).deliver([large(tmp_path)])
+    assert not caught.value.is_final and not pacs.objects
+
+
+def test_a_way_that_takes_longer_than_a_step_may_is_none_too_slow(tmp_path: Path) -> None:
+    with Pacs().running() as pacs, relay(pacs.port, pause=0.02) as port:
+        begin = time.monotonic()
+        make(settings(pacs, port=port, timeout=0.5)).deliver([large(tmp_path)])
+        assert time.monotonic() - begin > 0.5 and list(pacs.objects) == ["1.2.3.3"]
 
 
 def test_unknown_titles_are_named(files: list[Path]) -> None:

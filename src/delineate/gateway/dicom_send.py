@@ -22,6 +22,7 @@ from delineate.gateway.parts import pynetdicom
 from delineate.gateway.statuses import is_there, may_pass, words
 
 _TOGETHER: Final = 5.0  # seconds in which a commitment is waited for on the association of its request
+_SLOWEST: Final = 500_000  # bytes a second at which an object may go
 _TITLES: Final = {3: "does not know our AE title {calling}", 7: "has no AE title {ae}"}
 _AGAIN: Final = "It is tried again."
 _SEE_LOG: Final = "The log of the receiver says more; correct the object's options in the rules, or send it to another destination."
@@ -81,6 +82,8 @@ class DicomDestination:
             raise DeliveryError(f"{self._peer}: {'; '.join(sent.failures)}", _SEE_LOG if sent.is_final else _AGAIN, sent.is_final)
 
     def _send_one(self, association: Any, item: Object, sent: _Sent, notes: list[str]) -> None:
+        # The library counts sending in. A receiver that takes nothing for so long is given up by `_limit` before.
+        association.dimse_timeout = self.settings.timeout + item.path.stat().st_size / _SLOWEST
         try:
             status = association.send_c_store(item.path if _is_taken(association, item) else pydicom().dcmread(item.path))
         except ValueError:  # what it means is that no context was accepted
@@ -138,7 +141,8 @@ class DicomDestination:
         entity = _entity(self._network, settings.calling)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = settings.timeout
         entity.requested_contexts = self._contexts(objects)
-        handlers = [(self._network.evt.EVT_N_EVENT_REPORT, self.commitments.handle)]
+        events = self._network.evt
+        handlers = [(events.EVT_N_EVENT_REPORT, self.commitments.handle), (events.EVT_CONN_OPEN, self._limit)]
         arguments = {"tls_args": (self._trust, settings.host)} if self._trust else {}
         try:
             association = entity.associate(settings.host, settings.port, ae_title=settings.ae, evt_handlers=handlers, **arguments)
@@ -153,6 +157,10 @@ class DicomDestination:
                 association.release()
             if not association.is_released:
                 association.abort()
+
+    def _limit(self, event: Any) -> None:
+        """A receiver that takes no more bytes, or stops in the middle of an answer, is given up: the library would wait without end."""
+        event.assoc.dul.socket.socket.settimeout(self.settings.timeout)
 
     def _contexts(self, objects: Sequence[Object]) -> list[Any]:
         """By class, the encoding that the files have; then, for those that are not compressed, the one that everybody takes.

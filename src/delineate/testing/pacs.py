@@ -10,7 +10,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -128,6 +128,48 @@ def serving(entity: Any, handlers: list[Any], port: int = 0, tls: ssl.SSLContext
         socketserver.BaseServer.shutdown(server)  # the library's own wants to be in a list that it keeps
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def relay(port: int, *, stops_after: int | None = None, pause: float = 0.0) -> Iterator[int]:
+    """A port of loopback from which all goes on to another one: for a number of bytes, or a pause after each 128 kB."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what is not taken on is not taken in
+        thread = threading.Thread(target=_relay, args=(listener, port, stops_after, pause, ended), daemon=True)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def _relay(listener: socket.socket, port: int, stops_after: int | None, pause: float, ended: threading.Event) -> None:
+    with suppress(OSError):
+        near, _ = listener.accept()
+        with near, socket.create_connection(("127.0.0.1", port)) as far:
+            back = threading.Thread(target=_carry, args=(far, near), daemon=True)
+            back.start()
+            _carry(near, far, stops_after, lambda: ended.wait(pause))
+            if stops_after is not None:
+                ended.wait()
+                for end in (near, far):
+                    with suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)  # wakes whoever reads there
+            back.join()
+
+
+def _carry(source: socket.socket, target: socket.socket, most: int | None = None, after: Callable[[], object] = lambda: None) -> None:
+    count = 0
+    with suppress(OSError):
+        while (most is None or count < most) and (data := source.recv(1 << 17)):
+            target.sendall(data)
+            count += len(data)
+            after()
+        if most is None:
+            target.shutdown(socket.SHUT_WR)
 
 
 @contextmanager

@@ -213,6 +213,19 @@ def test_who_does_not_ask_gets_what_there_always_was(server: Any, tmp_path: Path
     assert {path.name for path in (tmp_path / "second" / "result").iterdir()} == names | {"seg.dcm"}
 
 
+def test_where_nothing_is_found_there_are_no_contours(server: Any, tmp_path: Path) -> None:
+    """The standard has no structure set without a structure; a SEG may have segments without frames."""
+    write_series(tmp_path / "in", stack_of(stored(labels_of(GRID.shape) * 0), GRID))
+    archive = packed(tmp_path / "in")
+    found = result(server, archive, tmp_path, output="rtstruct,seg")
+    assert not (found / "rtstruct.dcm").exists()
+    assert not seg.read_seg(found / "seg.dcm", read(tmp_path / "in").series).layers[0].any()
+    assert "rtstruct.dcm: no structure has voxels" in (found / "container.log").read_text()
+    answer = infer(server, "rtstruct", files={"file": ("study.zip", archive)})
+    assert answer.status_code == 500, answer.text
+    assert "no structure has voxels" in answer.json()["message"]
+
+
 def test_the_model_hears_nothing_of_dicom(server: Any, tmp_path: Path) -> None:
     write_series(tmp_path / "in", stack_of(stored(labels_of(GRID.shape)), GRID))
     found = result(server, packed(tmp_path / "in"), tmp_path, prompts={"level": 3, "dicom": {"output": ["seg"]}})

@@ -23,7 +23,7 @@ from delineate.dicom import decimals, drawing, filling, structure_set
 from delineate.dicom.decimals import Writer, read_numbers
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.region_names import region_names
-from delineate.dicom.rtstruct import Options, read_on_planes, read_rtstruct, write_on_planes, write_rtstruct
+from delineate.dicom.rtstruct import NothingToDrawError, Options, read_on_planes, read_rtstruct, write_on_planes, write_rtstruct
 from delineate.dicom.simplify import simplified
 from delineate.dicom.structure_set import load
 from delineate.errors import GeometryError, ImageError
@@ -373,6 +373,13 @@ def test_no_contours_for_an_image_without_uids(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="StudyInstanceUID, SOPInstanceUID are empty"):
         written(found, tmp_path / "rs.dcm")
     assert not (tmp_path / "rs.dcm").exists()
+
+
+def test_a_file_without_a_structure_is_none(plain: DicomImage, tmp_path: Path) -> None:
+    nothing = Segmentation.from_labels(np.zeros(GRID.shape, np.uint8), GRID, {1: "A"})
+    with pytest.raises(NothingToDrawError, match="no structure has voxels"):
+        write_rtstruct(tmp_path / "rs.dcm", nothing, plain.series)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file(plain: DicomImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,16 @@ from delineate.dicom.source import Series
 from delineate.dicom.stack import grid_over, labels_on_planes
 from delineate.dicom.structure_module import Written, written_before_contours
 from delineate.dicom.structure_set import Region, StructureSet, load
-from delineate.errors import GeometryError
+from delineate.errors import GeometryError, InputError
 from delineate.geometry import Geometry
 from delineate.orientation import AxisMap
 from delineate.segmentation import Segmentation, Structure
 
 _PARALLEL = 0.9995  # cosine between the contours' normal and an axis of a grid: 1.8 degrees; contours off it are named one by one
+
+
+class NothingToDrawError(InputError):
+    """No structure has voxels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ def write_rtstruct(
         The image has empty UIDs, to which nothing can refer.
     GeometryError
         Axes that are not parallel to the slices.
+    NothingToDrawError
+        No structure has voxels: the standard has no structure set without one.
     """
     write_on_planes(path, labels_on_planes(source.planes, segmentation), segmentation.structures, source, options, notes)
 
@@ -88,6 +94,8 @@ def write_on_planes(
         for number, layer in enumerate(layers):
             drawing.add(number, layer)
         drawn = [item for item in structures if drawing.has(item.layer, item.label)]
+        if not drawn:
+            raise NothingToDrawError("no structure has voxels, and an RTSTRUCT must hold one", "Write a SEG, or another format.")
         notes += [f"{item.name} has no voxels: left out" for item in structures if item not in drawn]
         names = region_names([item.name for item in drawn], 16 if options.short_names else 64, notes)
         meanings = [lookup(item.name) for item in drawn]

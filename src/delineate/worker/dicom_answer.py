@@ -19,6 +19,7 @@ from delineate.dicom.uids import uid_of
 from delineate.errors import GeometryError, ImageError, InputError, ModelError
 from delineate.model import Model
 from delineate.protocols.dicom_request import OUTPUTS, DicomAsked
+from delineate.protocols.reference import MONAI_LABEL
 from delineate.segmentation import Segmentation, Structure
 from delineate.task import Task
 from delineate.worker.answer import Layer
@@ -60,7 +61,13 @@ class DicomAnswer:
             for output in self.asked.output:
                 notes: list[str] = []
                 written[output] = path = folder / OUTPUTS[output]
-                self._write(output, path, on_planes, segmentation.structures, notes)
+                try:
+                    self._write(output, path, on_planes, segmentation.structures, notes)
+                except rtstruct.NothingToDrawError as error:
+                    if self.task.protocol == MONAI_LABEL:  # whose answer is that one file
+                        raise
+                    del written[output]  # the label map, which is there too, says that nothing was found
+                    notes = [f"{error.message}: left out"]
                 for text in notes:
                     note(f"{path.name}: {text}")
         except (GeometryError, ImageError) as error:

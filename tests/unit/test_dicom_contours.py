@@ -291,7 +291,7 @@ def test_the_threads_parts_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.zeros((7, 3, 3), dtype=np.uint8)
     labels[:, 2, 2] = labels[::2, 0, 0] = 1
     for threads in (1, 2, 3, 9):
-        monkeypatch.setattr(filling, "_THREADS", threads)
+        monkeypatch.setattr(filling, "THREADS", threads)
         assert np.array_equal(back(trace(labels), labels.shape, 1), labels)
 
 

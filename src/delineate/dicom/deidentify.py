@@ -23,11 +23,11 @@ from delineate.dicom.deidentification_errors import DeidentificationError
 from delineate.dicom.deidentification_map import IdentityMap
 from delineate.dicom.deidentification_pixels import TOLD, pixels_alone, why_not, why_written
 from delineate.dicom.deidentification_table import EDITION, Kept
-from delineate.dicom.derived import coded, saved
+from delineate.dicom.derived import OPTIONAL, REQUIRED, coded, saved
 from delineate.dicom.header import EXPLICIT, IMPLICIT, NotDicomError, read_header
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import looked_at, unpacked
-from delineate.dicom.reidentify import OPTIONAL, REPLACED, REQUIRED, restored
+from delineate.dicom.reidentify import REPLACED, restored
 from delineate.errors import DelineateError, SettingsError
 
 __all__ = ["DeidentificationError", "Deidentifier", "Options", "Policy", "require_no_names", "save"]

@@ -20,11 +20,11 @@ from delineate.errors import ImageError
 _MAKER: Final = "Delineate"
 
 # Of the image's patient and study: what a file must have although it may be empty, and what it has where it is known.
-_REQUIRED: Final = (
+REQUIRED: Final = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName",
 )  # fmt: skip
-_OPTIONAL: Final = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
+OPTIONAL: Final = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
 
 Code = tuple[str, str, str]
 """Value, coding scheme, meaning."""
@@ -69,10 +69,10 @@ def derived(source: Series, sop_class: str, modality: str, at: datetime, descrip
 
 def _taken_over(source: Series) -> Iterator[tuple[str, str]]:
     """Attributes of the image as they are, as text in another character set."""
-    for name in (*_REQUIRED, *_OPTIONAL):
+    for name in (*REQUIRED, *OPTIONAL):
         value = source.attributes.get(name)
         text = "" if value is None else str(value)
-        if text or name in _REQUIRED:
+        if text or name in REQUIRED:
             yield name, text
 
 

@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 
+from delineate.dicom.threads import THREADS
 from delineate.errors import ImageError
 from delineate.segmentation import label_dtype
 
-_THREADS: Final = 2
 _MOST: Final = 1 << 26  # cuts of rows by sides; fifty times what a large set of structures has
 _BYTES: Final = 1 << 17  # stay in the cache
 _GRAIN: Final = 1e-6  # pixels: positions that were written as decimals and turned into pixels do not come back exactly
@@ -142,10 +142,10 @@ def _label_map(labels: np.ndarray, first: np.ndarray, after: np.ndarray, kind: n
     flat = result.reshape(-1)
     values = labels.astype(kind)
     flat[first] = values
-    depth = max(1, -(-shape[0] // _THREADS))
+    depth = max(1, -(-shape[0] // THREADS))
     within = (after % (depth * area) != 0) & (after < flat.size)  # a run never goes on into the next row, so every part begins with nothing
     flat[after[within]] ^= values[within]  # where one ends another may begin; no two end at one place
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(_accumulate, (flat[k * area : (k + depth) * area] for k in range(0, shape[0], depth))))
     return result
 

@@ -7,15 +7,11 @@ from typing import Any, Final
 from delineate.dicom.deidentification_cleaning import UTF_8, is_registered, values_of
 from delineate.dicom.deidentification_errors import DeidentificationError
 from delineate.dicom.deidentification_map import IdentityMap, Origin
+from delineate.dicom.derived import OPTIONAL, REQUIRED
 from delineate.dicom.parts import pydicom
 
-REQUIRED: Final = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
-    "ReferringPhysicianName",
-)  # fmt: skip
-OPTIONAL: Final = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
 REPLACED: Final = ("PatientBirthTime", "EthnicGroup", "PatientComments", "OtherPatientIDs", "OtherPatientNames", "InstitutionName")
-"""Of patient and study: what a file has although it may be empty, what it has where the original does, and what it need not have."""
+"""Of patient and study, what a file need not have: it is put back where a file has it."""
 
 _MARKS: Final = (
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",

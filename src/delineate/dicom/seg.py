@@ -7,7 +7,7 @@ grid. What was written from label maps comes back from it voxel by voxel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from os import PathLike
@@ -192,7 +192,7 @@ def _placed_by_source(found: Segments, source: Series | None) -> Segments:
                 raise ImageError(f"{words}, nor of which slice of the image they were made", "Give the series that they were made of.")
             place = place._replace(position=tuple(source.planes.positions[number].tolist()))
         places.append(place)
-    return Segments(**{**vars(found), "places": tuple(places)})
+    return replace(found, places=tuple(places))
 
 
 def _positions(found: Segments) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nlargest
 from io import BytesIO
@@ -129,7 +129,7 @@ def _structure_set(name: str, source: DataSet, at: int, notes: list[str]) -> Str
         for item in source.items(found):
             lists.take(*item)
     contours = lists.contours([region.name for region in regions])
-    coloured = tuple(_with_colour(region, lists.colours.get(place)) for place, region in enumerate(regions))
+    coloured = tuple(replace(region, colour=lists.colours.get(place)) for place, region in enumerate(regions))
     return StructureSet(
         label=label, frames_of_reference=frames, series_uids=series, regions=coloured, contours=contours, notes=tuple(notes)
     )
@@ -188,10 +188,6 @@ def _unused(name: str, used: set[str], notes: list[str]) -> str:
     if unique != name:
         notes.append(f"two regions are called {name}: one is {unique} now")
     return unique
-
-
-def _with_colour(region: Region, colour: Colour | None) -> Region:
-    return Region(number=region.number, name=region.name, colour=colour, kind=region.kind, code=region.code)
 
 
 def _series(about: Any) -> Iterator[str]:

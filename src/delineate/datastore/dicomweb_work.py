@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from delineate import files, nifti
 from delineate.dicom import rtstruct, seg
@@ -11,7 +10,7 @@ from delineate.dicom.header import read_header
 from delineate.dicom.reader import read
 from delineate.errors import DelineateError, ModelError
 from delineate.protocols.reference import Place
-from delineate.runners.work import Done, WorkJob
+from delineate.runners.work import Done, WorkJob, names_by_label
 
 FILES: Final = {"seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
 """What is written, and how the file is called in the work's result."""
@@ -30,7 +29,7 @@ class WriteLabel:
         given = job.given
         notes: list[str] = []
         label = job.read.segmentation(Place.from_json(given["label"]))
-        segmentation = label.named(_by_label(given["names"]), _by_label(given["likely"]))
+        segmentation = label.named(names_by_label(given["names"]), names_by_label(given["likely"]))
         written = {}
         try:
             source = read(job.read.path(Place.from_json(given["series"])), notes=notes).series
@@ -78,7 +77,3 @@ class ReadLabel:
 
 def _refused(error: DelineateError) -> ModelError:
     return error if isinstance(error, ModelError) else ModelError(error.message, error.advice, "input")
-
-
-def _by_label(names: Mapping[str, Any]) -> dict[int, str]:
-    return {int(label): str(name) for label, name in names.items()}

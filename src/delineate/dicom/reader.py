@@ -111,8 +111,15 @@ def unpacked(path: Path) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="delineate-dicom-") as folder:
-        ArchiveReader(path, LIMITS).extract(Path(folder))
-        yield Path(folder)
+        yield extracted(path, Path(folder))
+
+
+def extracted(path: Path, folder: Path) -> Path:
+    """A folder or file as it is; of a zip `folder`, with its files in it."""
+    if not _is_zip(path):
+        return path
+    ArchiveReader(path, LIMITS).extract(folder)
+    return folder
 
 
 def _is_zip(path: Path) -> bool:

@@ -122,6 +122,11 @@ def load(name: str) -> Work:
     return work
 
 
+def names_by_label(given: Mapping[str, Any]) -> dict[int, str]:
+    """Names by label out of JSON, where labels are text."""
+    return {int(label): str(name) for label, name in given.items()}
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file of `WorkJob.kept`, or leave what was there. Raises `StoreError`."""
     aside = path.with_suffix(".part")

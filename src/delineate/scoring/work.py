@@ -13,7 +13,7 @@ import numpy as np
 
 from delineate.errors import DelineateError, ModelError
 from delineate.protocols.reference import Place
-from delineate.runners.work import Done, WorkJob, write_whole
+from delineate.runners.work import Done, WorkJob, names_by_label, write_whole
 from delineate.scoring.comparison import compare
 from delineate.scoring.tolerance import TOLERANCE
 from delineate.segmentation import Segmentation
@@ -74,8 +74,8 @@ def agreement(drawn: Segmentation, predicted: Segmentation, tolerance: float) ->
 
 
 def _scored(job: WorkJob, method: str, labels: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
-    names = [_by_label(label["names"]) for label in labels]
-    likely = [_by_label(label.get("likely", {})) for label in labels]
+    names = [names_by_label(label["names"]) for label in labels]
+    likely = [names_by_label(label.get("likely", {})) for label in labels]
     try:
         read = [
             job.read.segmentation(Place.from_json(label["place"])).named(own, {**other, **guessed})
@@ -88,10 +88,6 @@ def _scored(job: WorkJob, method: str, labels: Sequence[Mapping[str, Any]], tole
         return {"failure": error.sentence()}
     except DelineateError as error:
         return {"failure": error.sentence()}
-
-
-def _by_label(names: Mapping[str, Any]) -> dict[int, str]:
-    return {int(label): str(name) for label, name in names.items()}
 
 
 def _kept(folder: Path, key: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from delineate.errors import DelineateError, InputError, ModelError, StoreError
 from delineate.orientation import is_same_place, reorientation
 from delineate.protocols.reference import Place
-from delineate.runners.work import Done, Publication, WorkJob, write_whole
+from delineate.runners.work import Done, Publication, WorkJob, names_by_label, write_whole
 from delineate.segmentation import Segmentation
 from delineate.training.features import NAMES
 from delineate.training.files import Reservoir, read_forest, write_forest
@@ -67,8 +67,8 @@ class Labelled:
             id=value["id"],
             image=Place.from_json(value["image"]),
             label=Place.from_json(value["label"]),
-            names={int(label): name for label, name in value["names"].items()},
-            likely={int(label): name for label, name in value.get("likely", {}).items()},
+            names=names_by_label(value["names"]),
+            likely=names_by_label(value.get("likely", {})),
             annotated=None if stretches is None else tuple((first, last) for first, last in stretches),
         )
 

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from delineate import files
 from delineate.errors import ImageError, ModelError
-from delineate.protocols.archive import ArchiveReader, Limits
 from delineate.protocols.dicom_request import DicomAsked, not_dicom
 from delineate.volume import Volume
 
 if TYPE_CHECKING:
     from delineate.dicom.source import Series
-
-_ZIP = b"PK\x03\x04"
-_SLICES = Limits(entries=100_000)  # a file for each slice of several series
 
 
 class ReadImage(NamedTuple):
@@ -45,10 +41,10 @@ def read_image(path: Path, asked: DicomAsked, scratch: Path, name: str = "") -> 
     """
     if not files.is_dicom(path):
         return ReadImage(files.read_volume(path))
-    from delineate.dicom.reader import read_group
+    from delineate.dicom.reader import extracted, read_group
     from delineate.dicom.series import scan
 
-    found = replace(scan(_unpacked(path, scratch)), name=name or path.name)
+    found = replace(scan(extracted(path, scratch / f"{path.name}.files")), name=name or path.name)
     group = found.one(asked.series)
     damaged = [str(item.error) for item in found.skipped if item.error is not None]
     if damaged:  # before a gap is told of, which may be theirs
@@ -70,15 +66,3 @@ def require_source(series: Series | None, asked: DicomAsked) -> None:
             "Export the image again with its UIDs, or ask for an answer in another format.",
             "input",
         )
-
-
-def _unpacked(path: Path, scratch: Path) -> Path:
-    """A zip's files in a folder below `scratch`; what is no zip as it is."""
-    if path.is_dir():
-        return path
-    with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            return path
-    folder = scratch / f"{path.name}.files"
-    ArchiveReader(path, _SLICES).extract(folder)
-    return folder

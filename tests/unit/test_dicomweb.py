@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from delineate import nifti
+from delineate.client.related_parts import PartsError, Splitter, boundary_of
 from delineate.datastore.dicomweb import DicomWebDatastore
 from delineate.datastore.dicomweb_client import Access, DicomWeb
 from delineate.datastore.dicomweb_grid import grid_of
 from delineate.datastore.dicomweb_json import is_uid, series_of
 from delineate.datastore.dicomweb_labels import NOTE, instance_uid, unsent
-from delineate.datastore.dicomweb_parts import PartsError, Splitter, boundary_of
 from delineate.datastore.faults import DicomWebError, GridMismatchError
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import read

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION, TOKEN_OPTION, read_token
+from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION, TOKEN_OPTION
 from delineate.cli.printable import printable
+from delineate.client.secret_files import read_token
 from delineate.testing.conformance import SUITES, run
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from delineate.cli.kept_tokens import kept_token
-from delineate.errors import InputError, SettingsError
+from delineate.client.secret_files import read_token
+from delineate.errors import InputError
 
 if TYPE_CHECKING:
     from delineate.client.sync import Client
@@ -83,11 +84,3 @@ def piped_password() -> str:
         return sys.stdin.buffer.readline(1 << 16).decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
         raise InputError("the password is not UTF-8 text", "Send it as text, on one line.") from None
-
-
-def read_token(file: Path) -> str:
-    """The token on the first line of a file; `SettingsError` where there is none."""
-    try:
-        return file.read_text(encoding="utf-8").splitlines()[0].strip()
-    except (OSError, IndexError, UnicodeDecodeError):
-        raise SettingsError(f"no token could be read from {file}", "Write the token on the first line of that file.") from None

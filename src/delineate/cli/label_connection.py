@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from delineate.cli.connection import CA_OPTION, DEFAULT_SERVER, TOKEN_FILE_OPTION, TOKEN_OPTION, read_token
+from delineate.cli.connection import CA_OPTION, DEFAULT_SERVER, TOKEN_FILE_OPTION, TOKEN_OPTION
 from delineate.cli.kept_tokens import kept_token
 from delineate.cli.printable import printable
 from delineate.client.monai_label import MONAILabelClient
+from delineate.client.secret_files import read_token
 from delineate.errors import DelineateError, InputError, SettingsError
 from delineate.protocols.monai_label_failures import MONAILabelClientException
 

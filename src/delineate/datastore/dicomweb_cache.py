@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from delineate.datastore.dicomweb_parts import PartsError
+from delineate.client.related_parts import PartsError
 from delineate.datastore.layout import Files
 from delineate.errors import StorageFullError
 from delineate.geometry import Geometry

@@ -7,7 +7,6 @@ limits of size and time, redirects are not followed, and what is sent to it goes
 from __future__ import annotations
 
 import json
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,16 +19,16 @@ import httpx
 
 from delineate import __version__
 from delineate.client.address import parse_address
+from delineate.client.file_auth import FileAuth
+from delineate.client.related_parts import FileParts, PartsError, Sink, Splitter, boundary_of
 from delineate.client.transport import Line
 from delineate.client.unlogged import unlogged
 from delineate.datastore.dicomweb_json import RemoteSeries, is_uid, series_of, text, values
-from delineate.datastore.dicomweb_parts import PartsError, Sink, Splitter, boundary_of
 from delineate.datastore.faults import DicomWebError
-from delineate.errors import SettingsError
+from delineate.errors import AddressError, SettingsError
 
 DICOM: Final = "application/dicom"
 JSON: Final = "application/dicom+json, application/json;q=0.9"
-_BLOCK: Final = 1 << 20
 _LARGEST_ANSWER: Final = 256 << 20  # bytes of JSON
 _DELAYS: Final = (0.5, 2.0, 5.0)  # s before each further try
 _LONGEST_DELAY: Final = 30.0
@@ -70,7 +69,7 @@ class Access:
         """The address without a slash at its end. Raises `SettingsError`."""
         try:
             return str(parse_address(self.url))
-        except Exception as error:
+        except AddressError as error:
             raise SettingsError(
                 f"the DICOMweb server's address is none: {error}", "Give one like https://pacs.example/dicom-web."
             ) from None
@@ -78,25 +77,8 @@ class Access:
     def options(self) -> dict[str, Any]:
         """Arguments of an httpx client."""
         timeout = httpx.Timeout(self.idle, connect=min(self.idle, 10.0))
-        return {**Line(parse_address(self.base), ca_file=self.ca_file).options(), "timeout": timeout, "auth": FileAuth(self)}
-
-
-class FileAuth(httpx.Auth):
-    """Who we are, read anew for each request: a token that was replaced in its file counts at once."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-
-    def auth_flow(self, request: httpx.Request) -> Any:
-        """Add it to a request."""
-        if self._access.token_file is not None:
-            request.headers["authorization"] = f"Bearer {_secret(self._access.token_file)}"
-            yield request
-        elif self._access.password_file is not None:
-            name, _, password = _secret(self._access.password_file).partition(":")
-            yield from httpx.BasicAuth(name, password).auth_flow(request)
-        else:
-            yield request
+        auth = FileAuth(self.token_file, self.password_file)
+        return {**Line(parse_address(self.base), ca_file=self.ca_file).options(), "timeout": timeout, "auth": auth}
 
 
 class DicomWeb:
@@ -163,12 +145,7 @@ class DicomWeb:
         def take(response: httpx.Response) -> list[Any]:
             if response.status_code == 204:
                 return []
-            body = bytearray()
-            for block in self._blocks(response):
-                body += block
-                if len(body) > _LARGEST_ANSWER:
-                    raise DicomWebError("the DICOMweb server's answer is too long", "Ask for less at once.")
-            return _listed(bytes(body))
+            return _listed(self._limited(response))
 
         return self._asked("GET", path, take, params=query, headers={"accept": JSON})
 
@@ -209,26 +186,13 @@ class DicomWeb:
         DicomWebError
             It did not take all of them; what it says as the reason is a number of PS3.4.
         """
-        boundary = secrets.token_hex(16)
-        kind = f'multipart/related; type="{DICOM}"; boundary={boundary}'
+        body = FileParts(files, DICOM)
 
         def take(response: httpx.Response) -> None:
-            answer = b"".join(self._limited(response))
-            _require_stored(response.status_code, answer, len(files))
+            _require_stored(response.status_code, self._limited(response), len(files))
 
-        length = sum(file.stat().st_size for file in files) + sum(map(len, _frames(boundary, len(files))))
-        headers = {"accept": JSON, "content-type": kind, "content-length": str(length)}
-        self._asked(
-            "POST", f"/studies/{_uid(study)}", take, headers=headers, good=(200, 202, 409), body=lambda: _stowed(boundary, files)
-        )  # fmt: skip
-
-    def _limited(self, response: httpx.Response) -> Iterator[bytes]:
-        size = 0
-        for block in self._blocks(response):
-            size += len(block)
-            if size > _LARGEST_ANSWER:
-                raise DicomWebError("the DICOMweb server's answer is too long", "Look into its log.")
-            yield block
+        headers = {"accept": JSON, **body.headers}
+        self._asked("POST", f"/studies/{_uid(study)}", take, headers=headers, good=(200, 202, 409), body=body.blocks)
 
     # One request
 
@@ -268,6 +232,15 @@ class DicomWeb:
             self._pause(wanted)
         raise AssertionError("unreachable")
 
+    def _limited(self, response: httpx.Response) -> bytes:
+        """All of an answer that is text."""
+        body = bytearray()
+        for block in self._blocks(response):
+            body += block
+            if len(body) > _LARGEST_ANSWER:
+                raise DicomWebError("the DICOMweb server's answer is too long", "Look into its log.")
+        return bytes(body)
+
     def _blocks(self, response: httpx.Response) -> Iterator[bytes]:
         end = time.monotonic() + self.access.longest
         for block in response.iter_bytes():
@@ -290,16 +263,6 @@ def _uid(text_: str) -> str:
     if not is_uid(text_):
         raise DicomWebError("the study, series or instance has no UID that could be asked for", "Correct it in the DICOMweb server.")
     return text_
-
-
-def _secret(path: Path) -> str:
-    try:
-        found = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}", "Check its name and who may read it.") from None
-    if not found or not found.isprintable():
-        raise SettingsError(f"{path} holds no token or password in one line", "Write it there, alone.")
-    return found
 
 
 def _listed(body: bytes) -> list[Any]:
@@ -340,23 +303,6 @@ def failed(error: Exception) -> DicomWebError:
 def _told_delay(response: httpx.Response, delay: float | None) -> float | None:
     told = response.headers.get("retry-after", "")
     return delay if delay is None or not told.isdecimal() else min(_LONGEST_DELAY, max(delay, float(told)))
-
-
-def _frames(boundary: str, count: int) -> Iterator[bytes]:
-    """What stands before each file, and behind the last."""
-    for index in range(count):
-        yield f"{'' if index == 0 else chr(13) + chr(10)}--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode()
-    yield f"\r\n--{boundary}--\r\n".encode()
-
-
-def _stowed(boundary: str, files: Sequence[Path]) -> Iterator[bytes]:
-    frames = _frames(boundary, len(files))
-    for path in files:
-        yield next(frames)
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-    yield next(frames)
 
 
 def _require_stored(status: int, body: bytes, count: int) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +13,16 @@ import httpx
 from delineate import __version__
 from delineate.client.address import Address, parse_address
 from delineate.client.failures import failure_from
+from delineate.client.file_auth import FileAuth
+from delineate.client.related_parts import FileParts
 from delineate.client.transport import Line
 from delineate.client.unlogged import unlogged
+from delineate.errors import SettingsError
 from delineate.gateway.delivery import DeliveryError
 from delineate.gateway.destination_settings import StowSettings
 from delineate.gateway.objects import Object, objects_of
 from delineate.gateway.statuses import may_pass, words
 
-_BLOCK: Final = 1 << 20
 _SILENT: Final = -1
 _DOUBLED: Final = 0x0111  # it is there already: sent before
 _LARGEST: Final = 16 << 20  # bytes of an answer
@@ -43,7 +44,8 @@ class StowDestination:
     def __init__(self, settings: StowSettings) -> None:
         self.settings = settings
         self._address: Address = parse_address(settings.url)
-        self._options = Line(self._address, ca_file=settings.ca_file, keeps=False).options()
+        auth = FileAuth(settings.token_file, settings.password_file, settings.user)
+        self._options = {**Line(self._address, ca_file=settings.ca_file, keeps=False).options(), "auth": auth}
 
     def deliver(self, files: Sequence[Path], notes: list[str] | None = None) -> None:
         """As `Destination.deliver`."""
@@ -51,38 +53,23 @@ class StowDestination:
         try:
             with unlogged(), httpx.Client(**self._options, timeout=self.settings.timeout) as client:
                 status, content = self._post(client, objects)
+        except SettingsError as error:  # a secret that cannot be read now
+            raise DeliveryError(f"{self.settings.name}: {error.message}", f"{error.advice} {_AGAIN}") from None
         except httpx.HTTPError as error:
             failure = failure_from(error, self._address, None, self.settings.timeout)
             raise DeliveryError(f"{self.settings.name}: {failure.message}", f"{failure.advice} {_AGAIN}") from None
         self._judge(status, content, objects, [] if notes is None else notes)
 
     def _post(self, client: httpx.Client, objects: Sequence[Object]) -> tuple[int, bytes]:
-        boundary = secrets.token_hex(16)
-        headers = {
-            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
-            "Accept": "application/dicom+json",
-            "User-Agent": f"delineate/{__version__}",
-            "Content-Length": str(_length(objects, boundary)),
-            **self._authorization(),
-        }
-        with client.stream("POST", f"{self._address}/studies", headers=headers, content=_body(objects, boundary)) as answer:
+        body = FileParts([item.path for item in objects], "application/dicom")
+        headers = {**body.headers, "Accept": "application/dicom+json", "User-Agent": f"delineate/{__version__}"}
+        with client.stream("POST", f"{self._address}/studies", headers=headers, content=body.blocks()) as answer:
             content, end = b"", time.monotonic() + self.settings.timeout
             for block in answer.iter_bytes():
                 content += block
                 if len(content) > _LARGEST or time.monotonic() > end:
                     raise DeliveryError(f"{self.settings.name}: the answer has no end", _AGAIN)
             return answer.status_code, content
-
-    def _authorization(self) -> dict[str, str]:
-        """Read anew for each delivery, because secrets change."""
-        settings = self.settings
-        if settings.token_file:
-            return {"Authorization": f"Bearer {_secret(settings.token_file)}"}
-        if settings.password_file:
-            request = httpx.Request("GET", str(self._address))
-            basic = httpx.BasicAuth(settings.user, _secret(settings.password_file))
-            return {"Authorization": next(basic.auth_flow(request)).headers["Authorization"]}
-        return {}
 
     def _judge(self, status: int, content: bytes, objects: Sequence[Object], notes: list[str]) -> None:
         told = _told(content)
@@ -118,34 +105,6 @@ class StowDestination:
                 is_final = is_final and not may_pass(code)
         if failures:
             raise DeliveryError(f"{self.settings.name}: {'; '.join(failures)}", _SEE_LOG if is_final else _AGAIN, is_final)
-
-
-def _body(objects: Sequence[Object], boundary: str) -> Iterator[bytes]:
-    for item in objects:
-        yield _head(boundary)
-        with item.path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-        yield b"\r\n"
-    yield f"--{boundary}--\r\n".encode()
-
-
-def _head(boundary: str) -> bytes:
-    return f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-
-
-def _length(objects: Sequence[Object], boundary: str) -> int:
-    return sum(len(_head(boundary)) + item.path.stat().st_size + 2 for item in objects) + len(boundary) + 6
-
-
-def _secret(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeliveryError(f"the secret in {path.name} cannot be read: {error}", "Check the file's name and permissions.") from None
-    if not text.isprintable() or not text:
-        raise DeliveryError(f"the secret in {path.name} is empty or has several lines", "Write it into the file and nothing else.")
-    return text
 
 
 def _told(content: bytes) -> dict[str, tuple[bool, int]] | None:

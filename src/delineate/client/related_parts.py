@@ -1,13 +1,17 @@
-"""The parts of a `multipart/related` answer (RFC 2387, PS3.18), written to where they belong while they come."""
+"""Bodies of parts, `multipart/related` (RFC 2387), as DICOMweb has them (PS3.18): files that go, and parts that come, a block at a time."""
 
 from __future__ import annotations
 
 import re
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 _LONGEST_HEAD: Final = 1 << 16
 _LONGEST_BOUNDARY: Final = 200
 _PADDING: Final = 256
+_BLOCK: Final = 1 << 20
 _BOUNDARY: Final = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^\s;,]+))', re.IGNORECASE)
 
 
@@ -26,6 +30,33 @@ class Sink(Protocol):
 
     def end(self) -> None:
         """It is whole."""
+
+
+class FileParts:
+    """Files as a body, each a part of the content type `kind`; read while they are sent, as often as they are.
+
+    Attributes
+    ----------
+    headers : content type and length of the body
+    """
+
+    def __init__(self, files: Sequence[Path], kind: str) -> None:
+        boundary = secrets.token_hex(16)
+        self._files = files
+        self._head = f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode()
+        self._end = f"--{boundary}--\r\n".encode()
+        length = sum(len(self._head) + path.stat().st_size + 2 for path in files) + len(self._end)
+        self.headers = {"Content-Type": f'multipart/related; type="{kind}"; boundary={boundary}', "Content-Length": str(length)}
+
+    def blocks(self) -> Iterator[bytes]:
+        """The body."""
+        for path in self._files:
+            yield self._head
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    yield block
+            yield b"\r\n"
+        yield self._end
 
 
 def boundary_of(content_type: str) -> bytes:

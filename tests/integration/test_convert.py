@@ -90,6 +90,7 @@ def test_what_cannot_be_converted_is_said(series: Path, tmp_path: Path) -> None:
         (("a.nii.gz", "x.dcm", "--to", "seg"), "refer to a series"),
         (("a.nii.gz", "x.dcm", "--to", "rtstruct", "--source", str(tmp_path / "image.nii.gz")), "refer to a series"),
         (("rs.dcm", "x.nii.gz"), "on no grid"),
+        (("a.nii.gz", ".", "--to", "nifti"), "is what is converted"),
     ):
         result = run("convert", tmp_path / arguments[0], tmp_path / arguments[1], *arguments[2:], code=2)
         assert words in str(result.exception)
@@ -134,16 +135,31 @@ def test_segment_writes_dicom(tmp_path: Path) -> None:
     chest = chest_ct((86, 76, 56), (4.8, 5.0, 6.0)).volume
     write_series(tmp_path / "ct", stack_of((chest.voxels + 1024).astype(np.uint16), chest.geometry, stored=12))
     run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "out", "--to", "rtstruct", "-q")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lungs-ct.dcm", "lungs-ct.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lungs-ct.png", "lungs-ct.rtstruct.dcm"]
     run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "seg.dcm", "--to", "seg", "-q", "--no-picture")
     assert pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentAlgorithmName == "lungs-ct"
-    rows = json.loads(run("compare", tmp_path / "out" / "lungs-ct.dcm", tmp_path / "seg.dcm", "--source", tmp_path / "ct", "--json").stdout)
+    rows = json.loads(
+        run("compare", tmp_path / "out" / "lungs-ct.rtstruct.dcm", tmp_path / "seg.dcm", "--source", tmp_path / "ct", "--json").stdout
+    )
     assert [(row["name"], row["dice"]) for row in rows["structures"]] == [("Lung_L", 1.0), ("Lung_R", 1.0)]
     picture = run("preview", tmp_path / "ct", tmp_path / "seg.dcm", "-o", tmp_path / "seg.png").output
     assert "seg.png" in picture and (tmp_path / "seg.png").read_bytes().startswith(b"\x89PNG")
     write_volume(tmp_path / "ct.nii.gz", chest)
     result = run("segment", tmp_path / "ct.nii.gz", "-m", "lungs-ct", "-o", tmp_path / "x", "--to", "seg", code=2)
     assert "not DICOM" in str(result.exception) and not (tmp_path / "x").exists()
+
+
+def test_a_name_that_does_not_go_with_the_formats_is_refused_before_the_work(series: Path, tmp_path: Path) -> None:
+    for name, formats, words in (
+        ("x.dcm", (), "Say --to rtstruct or --to seg"),
+        ("x.dcm", ("rtstruct", "seg"), "Give a folder"),
+        ("x.nii.gz", ("seg",), "ends in .dcm, or a folder"),
+        ("x.txt", ("seg",), "cannot be written as .txt"),
+    ):
+        more = [word for to in formats for word in ("--to", to)]
+        result = run("segment", series, "-m", "lungs-ct", "-o", tmp_path / name, *more, code=2)
+        assert isinstance(result.exception, DelineateError) and words in result.exception.sentence()
+    assert not list(tmp_path.glob("x.*"))
 
 
 def test_fetch_writes_dicom(tmp_path: Path) -> None:
@@ -153,8 +169,11 @@ def test_fetch_writes_dicom(tmp_path: Path) -> None:
         uid = run("submit", tmp_path / "ct", "-m", "lungs-ct", "--server", url, "-q").output.strip()
         run("wait", uid, "--server", url, "-q")
         told = run("fetch", uid, "-o", tmp_path / "rs.dcm", "--to", "rtstruct", "--server", url, "-q", code=2)
-        assert "there is no image" in str(told.exception)
+        assert isinstance(told.exception, DelineateError) and "as --image" in told.exception.sentence()
         run("fetch", uid, "-o", tmp_path / "rs.dcm", "--to", "rtstruct", "--image", tmp_path / "ct", "--server", url, "-q")
+        both = run("fetch", uid, "-o", tmp_path / "o", "--to", "rtstruct", "--to", "seg", "--image", tmp_path / "ct", "--server", url, "-q")
         run("fetch", uid, "-o", tmp_path / "labels.nii.gz", "--image", tmp_path / "ct", "--server", url, "-q")
+    assert "structures.seg.dcm" in both.output
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["structures.png", "structures.rtstruct.dcm", "structures.seg.dcm"]
     rows = json.loads(run("compare", tmp_path / "rs.dcm", tmp_path / "labels.nii.gz", "--json").stdout)["structures"]
     assert [(row["name"], row["dice"]) for row in rows] == [("Lung_L", 1.0), ("Lung_R", 1.0)]

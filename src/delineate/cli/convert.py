@@ -10,7 +10,18 @@ import click
 from delineate.cli.image import dicom_options
 from delineate.cli.output import stem, write_error
 from delineate.cli.printable import printable
-from delineate.cli.structures import DICOM, FORMATS, Source, format_of, has_names, kind_of, read_source, read_structures, write_structures
+from delineate.cli.structures import (
+    DICOM,
+    FORMATS,
+    Source,
+    ending_of,
+    format_of,
+    has_names,
+    kind_of,
+    read_source,
+    read_structures,
+    write_structures,
+)
 from delineate.errors import InputError
 from delineate.files import write_volume
 
@@ -50,7 +61,8 @@ def convert(
         structures = read_structures(given, None if image is None else image.grid, notes)
         _prepare(target)
         written = write_structures(structures, target, wanted, image, notes, kind=kind, packing=packing, short_names=short_names)
-        click.echo(printable(f"{len(structures.structures)} structures: {', '.join(structures.names)}"))
+        count = len(structures.structures)
+        click.echo(printable(f"{count} structure{'' if count == 1 else 's'}: {', '.join(structures.names)}"))
     for path in written:
         click.echo(f"wrote {printable(str(path))}")
     for note in notes:
@@ -61,9 +73,11 @@ def _target(output: Path, given: Path, wanted: str) -> Path:
     if not wanted:
         raise InputError(f"the name {output.name} does not say a format", f"Say --to, one of {', '.join(FORMATS)}.")
     if output.is_dir() or not output.suffix:
-        return output / f"{stem(given)}{FORMATS[wanted]}"
+        output = output / f"{stem(given)}{FORMATS[wanted]}"
+    if output.exists() and output.samefile(given):
+        raise InputError(f"{output} is what is converted", "Give another name.")
     if (format_of(output) or "dicom") != (wanted if wanted not in DICOM else "dicom"):
-        raise InputError(f"{output.name} is not a name for {wanted}", f"Use one that ends in {FORMATS[wanted]}.")
+        raise InputError(f"{output.name} is not a name for {wanted}", f"Use one that ends in {ending_of(wanted)}.")
     return output
 
 

@@ -20,6 +20,7 @@ from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+_DICOM = (".rtstruct.dcm", ".seg.dcm")  # as we name them in a folder, where both may lie
 
 
 @dataclass
@@ -49,12 +50,15 @@ def target_path(output: Path, name: str, suffix: str = ".nii.gz") -> Path:
     InputError
         A file that is no image, or what looks like the name of one: a folder ``x.txt`` is hardly ever meant.
     """
-    if output.name.lower().endswith((suffix,) if suffix not in SUFFIXES else SUFFIXES):
+    wanted = SUFFIXES if suffix in SUFFIXES else (Path(suffix).suffix,)
+    if output.name.lower().endswith(wanted):
         return output
+    if output.suffix.lower() == ".dcm" and not output.is_dir():
+        raise InputError(f"the name {output.name} does not say which kind of DICOM", "Say --to rtstruct or --to seg.")
     if output.is_file():
-        raise InputError(f"{output} is a file", "Give a folder, or a file name that ends in .nii.gz, .nrrd or .mha.")
+        raise InputError(f"{output} is a file", f"Give a folder, or a file name that ends in {', '.join(wanted)}.")
     if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", output.suffix) and not output.is_dir():
-        advice = f"Use a name that ends in {', '.join(SUFFIXES)}, or a folder; a folder with a dot in its name must be there already."
+        advice = f"Use a name that ends in {', '.join(wanted)}, or a folder; a folder with a dot in its name must be there already."
         raise InputError(f"structures cannot be written as {output.suffix}", advice)
     return output / f"{as_file_name(name)}{suffix}"
 
@@ -128,7 +132,7 @@ def _write_files(
 
 def stem(path: Path) -> str:
     """File name without its image suffix."""
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, *_DICOM):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem

@@ -15,7 +15,7 @@ from delineate.cli.image import DEIDENTIFY_OPTION, dicom_options, read_image, wi
 from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
-from delineate.cli.structures import FORMATS, read_source, require_target, way_to_write
+from delineate.cli.structures import TO_OPTION, read_source, require_target, way_to_write
 from delineate.errors import DeadlineError
 from delineate.files import is_dicom
 
@@ -23,12 +23,10 @@ from delineate.files import is_dicom
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--model", "-m", required=True, help="Name of the model; `delineate models` lists them.")
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, or a file (.nii.gz, .nrrd, .mha).")
 @click.option(
-    "--to",
-    type=click.Choice(list(FORMATS)),
-    help="The format; by default what the name of the output says. RTSTRUCT and SEG refer to the first image, which is DICOM then.",
+    "--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, or a file (.nii.gz, .nrrd, .mha; .dcm with --to)."
 )
+@TO_OPTION
 @click.option(
     "--models",
     "model_folders",
@@ -45,8 +43,8 @@ from delineate.files import is_dicom
 @dicom_options
 @connection_options
 def segment(
-    images: tuple[Path, ...], model: str, output: Path, to: str | None, model_folders: tuple[Path, ...], deidentify: str, timeout: float,
-    no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, series: str, fill_gaps: bool,
+    images: tuple[Path, ...], model: str, output: Path, formats: tuple[str, ...], model_folders: tuple[Path, ...], deidentify: str,
+    timeout: float, no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, series: str, fill_gaps: bool,
     doubled: str | None, **connection: Any,
 ) -> None:  # fmt: skip
     """Delineate IMAGE... and write label map, names and a picture.
@@ -56,7 +54,7 @@ def segment(
 
     Without --server a server with one worker is started for this one task.
     """
-    require_target(output, model, to, images[0])  # a wrong one should not cost a segmentation
+    require_target(output, model, formats, images[0], "")  # a wrong one should not cost a segmentation
     notes: list[str] = []
     choices: dict[str, Any] = {"series": series, "fill_gaps": fill_gaps, "doubled": doubled}
     source = read_source(images[0], notes, **choices)
@@ -80,7 +78,7 @@ def segment(
                 click.echo(f"The task goes on. Its result: delineate fetch {printable(uids[0])} -o {output} --server {server}", err=True)
             raise
         show(1.0, "writing")
-        how = way_to_write(to, source, model, notes)
+        how = way_to_write(formats, source, model, notes)
         written = write_result(segmentation, output, model, None if no_picture else reference, title=model, **how)
         written.notes += notes + client.notes
     say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from delineate.cli.output import target_path
+import click
+
+from delineate.cli.output import stem, target_path
 from delineate.errors import ImageError, InputError
 from delineate.files import is_dicom, read_segmentation, read_volume, write_segmentation
 from delineate.geometry import Geometry
@@ -16,8 +19,18 @@ from delineate.volume import Volume
 if TYPE_CHECKING:
     from delineate.dicom.source import Series
 
-FORMATS: Final = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "rtstruct": ".dcm", "seg": ".dcm"}
+FORMATS: Final = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "rtstruct": ".rtstruct.dcm", "seg": ".seg.dcm"}
+"""How names end that are made here. A name that is given may end in .dcm alone."""
+
 DICOM: Final = ("rtstruct", "seg")
+TO_OPTION: Final = click.option(
+    "--to",
+    "formats",
+    type=click.Choice(list(FORMATS)),
+    multiple=True,
+    help="The format; by default what the name of the output says. Repeatable where that is a folder. "
+    "RTSTRUCT and SEG refer to the first image, which is DICOM then.",
+)
 _SUFFIXES: Final = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "nrrd", ".mha": "mha", ".mhd": "mha"}
 _SAY: Final = "Say --source, the series that the structures are of."
 
@@ -127,28 +140,44 @@ def write_structures(segmentation: Segmentation, path: Path, to: str, source: So
     return [path]
 
 
-def require_target(output: Path, name: str, to: str | None, image: Path | None) -> None:
-    """Refuse a path for a result that does not go with its format, and DICOM of an image that is none.
+def require_target(output: Path, name: str, formats: Sequence[str], image: Path | None, told: str) -> None:
+    """Refuse a path for a result that does not go with its formats, and DICOM of an image that is none.
+
+    told : how a person gives the image
 
     Raises
     ------
     InputError
-        Either of them.
+        Any of them.
     """
-    target_path(output, name, FORMATS[to or "nifti"])
-    if to is not None and format_of(output) not in ("", to):
-        raise InputError(f"{output.name} is not a name for {to}", f"Use one that ends in {FORMATS[to]}, or a folder.")
-    if to in DICOM and (image is None or not is_dicom(image)):
-        words = "there is no image" if image is None else f"{image.name} is not DICOM"
-        raise InputError(f"{words}: nothing can refer to it", "Give the series, or write another format.")
+    for to in formats:
+        if format_of(output) not in ("", to):
+            raise InputError(f"{output.name} is not a name for {to}", f"Use one that ends in {ending_of(to)}, or a folder.")
+    target = target_path(output, name, FORMATS[formats[0] if formats else "nifti"])
+    if len(formats) > 1 and target == output:
+        raise InputError(f"{output.name} is one file, and {len(formats)} formats are wanted", "Give a folder.")
+    for to in formats:
+        if to in DICOM and (image is None or not is_dicom(image)):
+            words = "there is no image" if image is None else f"{image.name} is not DICOM"
+            raise InputError(f"{words}: {to} cannot refer to it", f"Give the DICOM series{told}, or write another format.")
 
 
-def way_to_write(to: str | None, source: Source | None, model: str, notes: list[str]) -> dict[str, Any]:
-    """Suffix and writer of a format for `output.write_result`; nothing where the output's name says it."""
-    if to is None:
+def way_to_write(formats: Sequence[str], source: Source | None, model: str, notes: list[str]) -> dict[str, Any]:
+    """Suffix and writer of formats for `output.write_result`; nothing where the output's name says it."""
+    if not formats:
         return {}
 
     def write(path: Path, segmentation: Segmentation) -> list[Path]:
-        return write_structures(segmentation, path, to, source, notes, algorithm=model)
+        paths = [path, *(path.with_name(f"{stem(path)}{FORMATS[to]}") for to in formats[1:])]
+        return [
+            file
+            for to, target in zip(formats, paths, strict=True)
+            for file in write_structures(segmentation, target, to, source, notes, algorithm=model)
+        ]
 
-    return {"suffix": FORMATS[to], "write": write}
+    return {"suffix": FORMATS[formats[0]], "write": write}
+
+
+def ending_of(to: str) -> str:
+    """How the name of a file of one of `FORMATS` ends."""
+    return Path(FORMATS[to]).suffix if to in DICOM else FORMATS[to]

@@ -13,7 +13,7 @@ from delineate.cli.image import DEIDENTIFY_OPTION, dicom_options, without_patien
 from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
-from delineate.cli.structures import FORMATS, read_source, require_target, way_to_write
+from delineate.cli.structures import TO_OPTION, read_source, require_target, way_to_write
 from delineate.cli.table import print_table, when
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -66,21 +66,21 @@ def wait(uid: str, timeout: float, as_json: bool, quiet: bool, **connection: Any
     "-o",
     required=True,
     type=click.Path(path_type=Path),
-    help="A folder, an image file (.nii.gz, .nrrd, .mha), or an archive (.zip).",
+    help="A folder, a file (.nii.gz, .nrrd, .mha; .dcm with --to), or an archive (.zip).",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="The image that was sent first: its grid is used, and a picture is drawn.")
-@click.option("--to", type=click.Choice(list(FORMATS)), help="The format; RTSTRUCT and SEG refer to the image, which is DICOM then.")
+@TO_OPTION
 @dicom_options
 @_JSON
 @_QUIET
 @connection_options
 def fetch(
-    uid: str, output: Path, image: Path | None, to: str | None, series: str, fill_gaps: bool, doubled: str | None, as_json: bool,
-    quiet: bool, **connection: Any,
+    uid: str, output: Path, image: Path | None, formats: tuple[str, ...], series: str, fill_gaps: bool, doubled: str | None,
+    as_json: bool, quiet: bool, **connection: Any,
 ) -> None:  # fmt: skip
     """Fetch the structures of the finished task UID; with a name that ends in .zip, the archive as it is."""
     if output.suffix.lower() != ".zip":
-        require_target(output, "structures", to, image)  # a wrong one should not cost a download
+        require_target(output, "structures", formats, image, " as --image")  # a wrong one should not cost a download
     notes: list[str] = []
     source = read_source(image, notes, series=series, fill_gaps=fill_gaps, doubled=doubled) if image else None
     reference = source.volume if source else None
@@ -91,7 +91,7 @@ def fetch(
             click.echo(json.dumps({"files": [str(output)]}) if as_json else f"wrote {output}")
             return
         segmentation = client.fetch(uid, geometry=reference.geometry if reference else None)
-    written = write_result(segmentation, output, "structures", reference, **way_to_write(to, source, "Delineate", notes))
+    written = write_result(segmentation, output, "structures", reference, **way_to_write(formats, source, "Delineate", notes))
     written.notes += notes
     say(written, as_json)
 

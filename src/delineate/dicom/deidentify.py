@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from delineate.dicom.deidentification_attributes import cleaned_attributes
-from delineate.dicom.deidentification_cleaning import Cleaner, TooDeepError, values_of
+from delineate.dicom.deidentification_cleaning import Cleaner, TooDeepError
 from delineate.dicom.deidentification_errors import DeidentificationError
 from delineate.dicom.deidentification_map import IdentityMap
 from delineate.dicom.deidentification_pixels import TOLD, pixels_alone, why_not, why_written
 from delineate.dicom.deidentification_table import EDITION, Kept
 from delineate.dicom.derived import OPTIONAL, REQUIRED, coded, saved
 from delineate.dicom.header import EXPLICIT, IMPLICIT, NotDicomError, read_header
+from delineate.dicom.nesting import words
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import looked_at, unpacked
 from delineate.dicom.reidentify import REPLACED, restored
@@ -326,5 +327,5 @@ def _syntax(data: Any) -> str:
 def _text(data: Any, name: str) -> str:
     """One value as text; empty where it is missing or cannot be read."""
     with contextlib.suppress(Exception):  # a library's, of damaged elements
-        return "\\".join(str(value) for value in values_of(data.get(name, "")))
+        return words(data.get(name, ""))
     return ""

@@ -77,10 +77,11 @@ def read(
         A decoder of compressed pixels is not installed.
     """
     with looked_at(path) as found:
-        image = read_group(found.one(choice), gaps=gaps, doubled=doubled)
-    lost = [item for item in found.skipped if item.error is not None]
+        group = found.one(choice)
+        image = read_group(group, gaps=gaps, doubled=doubled)
+    lost = found.missed(group)
     if lost:
-        named = "; ".join(str(item.error) for item in lost[:_NAMED])
+        named = "; ".join(map(str, lost[:_NAMED]))
         words = f"left out what may be slices: {named}" + (" and more" if lost[_NAMED:] else "")
         image = replace(image, notes=(*image.notes, words), lost=words)
     if notes is not None:

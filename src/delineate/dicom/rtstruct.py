@@ -7,7 +7,7 @@ pixel inside, and a voxel is inside where its centre is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -163,7 +163,12 @@ def _loaded(path: str | PathLike[str], source: Series | Geometry, notes: list[st
         if not (other_frame or source.series_uid in found.series_uids):
             raise GeometryError(words, "Give the series that they were drawn on, or say that the two are the same space.")
         notes.append(words)
-    return found
+        return found
+    strange = {place for place, region in enumerate(found.regions) if region.frame not in ("", source.frame_of_reference)}
+    if not strange or other_frame:
+        return found
+    notes += [f"{found.regions[place].name}: in another frame of reference than the image: left out" for place in sorted(strange)]
+    return replace(found, contours=found.contours.without(strange))
 
 
 def _across(geometry: Geometry, normal: np.ndarray) -> AxisMap:

@@ -16,6 +16,7 @@ import numpy as np
 from delineate.dicom.cielab import from_cielab
 from delineate.dicom.elements import DataSet
 from delineate.dicom.header import AGAIN, DEFLATED, LONG, Header, NotDicomError, inflate, is_explicit_at, meta, read_header
+from delineate.dicom.nesting import require_shallow
 from delineate.dicom.parts import pydicom
 from delineate.dicom.segment_module import GENERAL, LABELMAP, SEGMENTATION
 from delineate.dicom.segment_pixels import Pixels
@@ -150,7 +151,7 @@ def _decoded(data: bytes, header: Header, is_explicit: bool) -> Any:
     library = pydicom()
     try:
         about = library.filereader.read_dataset(BytesIO(data), not is_explicit, header.order == "<")
-        about.decode()
+        require_shallow(about, header.name).decode()
         return about
     except Exception as error:  # what a library makes of damaged elements is anything
         raise ImageError(f"the attributes of {header.name} cannot be read", AGAIN) from error

@@ -23,7 +23,7 @@ from delineate.dicom.attributes import APART
 from delineate.dicom.frames import frames_of
 from delineate.dicom.header import Header, NotDicomError, read_header
 from delineate.dicom.planes import Planes
-from delineate.dicom.slices import Slice, slice_of, why_not
+from delineate.dicom.slices import LOCALISER, Slice, slice_of, why_not
 from delineate.errors import ImageError
 
 NOT_DICOM: Final = "not a DICOM file"
@@ -31,6 +31,8 @@ _GIVE: Final = "Give the files of one series of slices."
 _PARALLEL: Final = 1e-3  # per cosine; written with few decimals
 _SPACING: Final = 1e-4  # relative
 _PLACE: Final = 1e-3  # mm; closer positions are one
+_LISTED: Final = 20  # images named in one sentence
+_COMPARED: Final = 64  # orientations of one series that another is held against; more than these are no stack's
 
 # By what is in no file's header alone, and by what parts the frames of enhanced images.
 _TRIED: Final = {"StackID": "stack", **APART, "InstanceNumber": "file"}
@@ -38,11 +40,18 @@ _TRIED: Final = {"StackID": "stack", **APART, "InstanceNumber": "file"}
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is no slice of an image, below the folder that was looked at, and why; `error` where it may be a damaged one."""
+    """A file that is no slice of an image, below the folder that was looked at, and why; `error` where it may be a damaged one;
+    series, kind : its Series Instance UID and SOP Class UID, where they were read."""
 
     name: str
     reason: str
     error: ImageError | None = None
+    series: str = ""
+    kind: str = ""
+
+    def __str__(self) -> str:
+        """In a sentence."""
+        return str(self.error) if self.error is not None else f"{self.name}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,11 +118,18 @@ class Found:
             return groups[0]
         if not self.groups:
             raise self._none()
-        listed = "; ".join(f"({group.number}) {group}" for group in self.groups)
+        listed = "; ".join(f"({group.number}) {group}" for group in self.groups[:_LISTED])
+        listed += f" and {len(self.groups) - _LISTED} more" if self.groups[_LISTED:] else ""
         if not groups:
             raise ImageError(f"{self.name} has no image {choice!r}; there are {listed}", "Give one of these numbers.")
         advice = "Say which by its number (--series, choice), or give the files of one. `delineate dicom ls` shows more."
         raise ImageError(f"{self.name} holds {len(groups)} images: {listed}", advice)
+
+    def missed(self, group: Group) -> list[Skipped]:
+        """Files that may be slices of an image and were not read: damaged ones, and those of its series and class that have no
+        place or no pixels. Without its first or last slice an image looks like a shorter one."""
+        of = _of(group.header) if group.uid else None
+        return [item for item in self.skipped if item.error or ((item.series, item.kind) == of and item.reason != LOCALISER)]
 
     def _none(self) -> ImageError:
         if len(self.skipped) == 1:
@@ -142,7 +158,8 @@ def scan(path: Path) -> Found:
             header = read_header(file, name)
             reason = why_not(header)
         except NotDicomError:
-            reason = NOT_DICOM
+            skipped.append(Skipped(name, NOT_DICOM))
+            continue
         except ImageError as error:
             skipped.append(_unusable(name, error))
             continue
@@ -150,11 +167,15 @@ def scan(path: Path) -> Found:
             skipped.append(_unusable(name, ImageError(f"{name} cannot be read: {error.strerror}", "Check its permissions.")))
             continue
         if reason:
-            skipped.append(Skipped(name, reason))
+            skipped.append(Skipped(name, reason, None, *_of(header)))
         else:
             headers.append(header)
     groups, more = grouped(headers)
     return Found(path.name, groups, (*skipped, *more))
+
+
+def _of(header: Header) -> tuple[str, str]:
+    return header.text("SeriesInstanceUID"), header.text("SOPClassUID")
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -219,7 +240,7 @@ def _together(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
     for item in slices:
         header = item.header
         key = keys.get(id(header)) or keys.setdefault(id(header), _key(item))
-        for same in by_key[key]:
+        for same in by_key[key][-_COMPARED:]:
             if _is_parallel(same[0], item):
                 same.append(item)
                 break

@@ -16,6 +16,7 @@ from delineate.errors import ImageError
 from delineate.geometry import ORTHOGONALITY_TOLERANCE, Vector
 
 DIRECTORY: Final = "1.2.840.10008.1.3.10"
+LOCALISER: Final = "a localiser (scout)"
 CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _CONVERT: Final = "Convert it to a NIfTI or NRRD file with a program that knows this kind."
 
@@ -72,7 +73,7 @@ def why_not(header: Header) -> str:
         return f"no image (modality {modality or 'unknown'})"
     kind = header.texts("ImageType")[2:]
     if "LOCALIZER" in kind or "SCOUT" in kind:
-        return "a localiser (scout)"
+        return LOCALISER
     samples, photometric = header.short("SamplesPerPixel"), header.text("PhotometricInterpretation")
     if samples not in (None, 1) or photometric not in ("", "MONOCHROME1", "MONOCHROME2"):
         return f"in colour ({photometric or f'{samples} values in a pixel'})"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from delineate.dicom.header import AGAIN, Header
+from delineate.dicom.nesting import require_shallow
 from delineate.dicom.parts import pydicom
 from delineate.dicom.planes import Planes
 from delineate.dicom.slices import Slice
@@ -82,6 +83,6 @@ def _attributes(header: Header) -> Any:
         for tag in list(data.keys()):
             if tag.group in _GROUPS:
                 kept[tag] = data[tag]
-        return kept
+        return require_shallow(kept, header.name)
     except Exception as error:  # what a library makes of damaged elements is anything
         raise ImageError(f"the attributes of {header.name} cannot be read", AGAIN) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nlargest
@@ -19,6 +19,7 @@ from delineate.dicom.contours import Contours, Part, gathered
 from delineate.dicom.decimals import read_numbers
 from delineate.dicom.elements import DataSet, Element
 from delineate.dicom.header import AGAIN, BIG_ENDIAN, DEFLATED, NotDicomError, ShortError, inflate, is_explicit_at, parse_header
+from delineate.dicom.nesting import require_shallow
 from delineate.dicom.parts import pydicom
 from delineate.errors import ImageError
 from delineate.segmentation import Colour
@@ -46,13 +47,15 @@ _GIVE: Final = "Give an RTSTRUCT file."
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A region of interest; kind : RT ROI Interpreted Type, code : SNOMED CT code, either empty where the file does not say."""
+    """A region of interest; kind : RT ROI Interpreted Type, code : SNOMED CT code, frame : of reference, each empty where the file
+    does not say."""
 
     number: int
     name: str
     colour: Colour | None = None
     kind: str = ""
     code: str = ""
+    frame: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,7 +151,7 @@ def _described(data: bytes, source: DataSet, is_explicit: bool, name: str, notes
     """By a library, of all but the contours what is needed: label, regions, frames of reference, series."""
     library = pydicom()
     try:
-        about = library.filereader.read_dataset(BytesIO(data), not is_explicit, source.is_little)
+        about = require_shallow(library.filereader.read_dataset(BytesIO(data), not is_explicit, source.is_little), name)
         frames = [str(item.get("FrameOfReferenceUID", "")) for item in about.get("ReferencedFrameOfReferenceSequence") or ()]
         frames += [str(item.get("ReferencedFrameOfReferenceUID", "")) for item in about.get("StructureSetROISequence") or ()]
         label = str(about.get("StructureSetLabel") or "")
@@ -176,7 +179,9 @@ def _regions(about: Any, notes: list[str]) -> list[Region]:
         if not name:
             name = f"ROI {number}"
             notes.append(f"region {number} has no name: it is called {name}")
-        regions.append(Region(number=number, name=_unused(name, used, notes), kind=kinds.get(number, ""), code=codes.get(number, "")))
+        frame = str(item.get("ReferencedFrameOfReferenceUID") or "")
+        name = _unused(name, used, notes)
+        regions.append(Region(number=number, name=name, kind=kinds.get(number, ""), code=codes.get(number, ""), frame=frame))
     return regions
 
 
@@ -266,6 +271,10 @@ class ContourTexts:
 
     def __init__(self, data: bytes, names: Sequence[str], found: Sequence[tuple[int, int, int]]) -> None:
         self._data, self._names, self._found = data, names, found
+
+    def without(self, structures: Collection[int]) -> ContourTexts:
+        """Those of other structures."""
+        return ContourTexts(self._data, self._names, [item for item in self._found if item[0] not in structures])
 
     def parts(self) -> Iterator[Part]:
         """All, whole structures together."""

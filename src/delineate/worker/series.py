@@ -46,9 +46,9 @@ def read_image(path: Path, asked: DicomAsked, scratch: Path, name: str = "") -> 
 
     found = replace(scan(extracted(path, scratch / f"{path.name}.files")), name=name or path.name)
     group = found.one(asked.series)
-    damaged = [str(item.error) for item in found.skipped if item.error is not None]
-    if damaged:  # before a gap is told of, which may be theirs
-        raise ImageError(f"files that may be slices are damaged: {'; '.join(damaged[:5])}", "Send these files again, or remove them.")
+    missed = [str(item) for item in found.missed(group)]
+    if missed:  # before a gap is told of, which may be theirs
+        raise ImageError(f"files that may be slices cannot be used: {'; '.join(missed[:5])}", "Send these files again, or remove them.")
     image = read_group(group, gaps=asked.gaps, doubled=asked.doubled)  # type: ignore[arg-type]
     return ReadImage(image.volume, image.series)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,6 +120,17 @@ def test_compare_prints_and_draws(series: Path, tmp_path: Path) -> None:
     table = run("compare", tmp_path / "a.nii.gz", tmp_path / "rs.dcm", "--source", series, "-o", tmp_path / "picture.png").output
     assert "Kidney_L" in table and "0.8333" in table
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "no name is in both" not in table and "added path mm" in table
+    plain = read_segmentation(tmp_path / "b.nii.gz")
+    write_segmentation(tmp_path / "plain.nii.gz", plain)
+    (tmp_path / "plain.json").unlink()
+    assert "no name is in both" in run("compare", tmp_path / "a.nii.gz", tmp_path / "plain.nii.gz").output
+    two = shutil.copytree(series, tmp_path / "two" / "a").parent
+    write_series(two / "b", replace(stack_of(np.zeros(GRID.shape, np.int16), GRID), series=2))
+    for series_of in ("1", "2"):
+        found = run("preview", two, tmp_path / "a.nii.gz", "-o", tmp_path / f"{series_of}.png", "--series", series_of)
+        assert "wrote" in found.output
+    assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
     result = run("compare", tmp_path / "rs.dcm", tmp_path / "rs.dcm", code=2)
     assert "on no grid" in str(result.exception)
 

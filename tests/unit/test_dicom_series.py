@@ -243,6 +243,7 @@ def test_the_command_line_lists(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     out = run()
     assert "regular" in out and "tilted by 12.0 degrees" in out and "note.txt: not a DICOM file" in out
+    assert out.split()[0] == "--series" and "apart" not in out
     listed = json.loads(run("--json"))
     rows = [line.split() for line in out.splitlines()[1:3]]
     for row, image, folder in zip(rows, listed["images"], [".", "more/deep"], strict=True):

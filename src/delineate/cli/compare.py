@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import numpy as np
@@ -25,6 +25,7 @@ from delineate.scoring.tolerance import TOLERANCE
 from delineate.segmentation import Colour, Segmentation, Structure
 from delineate.volume import Volume
 
+_NAMES: Final = 'a.json beside a.nii.gz with {"1": "Lung_L"}'
 _COLOURS: tuple[Colour, Colour] = ((60, 180, 75), (230, 25, 75))
 
 
@@ -48,6 +49,8 @@ def compare(
     image = None if source is None else read_source(source, notes, **choices)
     first, second = _read_both(a, b, image, notes)
     scores = compared(first, second, tolerance=tolerance, names=names or None)
+    if not any(score.in_a and score.in_b for score in scores):
+        notes.append(f"no name is in both {a.name} and {b.name}. A file of label and name beside a label map names its labels: {_NAMES}")
     paths = added_path_lengths(first, second)
     if output is not None:
         _draw(first, second, [score.name for score in scores], image, output)
@@ -73,8 +76,8 @@ def _read_both(a: Path, b: Path, image: Source | None, notes: list[str]) -> tupl
 
 
 def _print(scores: Sequence[StructureScore], paths: dict[str, float], tolerance: float) -> None:
-    columns = ["structure", "Dice", f"surface Dice {tolerance:g} mm", "Hausdorff 95 %", "Hausdorff", "mean"]
-    columns += ["volume A", "volume B", "added path"]
+    columns = ["structure", "Dice", f"surface Dice {tolerance:g} mm", "Hausdorff 95 % mm", "Hausdorff mm", "mean mm"]
+    columns += ["volume A ml", "volume B ml", "added path mm"]
     rows = [
         [
             score.name, f"{score.dice:.4f}", f"{score.surface_dice:.4f}", _millimetres(score.hausdorff_95),

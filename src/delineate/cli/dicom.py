@@ -19,6 +19,12 @@ from delineate.dicom.series import Found, Group, Skipped
 _LISTED: Final = 20  # files that are no image; the rest is counted
 _UID: Final = 10  # letters of a series' UID
 
+# The first is what --series takes, which the number that the scanner gave is not.
+_COLUMNS: Final = (
+    "--series", "modality", "matrix", "slices", "spacing mm", "axes", "series number", "uid", "folder", "description", "apart", "state",
+)  # fmt: skip
+_NEEDLESS: Final = ("series number", "description", "apart")  # where nothing is in them
+
 
 @click.group()
 def dicom() -> None:
@@ -42,11 +48,15 @@ def ls(path: Path, as_json: bool) -> None:
 
 
 def _print(found: Found) -> None:
-    columns = ["number", "modality", "matrix", "slices", "spacing mm", "axes", "series", "uid", "folder", "description", "apart", "state"]
-    print_table(columns, [_row(group) for group in found.groups])
+    rows = [_row(group) for group in found.groups]
+    told = [number for number, column in enumerate(_COLUMNS) if column not in _NEEDLESS or any(row[number] for row in rows)]
+    print_table([_COLUMNS[number] for number in told], [[row[number] for number in told] for row in rows])
+    notes: dict[str, list[str]] = {}
     for group in found.groups:
         for note in group.notes:
-            click.echo(printable(f"image {group.number}: {note}"))
+            notes.setdefault(note, []).append(str(group.number))
+    for note, numbers in notes.items():
+        click.echo(printable(f"image{'' if len(numbers) == 1 else 's'} {', '.join(numbers)}: {note}"))
     if found.skipped:
         click.echo("\nno image:")
         reasons = Counter(item.reason for item in found.skipped)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from delineate.cli.image import dicom_options
 from delineate.cli.output import write_error
 from delineate.cli.printable import printable
 from delineate.cli.structures import read_source, read_structures
@@ -21,10 +23,11 @@ from delineate.pictures import preview as draw
 @click.option(
     "--window", nargs=2, type=float, default=None, metavar="LOW HIGH", help="Values drawn black and white; found out where not given."
 )
-def preview(image: Path, segmentation: Path, output: Path, title: str, window: tuple[float, float] | None) -> None:
+@dicom_options
+def preview(image: Path, segmentation: Path, output: Path, title: str, window: tuple[float, float] | None, **choices: Any) -> None:
     """Draw SEGMENTATION, a label map, SEG or RTSTRUCT file, on IMAGE: three planes through the structures, contours and names."""
     notes: list[str] = []
-    source = read_source(image, notes)
+    source = read_source(image, notes, **choices)
     picture = draw(source.volume, read_structures(segmentation, source.grid, notes), title=title, window=window)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from delineate.gateway import upper_layer as layer
-from delineate.gateway.commands import ECHO, NOT_UNDERSTOOD, SUCCESS, UNKNOWN_OPERATION, Command, answer, read_command
+from delineate.gateway.commands import CANCEL, ECHO, NOT_UNDERSTOOD, SUCCESS, UNKNOWN_OPERATION, Command, answer, read_command
 from delineate.gateway.node_settings import Limits
 from delineate.gateway.upper_layer import Answered, ProtocolError, Request
 
@@ -191,7 +191,7 @@ class Association:
             self._sink = self._services.begin(self._link, context, command)
         elif command.field == ECHO:
             self._answer(number, command, SUCCESS)
-        elif command.field != 0x0FFF:  # a cancellation, of what is done already
+        elif command.field != CANCEL:  # of what is done already
             self._answer(number, command, UNKNOWN_OPERATION)
 
     def _finish(self) -> None:

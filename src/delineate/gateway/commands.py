@@ -21,7 +21,6 @@ DOES_NOT_MATCH: Final = 0xA900
 NOT_UNDERSTOOD: Final = 0xC000
 KEPT_ASIDE: Final = 0xB000
 UNKNOWN_OPERATION: Final = 0x0211
-UNEXPECTED_ERROR: Final = 0x0110
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,6 @@ class Command:
     def instance(self) -> str:
         """Affected SOP Instance UID, empty where there is none."""
         return self._text(_INSTANCE)
-
-    @property
-    def event(self) -> int:
-        """Event Type ID, 0 where there is none."""
-        return self._short(_EVENT) if _EVENT in self.elements else 0
 
     def _short(self, element: int) -> int:
         raw = self.elements.get(element, b"")

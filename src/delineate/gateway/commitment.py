@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from delineate.dicom.parts import pydicom
+from delineate.dicom.uids import new_uid
 
 COMMITMENT: Final = "1.2.840.10008.1.20.1"
 """SOP Class UID of the Storage Commitment Push Model."""
@@ -47,7 +48,7 @@ class Commitments:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[str]:
         """The UID of a new request; answers to it are kept until the end of this."""
-        uid = str(pydicom().uid.generate_uid())
+        uid = new_uid()
         with self._changed:
             self._answers[uid] = None
         try:

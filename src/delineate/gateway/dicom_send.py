@@ -39,6 +39,11 @@ class _Sent:
         self.failures.append(text)
         self.is_final = self.is_final and is_final
 
+    def require_all(self, peer: str) -> None:
+        """`DeliveryError` where anything failed."""
+        if self.failures:
+            raise DeliveryError(f"{peer}: {'; '.join(self.failures)}", _SEE_LOG if self.is_final else _AGAIN, self.is_final)
+
 
 class DicomDestination:
     """Sends files by C-STORE, and asks for commitment where the settings say so.
@@ -78,8 +83,7 @@ class DicomDestination:
                 sent.fails(f"the association broke off before {left} object{'' if left == 1 else 's'}", False)
                 break
             self._send_one(association, item, sent, notes)
-        if sent.failures:
-            raise DeliveryError(f"{self._peer}: {'; '.join(sent.failures)}", _SEE_LOG if sent.is_final else _AGAIN, sent.is_final)
+        sent.require_all(self._peer)
 
     def _send_one(self, association: Any, item: Object, sent: _Sent, notes: list[str]) -> None:
         # The library counts sending in. A receiver that takes nothing for so long is given up by `_limit` before.
@@ -113,7 +117,7 @@ class DicomDestination:
         if code is None:
             raise DeliveryError(f"{self._peer} did not answer the request for storage commitment", _AGAIN)
         if not is_there(code):
-            raise DeliveryError(f"{self._peer} refused the request for storage commitment: {words(code)}", _AGAIN, False)
+            raise DeliveryError(f"{self._peer} refused the request for storage commitment: {words(code)}", _AGAIN)
 
     def _judge(self, answer: Answer | None, objects: Sequence[Object]) -> None:
         if answer is None:
@@ -128,8 +132,7 @@ class DicomDestination:
                 sent.fails(f"{item} was taken and is not kept: {words(code)}", not may_pass(code))
             elif item.uid not in answer.kept:
                 sent.fails(f"{item} was taken, and the commitment says nothing of it", False)
-        if sent.failures:
-            raise DeliveryError(f"{self._peer}: {'; '.join(sent.failures)}", _SEE_LOG if sent.is_final else _AGAIN, sent.is_final)
+        sent.require_all(self._peer)
 
     @property
     def _peer(self) -> str:

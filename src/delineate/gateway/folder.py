@@ -15,6 +15,7 @@ from typing import Final
 from delineate.gateway.delivery import DeliveryError
 from delineate.gateway.destination_settings import FolderSettings
 from delineate.gateway.objects import Object, objects_of
+from delineate.gateway.spool import sync
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES))
@@ -33,7 +34,8 @@ class FolderDestination:
             self.settings.path.mkdir(exist_ok=True)
             for item in objects:
                 self._put(item)
-            _sync(self.settings.path)
+            with contextlib.suppress(OSError):  # some shares cannot
+                sync(self.settings.path)
         except OSError as error:
             advice = "It is tried again; check that the folder is there, has room, and may be written to."
             raise DeliveryError(f"{self.settings.name}: the folder cannot be written to: {error.strerror}", advice) from None
@@ -69,13 +71,3 @@ def _appear(part: Path, target: Path) -> None:
         if target.exists():
             raise FileExistsError from None
         part.rename(target)
-
-
-def _sync(folder: Path) -> None:
-    """Bring the names to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

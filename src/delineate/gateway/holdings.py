@@ -13,7 +13,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,18 +24,6 @@ _BUSY: Final = 30.0  # seconds to wait for another process, which changes a row 
 _EVENTS: Final = 100_000  # kept
 
 Row = sqlite3.Row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Received:
-    """An instance that lies on the disk: of which series, from whom, as which file."""
-
-    series_uid: str
-    sender: str
-    modality: str
-    instance: str
-    file: str
-    size: int
 
 
 class Holdings:
@@ -160,7 +147,7 @@ class Holdings:
 
     def arriving(self) -> list[Row]:
         """Series that have something new, or of which the sender broke off (or the node did: `is_open`)."""
-        return self.rows("SELECT * FROM series WHERE (fresh > 0 OR is_open) ORDER BY id")
+        return self.rows("SELECT * FROM series WHERE fresh > 0 OR is_open ORDER BY id")
 
     def make_version(self, series: int, state: str, reason: str = "", advice: str = "") -> int:
         """All instances that there are become a version; older ones that are not done are replaced."""

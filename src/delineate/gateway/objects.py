@@ -12,13 +12,12 @@ from delineate.gateway.delivery import DeliveryError
 
 @dataclass(frozen=True, kw_only=True)
 class Object:
-    """A DICOM object in a file: UIDs of class, instance and series, and its transfer syntax. In text it is its class, because UIDs
+    """A DICOM object in a file: UIDs of class and instance, and its transfer syntax. In text it is its class, because UIDs
     are kept out of messages."""
 
     path: Path
     sop_class: str
     uid: str
-    series: str
     syntax: str
 
     def __str__(self) -> str:
@@ -43,11 +42,11 @@ def objects_of(files: Sequence[Path]) -> list[Object]:
 
 def _object(path: Path) -> Object:
     library = pydicom()
-    wanted = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"]
+    wanted = ["SOPClassUID", "SOPInstanceUID"]
     try:
         data = library.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
         values = [str(data[name].value) for name in wanted]
-        return Object(path=path, sop_class=values[0], uid=values[1], series=values[2], syntax=str(data.file_meta.TransferSyntaxUID))
+        return Object(path=path, sop_class=values[0], uid=values[1], syntax=str(data.file_meta.TransferSyntaxUID))
     except OSError as error:
         raise DeliveryError(f"a result cannot be read: {error.strerror}", "Run the rule again.", True) from None
     except Exception as error:  # whatever a damaged file leads to

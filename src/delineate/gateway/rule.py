@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from delineate.dicom.deidentify import Policy
 from delineate.dicom.rtstruct import Options as ContourOptions
 from delineate.dicom.seg import Options as SegmentOptions
 from delineate.gateway.rules_patterns import Pattern
 
 Output = Literal["rtstruct", "seg"]
-Deidentify = Literal["off", "on", "required"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Server:
     url: str
     token_file: Path | None = None
     ca_file: Path | None = None
-    deidentify: Deidentify = "off"
+    deidentify: Policy = Policy.OFF
 
 
 @dataclass(frozen=True, kw_only=True)

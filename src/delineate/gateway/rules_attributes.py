@@ -10,8 +10,8 @@ from delineate.dicom.parts import pydicom
 from delineate.dicom.series import Group
 from delineate.errors import ImageError
 
-FILES: Final = "NumberOfSeriesRelatedInstances"
-SLICES: Final = "NumberOfSlices"
+_FILES: Final = "NumberOfSeriesRelatedInstances"
+_SLICES: Final = "NumberOfSlices"
 _SHARED: Final = "SharedFunctionalGroupsSequence"
 _FRAMES: Final = "PerFrameFunctionalGroupsSequence"
 
@@ -29,7 +29,7 @@ def attributes_of(group: Group, keywords: Collection[str]) -> dict[str, str]:
         The file cannot be read.
     """
     found = attributes_in(group.header.path, keywords, group.slices[0].frame)
-    counts = {FILES: len({item.header.path for item in group.slices}), SLICES: len(group.slices)}
+    counts = {_FILES: len({item.header.path for item in group.slices}), _SLICES: len(group.slices)}
     return {**found, **{name: str(count) for name, count in counts.items() if name in keywords}}
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from delineate.dicom import rtstruct, seg
+from delineate.dicom.deidentify import Policy
 from delineate.errors import SettingsError
 from delineate.gateway.destination_settings import DestinationSettings, DicomSettings, FolderSettings, StowSettings
 from delineate.gateway.rule import Rule, Server
@@ -66,7 +67,7 @@ def _server(name: str, table: Table) -> Server:
         url=_url(table),
         token_file=table.path("token_file"),
         ca_file=table.path("ca_file"),
-        deidentify=table.one_of("deidentify", ("off", "on", "required"), "off"),
+        deidentify=Policy(table.one_of("deidentify", [policy.value for policy in Policy], "off")),
     )
     table.end()
     return server

@@ -8,25 +8,28 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from typing import Any, Final
 
-from delineate.errors import MissingPartError, SettingsError
+from delineate.dicom.header import BIG_ENDIAN, EXPLICIT, IMPLICIT
+from delineate.dicom.parts import pydicom
+from delineate.errors import SettingsError
 from delineate.gateway import upper_layer as layer
 from delineate.gateway.association import Association, Link, Refusal, Sink
 from delineate.gateway.commands import EVENT_REPORT, NOT_UNDERSTOOD, STORE, SUCCESS, Command
-from delineate.gateway.node_settings import NodeSettings, Tls, require_file
+from delineate.gateway.commitment import COMMITMENT
+from delineate.gateway.node_settings import Network, NodeSettings, Tls, require_file
 from delineate.gateway.store import Store
 from delineate.gateway.upper_layer import Answered, Proposed, Request
 
 _LOG: Final = logging.getLogger("delineate.gateway")
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
-COMMITMENT: Final = "1.2.840.10008.1.20.1"
 _DICOM: Final = "1.2.840.10008."
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 _MORE_STORAGE: Final = ("1.2.840.10008.5.1.4.34.7", "1.2.840.10008.5.1.4.34.10")  # RT beams and deliveries
-_IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _SYNTAXES: Final = "1.2.840.10008.1.2."
 _EVENT: Final = 1 << 24  # bytes of a report
 _HANDSHAKE: Final = 10.0  # seconds
@@ -52,7 +55,7 @@ class Door:
         """Unknown titles and addresses for good, too many associations for now."""
         settings, user, good = self._settings, layer.BY_USER, layer.REJECTED_FOR_GOOD
         if not _is_within(link.address, settings.networks):
-            return (good, user, 1), "its address is not among the networks that may call"
+            return (good, user, layer.NO_REASON), "its address is not among the networks that may call"
         if request.application != layer.APPLICATION:
             return (good, user, layer.APPLICATION_UNKNOWN), "it speaks of another application"
         if settings.strict and request.called != settings.ae:
@@ -73,20 +76,20 @@ class Door:
     def _answered(self, proposed: Proposed) -> Answered:
         uid = proposed.abstract
         if uid in (VERIFICATION, COMMITMENT):
-            syntaxes = [item for item in proposed.syntaxes if item in (_IMPLICIT, _EXPLICIT)]
+            syntaxes = [item for item in proposed.syntaxes if item in (IMPLICIT, EXPLICIT)]
         elif _is_storage(uid):
-            known = [item for item in proposed.syntaxes if item == _IMPLICIT or item.startswith(_SYNTAXES)]
-            syntaxes = [item for item in known if item != _BIG] or known  # retired; few can read it
+            known = [item for item in proposed.syntaxes if item == IMPLICIT or item.startswith(_SYNTAXES)]
+            syntaxes = [item for item in known if item != BIG_ENDIAN] or known  # retired; few can read it
         else:
-            return Answered(proposed.number, uid, _IMPLICIT, 3)
-        return Answered(proposed.number, uid, syntaxes[0]) if syntaxes else Answered(proposed.number, uid, _IMPLICIT, 4)
+            return Answered(proposed.number, uid, IMPLICIT, 3)
+        return Answered(proposed.number, uid, syntaxes[0]) if syntaxes else Answered(proposed.number, uid, IMPLICIT, 4)
 
     def begin(self, link: Link, context: Answered, command: Command) -> Sink | None:
         """Of a store and of a report."""
         if command.field == STORE and context.abstract not in (VERIFICATION, COMMITMENT):
             return self._store.begin(link, context, command)
         if command.field == EVENT_REPORT and context.abstract == COMMITMENT and self._heard is not None:
-            return _Report(self._heard, context.syntax, command.event)
+            return _Report(self._heard, context.syntax)
         return None
 
     def ended(self, link: Link, is_whole: bool) -> None:
@@ -100,7 +103,7 @@ def _is_storage(uid: str) -> bool:
     return uid.startswith(_STORAGE) or uid in _MORE_STORAGE or not uid.startswith(_DICOM)
 
 
-def _is_within(address: str, networks: Any) -> bool:
+def _is_within(address: str, networks: Sequence[Network]) -> bool:
     if not networks:
         return True
     try:
@@ -114,8 +117,8 @@ def _is_within(address: str, networks: Any) -> bool:
 class _Report:
     """Gathers the data set of a report."""
 
-    def __init__(self, heard: Heard, syntax: str, event: int) -> None:
-        self._heard, self._is_implicit, self._event = heard, syntax == _IMPLICIT, event
+    def __init__(self, heard: Heard, syntax: str) -> None:
+        self._heard, self._is_implicit = heard, syntax == IMPLICIT
         self._data = bytearray()
 
     def write(self, data: memoryview) -> None:
@@ -124,14 +127,9 @@ class _Report:
         self._data += data
 
     def end(self) -> tuple[int, str]:
-        from io import BytesIO
-
+        library = pydicom()
         try:
-            from pydicom.filereader import read_dataset
-        except ModuleNotFoundError:
-            raise MissingPartError("DICOM", "dicom") from None
-        try:
-            data = read_dataset(BytesIO(bytes(self._data)), self._is_implicit, True)
+            data = library.filereader.read_dataset(BytesIO(bytes(self._data)), self._is_implicit, True)
             len(data)
         except Exception:  # pydicom raises whatever damaged bytes lead to
             return NOT_UNDERSTOOD, "the report cannot be read"
@@ -188,7 +186,7 @@ class Listener:
             except OSError:
                 if self._is_closed:
                     return
-                threading.Event().wait(0.1)  # out of file descriptors, most likely
+                time.sleep(0.1)  # out of file descriptors, most likely
                 continue
             with self._lock:
                 is_full = len(self._lines) >= self._settings.limits.associations + _MORE

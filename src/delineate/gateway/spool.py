@@ -16,7 +16,6 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,21 +25,12 @@ from delineate.gateway.upper_layer import IMPLEMENTATION, VERSION
 _NAME: Final = re.compile(r"[0-9a-f]{16}-(\d+)-([0-9a-f]{8})\.dcm")
 _BUFFER: Final = 1 << 20  # bytes gathered before they are written
 _BLOCK: Final = 1 << 20
-_ASIDE: Final = 16  # threads that wait for folders
+_WAITING: Final = 16  # threads that wait for the disk
 _HEAD: Final = 1 << 15  # bytes in which most headers end
 
 
 class TooLargeError(Exception):
     """An object over the limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """A file that is on the disk: its path, and its header."""
-
-    path: Path
-    header: Header
-    size: int
 
 
 def meta(sop_class: str, instance: str, syntax: str, sender: str) -> bytes:
@@ -65,9 +55,9 @@ class Part:
     An `OSError` on writing is raised by `write` and again by `keep`: whoever receives may go on until the end.
     """
 
-    def __init__(self, path: Path, begin: bytes, most: int, aside: Executor) -> None:
+    def __init__(self, path: Path, begin: bytes, most: int, waiting: Executor) -> None:
         self.path = path
-        self._aside = aside
+        self._waiting = waiting
         self.size = 0
         self._most = most
         self._buffer = bytearray()
@@ -114,7 +104,7 @@ class Part:
         self.path.rename(target)
         self.path = target
         if is_synced:
-            entry = self._aside.submit(sync_folder, folder)  # at once: one write of a journal holds both, and one wait
+            entry = self._waiting.submit(sync, folder)  # at once: one write of a journal holds both, and one wait
             try:
                 os.fsync(self._file)
             finally:
@@ -134,12 +124,8 @@ class Part:
         self.path.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the entries of a folder to the disk."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file to the disk, or the entries of a folder."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -152,7 +138,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._aside = ThreadPoolExecutor(_ASIDE, "gateway-folders")
+        self._waiting = ThreadPoolExecutor(_WAITING, "gateway-disk")
         self.coming = folder / "coming"
         self.aside = folder / "aside"
         for name in (self.coming, self.aside, folder / "series", folder / "versions", folder / "jobs"):
@@ -165,23 +151,23 @@ class Spool:
 
     def part(self, begin: bytes, most: int) -> Part:
         """A file for an object that comes."""
-        return Part(self.coming / secrets.token_hex(8), begin, most, self._aside)
+        return Part(self.coming / secrets.token_hex(8), begin, most, self._waiting)
 
     def sync(self, paths: Sequence[Path]) -> None:
         """Bring files and their folders' entries to the disk."""
-        for done in self._aside.map(_sync, [*paths, *{path.parent for path in paths}]):
+        for done in self._waiting.map(sync, [*paths, *{path.parent for path in paths}]):
             assert done is None
 
     def close(self) -> None:
         """End the threads that wait for the disk."""
-        self._aside.shutdown()
+        self._waiting.shutdown()
 
     def series(self, number: int) -> Path:
         """The folder of a series' files, made where it is missing."""
         folder = self.folder / "series" / str(number)
         if not folder.is_dir():
             folder.mkdir(exist_ok=True, mode=0o700)
-            sync_folder(folder.parent)
+            sync(folder.parent)
         return folder
 
     def version(self, series: int, number: int, files: Sequence[str]) -> Path:
@@ -224,7 +210,7 @@ class Spool:
         """Move a file to those that are kept, but belong to nothing."""
         target = self.aside / f"{series}-{path.name}"
         path.rename(target)
-        sync_folder(self.aside)
+        sync(self.aside)
         return target
 
     def found(self) -> Iterator[tuple[int, Path]]:

@@ -18,11 +18,11 @@ IMPLEMENTATION: Final = "2.25.18686173413895669328055984973051941110"  # class U
 VERSION: Final = "DELINEATE"
 
 REJECTED_FOR_GOOD, REJECTED_FOR_NOW = 1, 2
-BY_USER, BY_PROVIDER, BY_PRESENTATION = 1, 2, 3
-APPLICATION_UNKNOWN, CALLING_UNKNOWN, CALLED_UNKNOWN = 2, 3, 7  # reasons of the user
-CONGESTED, TOO_MANY = 1, 2  # reasons of the presentation layer
-ABORTED_BY_USER, ABORTED_BY_PROVIDER = 0, 2
-UNEXPECTED, INVALID = 2, 6  # reasons of an abort by the provider
+BY_USER, BY_PRESENTATION = 1, 3
+NO_REASON, APPLICATION_UNKNOWN, CALLING_UNKNOWN, CALLED_UNKNOWN = 1, 2, 3, 7  # reasons of the user
+TOO_MANY: Final = 2  # reason of the presentation layer
+ABORTED_BY_PROVIDER: Final = 2
+INVALID: Final = 6  # reason of an abort by the provider
 
 _LONGEST_FIRST: Final = 1 << 20  # bytes of a request for an association
 _HEAD: Final = struct.Struct(">HH16s16s32x")

@@ -34,7 +34,7 @@ def shown(holdings: Holdings, number: int) -> dict[str, Any]:
     row = _one(holdings, number)
     jobs = []
     for job in holdings.rows("SELECT * FROM jobs WHERE series = ? ORDER BY id", number):
-        item = _told(job, ("id", "version", "rule", "state", "attempts", "due", "reason", "advice", "changed"))
+        item = {name: job[name] for name in ("id", "version", "rule", "state", "attempts", "due", "reason", "advice", "changed")}
         words = "SELECT destination, state, attempts, due, reason, advice, changed FROM deliveries WHERE job = ? ORDER BY id"
         item["deliveries"] = [dict(delivery) for delivery in holdings.rows(words, job["id"])]
         jobs.append(item)
@@ -121,7 +121,3 @@ def _series(row: Row) -> dict[str, Any]:
         "advice": "" if is_arriving else row["advice"],
         "last": row["last"],
     }
-
-
-def _told(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: row[name] for name in names}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import shutil
 import threading
 import time
@@ -17,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from delineate.client.secret_files import read_token
 from delineate.client.sync import Client
 from delineate.dicom import reader, rtstruct, seg
-from delineate.dicom.deidentify import require_no_names
+from delineate.dicom.deidentify import Policy, require_no_names
 from delineate.errors import (
     DeadlineError,
     DelineateError,
@@ -38,7 +38,7 @@ from delineate.gateway.node_settings import NodeSettings
 from delineate.gateway.rule import Output
 from delineate.gateway.rules import Rule, Rules, Server
 from delineate.gateway.rules_attributes import attributes_of
-from delineate.gateway.spool import Spool, sync_folder
+from delineate.gateway.spool import Spool, sync
 from delineate.gateway.work_rows import WorkRows
 from delineate.protocols.messages import Backoff
 from delineate.segmentation import Segmentation
@@ -145,7 +145,7 @@ class Work:
         image = reader.read(folder)
         if image.lost:
             raise ImageError(image.lost, "Send the series again; files that cannot be read may be slices of it.")
-        if server.deidentify != "off":  # voxels and grid are all that goes; what could name somebody is on the pixels
+        if server.deidentify is not Policy.OFF:  # voxels and grid are all that goes; what could name somebody is on the pixels
             require_no_names(folder)
         notes = list(image.notes)
         with self._client(server) as client:
@@ -165,12 +165,7 @@ class Work:
         return rule, server
 
     def _client(self, server: Server) -> Client:
-        token = None
-        if server.token_file is not None:
-            try:
-                token = server.token_file.read_text(encoding="utf-8").splitlines()[0].strip()
-            except (OSError, IndexError, UnicodeDecodeError):
-                raise SettingsError(f"no token could be read from {server.token_file}", "Write it on the first line.") from None
+        token = None if server.token_file is None else read_token(server.token_file)
         return Client(server.url, token=token, ca_file=server.ca_file, timeout=self._settings.task, backoff=Backoff(tries=3))
 
     def _segmented(self, client: Client, row: Row, rule: Rule, volume: Volume) -> Segmentation:
@@ -221,11 +216,11 @@ class Work:
         for output in rule.outputs:
             path = part / f"{output}.dcm"
             writers[output](path)
-            _to_disk(path)
-        sync_folder(part)
+            sync(path)
+        sync(part)
         shutil.rmtree(folder / _RESULTS, ignore_errors=True)
         part.rename(folder / _RESULTS)
-        sync_folder(folder)
+        sync(folder)
 
     # Delivering
 
@@ -277,9 +272,3 @@ def _said(words: str) -> str:
 
 def _too_long(seconds: float) -> DelineateError:
     return DelineateError(f"the model took longer than {seconds:g} s", "Raise task_seconds of the node, or look at the server's tasks.")
-
-
-def _to_disk(path: Path) -> None:
-
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

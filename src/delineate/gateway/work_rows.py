@@ -82,13 +82,12 @@ class WorkRows:
         return min((row["due"] - now for row in ahead if row is not None and row["due"] is not None), default=float("inf"))
 
     def job(self, job: int) -> Row | None:
-        """A job, with the sender and number of its series."""
+        """A job."""
         return self._holdings.one("SELECT * FROM jobs WHERE id = ?", job)
 
     def delivery(self, delivery: int) -> Row | None:
-        """A delivery, with its job's rule and series."""
-        words = "SELECT deliveries.*, jobs.series, jobs.rule FROM deliveries JOIN jobs ON jobs.id = deliveries.job WHERE deliveries.id = ?"
-        return self._holdings.one(words, delivery)
+        """A delivery."""
+        return self._holdings.one("SELECT * FROM deliveries WHERE id = ?", delivery)
 
     def sent(self, job: int, task: str) -> None:
         """The server has it; its answer may be long in coming."""

@@ -356,12 +356,6 @@ def test_the_map_does_not_go_out(tmp_path: Path, keeper: Deidentifier) -> None:
         keeper.series(folder_of(tmp_path), tmp_path / "map")
 
 
-def test_policies_by_name() -> None:
-    assert [Policy.read(word) for word in ("off", "on", "required")] == [Policy.OFF, Policy.ON, Policy.REQUIRED]
-    with pytest.raises(SettingsError, match="sometimes"):
-        Policy.read("sometimes")
-
-
 def test_attributes_of_a_task_archive(keeper: Deidentifier) -> None:
     data = listed()
     values = {str(int(item.tag)): str(item.value) for item in data if item.tag.group < 0x7FE0}

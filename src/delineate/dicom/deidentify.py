@@ -52,14 +52,6 @@ class Policy(str, Enum):
     ON = "on"
     REQUIRED = "required"
 
-    @classmethod
-    def read(cls, word: str) -> Policy:
-        """A policy by its name; `SettingsError` for another word."""
-        try:
-            return cls(word)
-        except ValueError:
-            raise SettingsError(f"deidentify is {word!r}", "Say off, on or required.") from None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

@@ -2,7 +2,7 @@
 
 States. A series with fresh instances is *arriving*; when it is whole it gets a version: *whole* → *working* (it has jobs) →
 *done*, or *held* with a reason, or *noted* where late arrivals are only noted, or *replaced* by a newer one. A job: *waiting* →
-*sent* (its task is known) → *delivering* → *done*, or *held*, or *replaced*. A delivery: *waiting* → *done*, or *held*.
+*sent* (its task is known) → *delivering* → *done*, or *held*, or *replaced*. A delivery: *waiting* → *done*, *held* or *replaced*.
 """
 
 from __future__ import annotations
@@ -158,13 +158,20 @@ class Holdings:
             line.execute("UPDATE instances SET version = ? WHERE series = ? AND version IS NULL", (number, series))
             (count,) = line.execute("SELECT count(*) FROM instances WHERE series = ?", (series,)).fetchone()
             if state != "noted":
-                self._replace(line, series, now)
+                self.replace(line, series)
             line.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)", (series, number, count, now, state, reason, advice))
             self.event(line, f"version {number} of {count} instances: {reason or state}", series)
         return int(number)
 
-    def _replace(self, line: sqlite3.Connection, series: int, now: float) -> None:
+    def replace(self, line: sqlite3.Connection, series: int) -> None:
+        """What is under way of a series' versions ends: results that did not leave yet never do, whatever they wait for."""
         open_states = "('waiting', 'sent', 'delivering', 'held')"
+        now = self.clock()
+        line.execute(
+            "UPDATE deliveries SET state = 'replaced', changed = ? WHERE state IN ('waiting', 'held')"
+            f" AND job IN (SELECT id FROM jobs WHERE series = ? AND state IN {open_states})",  # noqa: S608
+            (now, series),
+        )
         line.execute(f"UPDATE jobs SET state = 'replaced', changed = ? WHERE series = ? AND state IN {open_states}", (now, series))  # noqa: S608
         line.execute(
             "UPDATE versions SET state = 'replaced' WHERE series = ? AND state IN ('whole', 'working', 'held', 'noted')", (series,)

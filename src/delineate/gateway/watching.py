@@ -89,6 +89,7 @@ def release(holdings: Holdings, number: int) -> bool:
         if row["fresh"] or row["is_open"]:
             line.execute("UPDATE series SET is_released = 1 WHERE id = ?", (number,))
         elif row["state"] in ("held", "noted") and not _has_jobs(holdings, row):
+            holdings.replace(line, number)  # of the older ones
             line.execute("UPDATE versions SET state = 'whole' WHERE series = ? AND number = ?", (number, row["version"]))
         else:
             return False

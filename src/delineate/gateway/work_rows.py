@@ -162,8 +162,8 @@ class WorkRows:
     def not_delivered(self, delivery: int, reason: str, advice: str, is_final: bool) -> None:
         """Try again after a while, or hold it."""
         with self._holdings.change() as line:
-            row = line.execute("SELECT job, destination, attempts FROM deliveries WHERE id = ?", (delivery,)).fetchone()
-            if row is None:
+            row = line.execute("SELECT job, destination, attempts, state FROM deliveries WHERE id = ?", (delivery,)).fetchone()
+            if row is None or row["state"] != "waiting":  # replaced meanwhile
                 return
             is_held = is_final or row["attempts"] + 1 >= self._attempts
             line.execute(
@@ -192,7 +192,8 @@ class WorkRows:
                 (reason, row["advice"], now, job),
             )
         else:
-            line.execute("UPDATE jobs SET state = 'done', reason = '', advice = '', changed = ? WHERE id = ?", (now, job))
+            words = "UPDATE jobs SET state = 'done', reason = '', advice = '', changed = ? WHERE id = ? AND state = 'delivering'"
+            line.execute(words, (now, job))
         self._settle_version(line, job)
 
     def _settle_version(self, line: sqlite3.Connection, job: int) -> None:

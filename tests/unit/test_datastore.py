@@ -379,6 +379,9 @@ def test_information_and_removal_of_a_label(store: LocalDatastore) -> None:
     assert store.label("x", "final").info["a"] == 2
     with pytest.raises(UnknownLabelError):
         store.update_label_info("x", "original", {})
+    with pytest.raises(UnknownLabelError, match="of this version any more"):
+        store.update_label_info("x", "final", {"a": 3}, version=1)
+    assert store.update_label_info("x", "final", {"b": 3}, version=2).info["a"] == 2
     store.remove_label("x", "final", who="ann")
     assert store.label_versions("x", "final") == []
     assert hidden_files(store) == []

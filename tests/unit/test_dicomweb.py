@@ -27,6 +27,7 @@ from delineate.dicom.reader import read
 from delineate.errors import InputError, SettingsError, StorageFullError
 from delineate.geometry import Geometry
 from delineate.server.main import warn_if_open
+from delineate.server.monai_label.errands import Reading
 from delineate.server.settings import Settings
 from delineate.store.database import Database
 from delineate.testing.dicom import ROOT, sheared, stack_of, write_series
@@ -509,3 +510,23 @@ print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"pydicom", "scip
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[] False"
+
+
+def test_what_becomes_of_an_older_version_is_not_said_of_a_newer_one(opened: Opened) -> None:
+    """Somebody saves a label over one that was found there, while a worker reads that."""
+    store = opened()
+    store.synchronise()
+
+    def save(info: dict[str, Any]) -> None:
+        with store.incoming("label.nii.gz") as writer:
+            nifti.write_labels(buffer := io.BytesIO(), np.ones(GRID.shape, np.uint8), GRID)
+            writer.write(buffer.getvalue())
+            store.save_label(ONE, "final", writer, info=info)
+
+    save({NOTE: {"found": "1.2.3"}})
+    found = store.label(ONE, "final")
+    assert unsent(store, ("final",)) == []
+    save({})
+    Reading(store).give_up(found, "its file is gone")
+    assert [label.version for _, label in unsent(store, ("final",))] == [2]
+    assert NOTE not in store.label(ONE, "final").info

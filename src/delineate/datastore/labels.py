@@ -217,13 +217,15 @@ class LabelVerbs(ImageVerbs):
             raise UnknownLabelError(f"the image has no label {tag}")
         return label_record(self.layout, image.name, current)
 
-    def update_label_info(self, image: str, tag: str, info: Mapping[str, Any], *, who: str = "") -> LabelRecord:
+    def update_label_info(self, image: str, tag: str, info: Mapping[str, Any], *, who: str = "", version: int | None = None) -> LabelRecord:
         """Add to what is kept with a label, key by key.
+
+        version : only where it is the newest one still
 
         Raises
         ------
         UnknownImageError, UnknownLabelError
-            There is none.
+            There is none, or a newer one.
         InputError
             What is given is no JSON object.
         """
@@ -231,8 +233,8 @@ class LabelVerbs(ImageVerbs):
         with self.database.write() as connection:
             row = self._image_row(connection, names.check_id(image))
             current = self._current(connection, row.id, tag)
-            if current is None:
-                raise UnknownLabelError(f"the image has no label {tag}")
+            if current is None or version not in (None, current.version):
+                raise UnknownLabelError(f"the image has no label {tag}" + ("" if current is None else " of this version any more"))
             self._change_label(connection, current, {"info": checked_info({**current.info, **given})})
             self._changed(connection, row.id)
             self._event(connection, "label-info", image, current.version, checked_who(who), tag)

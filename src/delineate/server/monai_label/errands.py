@@ -133,5 +133,5 @@ def _places(image: ImageRecord, label: LabelRecord) -> dict[str, Any]:
 def _note(store: DicomWebDatastore, label: LabelRecord, note: Mapping[str, Any]) -> None:
     from delineate.datastore.dicomweb_labels import NOTE
 
-    with contextlib.suppress(UnknownItemError):
-        store.update_label_info(label.image, label.tag, {NOTE: note}, who=OWNER)
+    with contextlib.suppress(UnknownItemError):  # removed, or somebody saved another version: that one is not what was read or sent
+        store.update_label_info(label.image, label.tag, {NOTE: note}, who=OWNER, version=label.version)

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from delineate.gateway.association import Link
+from delineate.gateway.commands import Command
+from delineate.gateway.completion import Completion, Whole
 from delineate.gateway.holdings import Holdings
+from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.spool import Spool
+from delineate.gateway.store import Store
+from delineate.gateway.upper_layer import Answered
 from delineate.gateway.watching import release
 from delineate.gateway.work_rows import WorkRows
+from delineate.testing.dicom import CT, EXPLICIT
 
 
 @pytest.fixture
@@ -20,12 +28,8 @@ def holdings(tmp_path: Path) -> Iterator[Holdings]:
 
 
 def states(holdings: Holdings, table: str) -> list[str]:
-    return [
-        row["state"]
-        for row in holdings.rows(
-            f"SELECT state FROM {table} ORDER BY rowid" if table != "versions" else "SELECT state FROM versions ORDER BY number"
-        )
-    ]  # noqa: S608
+    order = "number" if table == "versions" else "id"
+    return [row["state"] for row in holdings.rows(f"SELECT state FROM {table} ORDER BY {order}")]
 
 
 def written(holdings: Holdings, rows: WorkRows) -> int:
@@ -64,3 +68,47 @@ def test_late_objects_that_are_released_end_what_waits_of_the_older_version(hold
     assert len(rows.due_deliveries(())) == 2
     assert release(holdings, series)
     assert rows.due_deliveries(()) == [] and states(holdings, "versions") == ["replaced", "whole"]
+
+
+def test_a_break_is_not_mended_by_what_came_beside_it(holdings: Holdings) -> None:
+    now = 100.0
+    found = Completion(holdings, quiet=10, broken=60, clock=lambda: now)
+    one, beside, again = Link("CT", "::1"), Link("CT", "::1"), Link("CT", "::1")
+    series = holdings.series("1.1", "CT", "CT")
+    for number, link in enumerate((one, beside)):
+        found.arrived(series, link)
+        holdings.add(series, f"1.2.{number}", f"{number}.dcm", 10)
+        now += 1
+    found.ended(one, is_whole=False)
+    now += 1
+    found.ended(beside, is_whole=True)  # it brought its own half
+    now += 59
+    assert found.take() == [] and [row["is_open"] for row in holdings.arriving()] == [1]
+    found.arrived(series, again)  # this one may have brought the rest
+    holdings.add(series, "1.2.2", "2.dcm", 10)
+    found.ended(again, is_whole=True)
+    now += 11
+    assert found.take() == [Whole(series, is_broken=False)]
+
+
+def test_an_object_that_broke_off_in_the_middle_is_missing_until_it_comes(holdings: Holdings, tmp_path: Path) -> None:
+    now = 100.0
+    found = Completion(holdings, quiet=10, broken=60, clock=lambda: now)
+    spool = Spool(tmp_path)
+    store = Store(NodeSettings(spare=0), holdings, spool, found)
+    first, second = Link("CT", "::1"), Link("CT", "::1")  # a sender that has an association for each object
+    series = holdings.series("1.1", "CT", "CT")
+    command = Command({0x0002: CT.encode(), 0x1000: b"1.2.1"})
+    arrival = store.begin(first, Answered(1, CT, EXPLICIT), command)
+    arrival.write(memoryview(b"\x08\x00\x60\x00"))
+    arrival.discard()
+    store.ended(first, is_whole=False)
+    now += 1
+    found.arrived(series, second)
+    holdings.add(series, "1.2.2", "2.dcm", 10)
+    store.ended(second, is_whole=True)
+    now += 59
+    assert found.take() == [] and not list(spool.coming.iterdir())
+    now += 2
+    assert found.take() == [Whole(series, is_broken=True)]
+    spool.close()

@@ -2,7 +2,7 @@
 
 Of a sender that broke off, or a node that did, more is awaited for longer: a stack without its last slices looks like a
 shorter stack, and nobody could tell. The same holds while an object that was refused has not come again: of which series it
-is nobody knows, so it counts for all that its sender was sending.
+is nobody knows, so it counts for all that its sender was sending. So does one that broke off in the middle.
 """
 
 from __future__ import annotations
@@ -53,19 +53,21 @@ class Completion:
         self._lock = threading.Lock()
         self._links: dict[Link, set[int]] = defaultdict(set)
         self._last: dict[int, float] = {}
-        self._broken: set[int] = set()
+        self._first: dict[Link, float] = {}
+        self._broken: dict[int, float] = {}
         self._began: dict[int, tuple[str, float]] = {}
         self._missing: dict[tuple[str, str], float] = {}
         for row in holdings.arriving():  # what a killed node left: its associations are over
             self._last[row["id"]] = clock()
             if row["is_open"]:
-                self._broken.add(row["id"])
+                self._broken[row["id"]] = clock()
 
     def arrived(self, series: int, link: Link) -> None:
         """Something of a series comes by an association."""
         with self._lock:
             now = self._clock()
             self._links[link].add(series)
+            self._first.setdefault(link, now)
             self._last[series] = now
             self._began.setdefault(series, (link.calling, now))
 
@@ -88,12 +90,17 @@ class Completion:
         now = self._clock()
         with self._lock:
             touched = self._links.pop(link, set())
+            first = self._first.pop(link, now)
             still = {series for open_ in self._links.values() for series in open_}
             for series in touched:
                 self._last[series] = now
-                (self._broken.discard if is_whole else self._broken.add)(series)
-        for series in touched - still:
-            self._holdings.ended(series, is_whole)
+                if not is_whole:
+                    self._broken[series] = now
+                elif self._broken.get(series, now) <= first:  # what began before the break brought its own part, not the rest
+                    self._broken.pop(series, None)
+            over = {series: series not in self._broken for series in touched - still}
+        for series, is_all in over.items():
+            self._holdings.ended(series, is_all)
         if touched:
             self._changed()
 
@@ -102,7 +109,7 @@ class Completion:
         with self._lock:
             if series in self._last:
                 self._last[series] = float("-inf")
-                self._broken.discard(series)
+                self._broken.pop(series, None)
                 self._began.pop(series, None)
 
     def take(self) -> list[Whole]:
@@ -119,11 +126,11 @@ class Completion:
         with self._lock:
             self._last.setdefault(whole.series, self._clock())
             if whole.is_broken:
-                self._broken.add(whole.series)
+                self._broken[whole.series] = self._clock()
 
     def _forget_broken(self, series: int) -> bool:
         is_broken = self._is_broken(series)
-        self._broken.discard(series)
+        self._broken.pop(series, None)
         self._began.pop(series, None)
         return is_broken
 

@@ -8,6 +8,7 @@ States. A series with fresh instances is *arriving*; when it is whole it gets a 
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import sqlite3
 import threading
@@ -25,6 +26,8 @@ _EVENTS: Final = 100_000  # kept
 
 Row = sqlite3.Row
 
+_LOG: Final = logging.getLogger("delineate.gateway")
+
 
 class Holdings:
     """The file. For several threads; other processes (the commands) may have it open as well.
@@ -38,6 +41,7 @@ class Holdings:
         self.path = folder / FILE
         self.clock = clock
         self._lock = threading.RLock()
+        self._told: list[str] = []  # what happened in the transaction that is open
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._line = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         self.path.chmod(0o600)
@@ -82,10 +86,14 @@ class Holdings:
                     self._line.execute("ROLLBACK")
                     raise
                 self._line.execute("COMMIT")
+                for words in self._told:
+                    _LOG.info("%s", words)
             except sqlite3.Error as error:
                 if self._line.in_transaction:
                     self._line.execute("ROLLBACK")
                 raise _mapped(error) from error
+            finally:
+                self._told.clear()
 
     def rows(self, statement: str, *values: Any) -> list[Row]:
         """What a query finds."""
@@ -102,7 +110,8 @@ class Holdings:
         return found[0] if found else None
 
     def event(self, line: sqlite3.Connection, words: str, series: int | None = None, job: int | None = None) -> None:
-        """Note what happened, in words without anything that could name a patient."""
+        """Note what happened, in words without anything that could name a patient; they come into the log, too."""
+        self._told.append(words if series is None else f"series {series}: {words}")
         line.execute("INSERT INTO events (at, series, job, words) VALUES (?, ?, ?, ?)", (self.clock(), series, job, words))
 
     # Arriving
@@ -165,14 +174,16 @@ class Holdings:
 
     def replace(self, line: sqlite3.Connection, series: int) -> None:
         """What is under way of a series' versions ends: results that did not leave yet never do, whatever they wait for."""
-        open_states = "('waiting', 'sent', 'delivering', 'held')"
         now = self.clock()
         line.execute(
-            "UPDATE deliveries SET state = 'replaced', changed = ? WHERE state IN ('waiting', 'held')"
-            f" AND job IN (SELECT id FROM jobs WHERE series = ? AND state IN {open_states})",  # noqa: S608
+            "UPDATE deliveries SET state = 'replaced', changed = ? WHERE state IN ('waiting', 'held') AND job IN"
+            " (SELECT id FROM jobs WHERE series = ? AND state IN ('delivering', 'held'))",
             (now, series),
         )
-        line.execute(f"UPDATE jobs SET state = 'replaced', changed = ? WHERE series = ? AND state IN {open_states}", (now, series))  # noqa: S608
+        line.execute(
+            "UPDATE jobs SET state = 'replaced', changed = ? WHERE series = ? AND state IN ('waiting', 'sent', 'delivering', 'held')",
+            (now, series),
+        )
         line.execute(
             "UPDATE versions SET state = 'replaced' WHERE series = ? AND state IN ('whole', 'working', 'held', 'noted')", (series,)
         )

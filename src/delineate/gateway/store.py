@@ -119,7 +119,7 @@ class Arrival:
 
     def _fail(self, status: int, words: str) -> None:
         self.fault = status, words
-        self.discard()
+        self._drop()
 
     def end(self) -> tuple[int, str]:
         """Keep it."""
@@ -151,7 +151,11 @@ class Arrival:
             self.fault = (status, said) if status else None
 
     def discard(self) -> None:
-        """It broke off, or is of no use."""
+        """It broke off."""
+        self._drop()
+        self._store.refused(self._link, self._command.instance)
+
+    def _drop(self) -> None:
         if self.part is not None:
             self.part.discard()
             self.part = None

@@ -7,8 +7,10 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -185,7 +187,8 @@ def test_a_training_is_watched_to_its_end(
     def meanwhile(_: float) -> None:
         server.training["status"], server.training["details"] = end, ["bone: Dice 0.9"]
 
-    monkeypatch.setattr("delineate.cli.label_training.time.sleep", meanwhile)
+    clock = SimpleNamespace(sleep=meanwhile, monotonic=time.monotonic)  # not the module's own sleep, in which other threads are
+    monkeypatch.setattr("delineate.cli.label_training.time", clock)
     found, out, err = run("train", "start", "tiny", "--wait", server=server)
     assert (found, out) == (code, "DONE\nbone: Dice 0.9\n" if code == 0 else "")
     assert "RUNNING" in err and (code == 0 or "bone: Dice 0.9" in err)

@@ -22,6 +22,8 @@ from delineate.gateway.parts import pynetdicom
 RTSTRUCT: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 SEG: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 
+_ENDS: Final = 10.0  # seconds
+
 Commits = Literal["same", "other", "fails", "partly", "never", "refuses"]
 
 
@@ -128,6 +130,10 @@ def serving(entity: Any, handlers: list[Any], port: int = 0, tls: ssl.SSLContext
         socketserver.BaseServer.shutdown(server)  # the library's own wants to be in a list that it keeps
         server.server_close()
         thread.join()
+        for left in server.active_associations:  # of callers that said nothing, for whose request it would wait for half a minute
+            left.dul.to_user_queue.put(None)
+            left.kill()
+            left.join(_ENDS)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from delineate import ahead, nifti_codec
+from delineate import ahead, nifti_codec, sparse
 from delineate.errors import ImageError
 from delineate.geometry import Geometry
 from delineate.nifti_codec import to_labels
@@ -76,17 +76,24 @@ def write(target: Source, volume: Volume, *, description: str = "", compress: bo
     """
     blocks = nifti_codec.blocks(volume, description)
     if not isinstance(target, str | os.PathLike):
-        nifti_codec.write(blocks, target, compress is not False)
+        _write(blocks, target, volume, compress is not False)
         return
     path = Path(target)
     try:
         with path.open("wb") as file:
-            nifti_codec.write(blocks, file, not path.name.lower().endswith(".nii") if compress is None else compress)
+            _write(blocks, file, volume, not path.name.lower().endswith(".nii") if compress is None else compress)
     except BaseException:
         # A file that looks whole and is not is worse than none.
         with contextlib.suppress(OSError):
             path.unlink()
         raise
+
+
+def _write(blocks: Iterator[bytes | memoryview], file: BinaryIO, volume: Volume, compress: bool) -> None:
+    if compress and volume.voxels.dtype.kind in "ub":  # labels: mostly nothing
+        sparse.write(blocks, file)
+    else:
+        nifti_codec.write(blocks, file, compress)
 
 
 def write_labels(target: Source, labels: np.ndarray, geometry: Geometry, *, compress: bool | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from delineate import nifti_codec
+from delineate import nifti_codec, sparse
 from delineate.geometry import Geometry
 
 _TYPES: Final = {
@@ -35,7 +35,10 @@ def write(file: BinaryIO, voxels: np.ndarray, geometry: Geometry, *, compress: b
     }
     header = "NRRD0004\n" + "".join(f"{name}: {value}\n" for name, value in fields.items()) + "\n"
     file.write(header.encode("ascii"))
-    nifti_codec.write(_planes(voxels), file, compress)
+    if compress and voxels.dtype.kind == "u":
+        sparse.write(_planes(voxels), file)
+    else:
+        nifti_codec.write(_planes(voxels), file, compress)
 
 
 def _planes(voxels: np.ndarray) -> Iterator[memoryview]:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+pytest.importorskip("pydicom")
+
+from pydicom import DataElement, Dataset
 
 from delineate.gateway.association import Link
 from delineate.gateway.commands import Command
 from delineate.gateway.completion import Completion, Whole
 from delineate.gateway.holdings import Holdings
 from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.rules_attributes import attributes_in
 from delineate.gateway.spool import Spool
 from delineate.gateway.store import Store
 from delineate.gateway.upper_layer import Answered
 from delineate.gateway.watching import release
 from delineate.gateway.work_rows import WorkRows
-from delineate.testing.dicom import CT, EXPLICIT
+from delineate.geometry import Geometry
+from delineate.testing.dicom import CT, EXPLICIT, stack_of, write_series
 
 
 @pytest.fixture
@@ -112,3 +120,19 @@ def test_an_object_that_broke_off_in_the_middle_is_missing_until_it_comes(holdin
     now += 2
     assert found.take() == [Whole(series, is_broken=True)]
     spool.close()
+
+
+def test_attributes_for_rules_are_names_as_they_are_and_never_nested_items(tmp_path: Path) -> None:
+    def change(data: Any, number: int) -> None:
+        data.PatientName, data.ImageType = "PHANTOM^QA", ["ORIGINAL", "PRIMARY"]
+        item = data
+        for _ in range(5):
+            inner = Dataset()
+            inner.StudyDescription = "x"
+            item.add_new("ReferencedStudySequence", "SQ", [inner])
+            item = inner
+        data["AccessionNumber"] = DataElement("AccessionNumber", "SQ", data.ReferencedStudySequence)
+
+    path = write_series(tmp_path, stack_of(np.zeros((1, 2, 2), np.int16), Geometry((2, 2, 1)), change=change))[0]
+    found = attributes_in(path, ["PatientName", "ImageType", "AccessionNumber", "Modality"])
+    assert found == {"PatientName": "PHANTOM^QA", "ImageType": "ORIGINAL\\PRIMARY", "Modality": "CT"}

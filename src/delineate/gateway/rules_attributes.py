@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from delineate.dicom.nesting import words
 from delineate.dicom.parts import pydicom
 from delineate.dicom.series import Group
 from delineate.errors import ImageError
@@ -58,8 +59,6 @@ def _groups(data: Any, sequence: str, number: int) -> Iterator[Any]:
 
 def _text(sources: list[Any], keyword: str) -> str:
     for source in sources:
-        value = source.get(keyword)
-        if value is not None and str(value) != "":
-            values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
-            return "\\".join(str(item) for item in values)
+        if text := words(source.get(keyword)):
+            return text
     return ""

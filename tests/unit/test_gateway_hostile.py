@@ -18,6 +18,7 @@ from delineate.gateway.commands import Command
 from delineate.gateway.completion import Completion, Whole
 from delineate.gateway.holdings import Holdings
 from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.retention import Retention
 from delineate.gateway.rules_attributes import attributes_in
 from delineate.gateway.spool import Spool
 from delineate.gateway.store import Store
@@ -136,3 +137,27 @@ def test_attributes_for_rules_are_names_as_they_are_and_never_nested_items(tmp_p
     path = write_series(tmp_path, stack_of(np.zeros((1, 2, 2), np.int16), Geometry((2, 2, 1)), change=change))[0]
     found = attributes_in(path, ["PatientName", "ImageType", "AccessionNumber", "Modality"])
     assert found == {"PatientName": "PHANTOM^QA", "ImageType": "ORIGINAL\\PRIMARY", "Modality": "CT"}
+
+
+def test_what_something_came_of_is_not_removed(holdings: Holdings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = WorkRows(holdings, attempts=5, pause=0.0, longest=0.0)
+    series = written(holdings, rows)
+    for delivery in rows.due_deliveries(()):
+        rows.delivered(delivery, [])
+    spool = Spool(tmp_path)
+    retention = Retention(holdings, spool, NodeSettings(keep=-1.0))
+    ask = holdings.rows
+
+    def rows_then_arrival(statement: str, *values: Any) -> Any:
+        found = ask(statement, *values)
+        if "FROM jobs WHERE series" in statement:  # the sweep has decided; an object comes
+            holdings.add(series, "1.9", "late.dcm", 10)
+        return found
+
+    monkeypatch.setattr(holdings, "rows", rows_then_arrival)
+    assert retention.sweep() == 0
+    monkeypatch.undo()
+    assert len(holdings.rows("SELECT * FROM instances")) == 2
+    holdings.nothing_new(series)
+    assert retention.sweep() == 1
+    spool.close()

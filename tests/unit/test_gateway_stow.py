@@ -124,9 +124,10 @@ def test_warnings_are_kept(server: tuple[Server, str], files: list[Path]) -> Non
     assert notes == ["web took RT Structure Set with a warning: attributes were changed (0xB000)"]
     state.answer = 409, answer({UIDS[0]: 0}, {UIDS[1]: 0x0111})
     make(StowSettings(name="web", url=url)).deliver(files)
-    state.answer = 200, b"<html>"
-    make(StowSettings(name="web", url=url)).deliver(files, notes)
-    assert "without saying what became of each object" in notes[-1]
+    for silent in (b"", b"{}", b"[]"):
+        state.answer = 200, silent
+        make(StowSettings(name="web", url=url)).deliver(files, notes)
+        assert "without saying what became of each object" in notes.pop()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,9 @@ def test_warnings_are_kept(server: tuple[Server, str], files: list[Path]) -> Non
         (202, answer({UIDS[0]: 0}, {UIDS[1]: 0x0122}), "does not take objects of this class (0x0122)", True),
         (202, answer({UIDS[0]: 0}, {UIDS[1]: 0xA700}), "resources are used up (0xA700)", False),
         (200, answer({UIDS[0]: 0}, {}), "the answer says nothing of Segmentation", False),
+        (200, b"<html>log in</html>", "something else than DICOM", False),
+        (200, b"[" * 100_000, "something else than DICOM", False),
+        (202, answer({}, {UIDS[0]: 31337}).replace(b"31337", b"Infinity"), "answered 202", False),
         (401, b"", "another or any token", False),
         (404, b"", "answered 404", False),
         (413, b"", "it is too large", True),

@@ -31,8 +31,7 @@ class Retention:
         now, count = self._holdings.clock(), 0
         for is_held, keep in ((0, self._settings.keep), (1, self._settings.keep_held)):
             for row in self._holdings.rows(_OVER, {"before": now - keep, "is_held": is_held}):
-                self._remove(row["id"], "its time was up" + (", and nobody had decided about it" if is_held else ""))
-                count += 1
+                count += self._remove(row["id"], "its time was up" + (", and nobody had decided about it" if is_held else ""))
         for row in self._holdings.rows(_IDLE):
             self._spool.forget_version(row["series"], row["number"])
         if count:
@@ -40,12 +39,14 @@ class Retention:
             _LOG.info("%d series were removed from the disk", count)
         return count
 
-    def _remove(self, series: int, words: str) -> None:
-        """Rows first: files without rows are removed at the next start."""
+    def _remove(self, series: int, words: str) -> bool:
+        """Rows first: files without rows are removed at the next start. What something came of meanwhile stays."""
         jobs = [row["id"] for row in self._holdings.rows("SELECT id FROM jobs WHERE series = ?", series)]
         with self._holdings.change() as line:
-            line.execute("DELETE FROM series WHERE id = ?", (series,))
+            if not line.execute("DELETE FROM series WHERE id = ? AND fresh = 0 AND NOT is_open", (series,)).rowcount:
+                return False
             self._holdings.event(line, f"removed: {words}", series)
         self._spool.forget_series(series)
         for job in jobs:
             self._spool.forget_job(job)
+        return True

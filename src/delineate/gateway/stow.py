@@ -75,13 +75,15 @@ class StowDestination:
         told = _told(content)
         if told is not None and status in (200, 202, 400, 409):
             self._judge_each(told, objects, notes)
-        elif status == 200:
+        elif status == 200 and not _is_other(content):
             notes.append(f"{self.settings.name} answered 200 without saying what became of each object")
         else:
             raise self._refused(status)
 
     def _refused(self, status: int) -> DeliveryError:
         name = self.settings.name
+        if status == 200:
+            return DeliveryError(f"{name} answered with something else than DICOM as JSON", f"Check its address. {_AGAIN}")
         if status in (401, 403):
             return DeliveryError(f"{name} wants another or any token or password ({status})", f"Check its files. {_AGAIN}")
         if status in (404, 405) or 300 <= status < 400:
@@ -107,6 +109,14 @@ class StowDestination:
             raise DeliveryError(f"{self.settings.name}: {'; '.join(failures)}", _SEE_LOG if is_final else _AGAIN, is_final)
 
 
+def _is_other(content: bytes) -> bool:
+    """Whether something came that no DICOMweb server says, such as a page to log in at: nothing is stored then."""
+    try:
+        return bool(content.strip()) and not isinstance(json.loads(content), (dict, list))
+    except (ValueError, RecursionError):
+        return True
+
+
 def _told(content: bytes) -> dict[str, tuple[bool, int]] | None:
     """By SOP Instance UID, whether it is stored and with which code; None where the answer is no such answer (PS3.18, 10.5.3)."""
     try:
@@ -114,7 +124,7 @@ def _told(content: bytes) -> dict[str, tuple[bool, int]] | None:
         data: Any = value[0] if isinstance(value, list) and value else value
         told = {_value(item, _UID): (False, int(_value(item, _REASON) or 0x0110)) for item in data.get(_FAILED, {}).get("Value", ())}
         told.update({_value(item, _UID): (True, int(_value(item, _WARNING) or 0)) for item in data.get(_STORED, {}).get("Value", ())})
-    except (ValueError, AttributeError, TypeError, IndexError, KeyError, RecursionError):
+    except (ValueError, AttributeError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
         return None
     return told or None
 

@@ -456,6 +456,7 @@ def test_logs_name_nobody(tmp_path: Path, objects: list[Any], caplog: pytest.Log
         node.until(lambda: node.state() == "held")
     said = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("delineate"))
     assert "kept aside" in said
+    assert "series 1: began to arrive" in said
     for word in ("Phantom", "phantom", ROOT):
         assert word not in said
 

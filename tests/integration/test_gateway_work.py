@@ -100,7 +100,7 @@ def test_a_server_that_is_not_there_is_tried_again_until_it_is(
         node.until(lambda: node.count("jobs", "state = 'waiting' AND attempts > 0") == 1)
         found = command("show", "1", "--data", str(node.data))
         assert found["jobs"][0]["reason"]
-        assert found["state"] == "working"
+        assert found["state"] == "working" and found["reason"] == found["jobs"][0]["reason"]  # the list says why it takes long
     server = label_server(workers=1)
     with running_node(tmp_path, RULES, server.url) as node:
         node.until(lambda: node.state() == "done")

@@ -175,7 +175,10 @@ def release(series: int, data: Path, as_json: bool) -> None:
 
 
 def _say(what: str, item: dict[str, Any]) -> None:
-    tries = f", tried {item['attempts']} times, next {when(item['due'])}" if item.get("attempts") and item["state"] != "held" else ""
+    count = item.get("attempts") or 0
+    tries = f", tried {'once' if count == 1 else f'{count} times'}" if count else ""
+    if tries and item["state"] in ("waiting", "sent"):
+        tries += f", next {when(item['due'])}"
     reason = f": {item['reason']}. {item['advice']}".rstrip() if item["reason"] else ""
     click.echo(printable(f"{what}: {item['state']}{tries}{reason}"))
 

@@ -41,7 +41,7 @@ class Holdings:
         self.path = folder / FILE
         self.clock = clock
         self._lock = threading.RLock()
-        self._told: list[str] = []  # what happened in the transaction that is open
+        self._told: list[tuple[int, str]] = []  # what happened in the transaction that is open
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._line = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         self.path.chmod(0o600)
@@ -86,8 +86,8 @@ class Holdings:
                     self._line.execute("ROLLBACK")
                     raise
                 self._line.execute("COMMIT")
-                for words in self._told:
-                    _LOG.info("%s", words)
+                for level, words in self._told:
+                    _LOG.log(level, "%s", words)
             except sqlite3.Error as error:
                 if self._line.in_transaction:
                     self._line.execute("ROLLBACK")
@@ -109,9 +109,11 @@ class Holdings:
         found = self.rows(statement, *values)
         return found[0] if found else None
 
-    def event(self, line: sqlite3.Connection, words: str, series: int | None = None, job: int | None = None) -> None:
+    def event(
+        self, line: sqlite3.Connection, words: str, series: int | None = None, job: int | None = None, level: int = logging.INFO
+    ) -> None:
         """Note what happened, in words without anything that could name a patient; they come into the log, too."""
-        self._told.append(words if series is None else f"series {series}: {words}")
+        self._told.append((level, words if series is None else f"series {series}: {words}"))
         line.execute("INSERT INTO events (at, series, job, words) VALUES (?, ?, ?, ?)", (self.clock(), series, job, words))
 
     # Arriving

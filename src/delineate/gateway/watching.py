@@ -10,7 +10,10 @@ from delineate.gateway.holdings import FILE, Holdings, Row
 
 _LIST: Final = """
 SELECT series.*, (SELECT count(*) FROM instances WHERE series = series.id) AS instances,
-  versions.state, versions.reason, versions.advice, versions.at
+  versions.state, versions.reason, versions.advice, versions.at,
+  (SELECT max(coalesce(nullif(jobs.reason, ''), deliveries.reason, '')) FROM jobs
+     LEFT JOIN deliveries ON deliveries.job = jobs.id AND deliveries.state = 'waiting'
+   WHERE jobs.series = series.id AND jobs.version = series.version AND jobs.state IN ('waiting', 'sent', 'delivering')) AS waits_for
 FROM series LEFT JOIN versions ON versions.series = series.id AND versions.number = series.version
 """
 _EVENTS: Final = 50
@@ -118,7 +121,7 @@ def _series(row: Row) -> dict[str, Any]:
         "megabytes": round(row["bytes"] / 1e6, 1),
         "version": row["version"],
         "state": "arriving" if is_arriving else row["state"],
-        "reason": "" if is_arriving else row["reason"],
+        "reason": "" if is_arriving else row["reason"] or (row["waits_for"] or "" if row["state"] == "working" else ""),
         "advice": "" if is_arriving else row["advice"],
         "last": row["last"],
     }

@@ -125,10 +125,8 @@ class Work:
         except (RejectedError, SettingsError) as error:
             self.rows.hold(job, _said(error.message), error.advice)
         except (ServerError, StoreError) as error:
-            _LOG.warning("job %d will be tried again: %s", job, error.message)
             self.rows.later(job, _said(error.message), error.advice)
         except DelineateError as error:
-            _LOG.warning("job %d is held: %s", job, type(error).__name__)
             self.rows.hold(job, _said(error.message), error.advice)
         except OSError as error:
             self.rows.later(job, f"the node's disk: {error.strerror}", "Look at the disk of the node's data folder.")
@@ -244,7 +242,6 @@ class Work:
             files = sorted((self._spool.job(row["job"]) / _RESULTS).iterdir())
             make(settings, self.commitments).deliver(files, notes)
         except DeliveryError as error:
-            _LOG.warning("delivery %d to %s: %s", delivery, row["destination"], error.message)
             self.rows.not_delivered(delivery, _said(error.message), error.advice, error.is_final)
         except (ServerError, StoreError, OSError) as error:
             advice = error.advice if isinstance(error, DelineateError) else ""

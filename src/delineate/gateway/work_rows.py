@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Final
@@ -49,7 +50,7 @@ class WorkRows:
                 "UPDATE versions SET state = 'held', reason = ?, advice = ? WHERE series = ? AND number = ?",
                 (reason, advice, series, version),
             )
-            self._holdings.event(line, f"held: {reason}", series)
+            self._holdings.event(line, f"held: {reason}", series, level=logging.WARNING)
 
     def note_version(self, series: int, version: int, reason: str) -> None:
         """Nothing is to be done with a version."""
@@ -133,7 +134,7 @@ class WorkRows:
                 (self._next(row["attempts"]), reason, advice, job),
             )
             if row["attempts"] == 0:
-                self._event(line, job, f"will be tried again: {reason}")
+                self._event(line, job, f"will be tried again: {reason}", logging.WARNING)
 
     def hold(self, job: int, reason: str, advice: str) -> None:
         """A job waits for a person."""
@@ -145,7 +146,7 @@ class WorkRows:
     def _hold(self, line: sqlite3.Connection, job: int, reason: str, advice: str) -> None:
         now = self._holdings.clock()
         line.execute("UPDATE jobs SET state = 'held', reason = ?, advice = ?, changed = ? WHERE id = ?", (reason, advice, now, job))
-        self._event(line, job, f"held: {reason}")
+        self._event(line, job, f"held: {reason}", logging.WARNING)
         self._settle_version(line, job)
 
     # Deliveries
@@ -171,7 +172,8 @@ class WorkRows:
                 ("held" if is_held else "waiting", self._next(row["attempts"]), reason, advice, self._holdings.clock(), delivery),
             )
             if is_held or row["attempts"] == 0:
-                self._event(line, row["job"], f"{'not' if is_held else 'not yet'} delivered to {row['destination']}: {reason}")
+                words = f"{'not' if is_held else 'not yet'} delivered to {row['destination']}: {reason}"
+                self._event(line, row["job"], words, logging.WARNING)
             self._settle_job(line, row["job"])
 
     def _next(self, attempts: int) -> float:
@@ -208,6 +210,6 @@ class WorkRows:
             (state, reason, advice, self._holdings.clock(), series, version),
         )
 
-    def _event(self, line: sqlite3.Connection, job: int, words: str) -> None:
+    def _event(self, line: sqlite3.Connection, job: int, words: str, level: int = logging.INFO) -> None:
         row = line.execute("SELECT series, rule FROM jobs WHERE id = ?", (job,)).fetchone()
-        self._holdings.event(line, f"{row['rule']}: {words}", row["series"], job)
+        self._holdings.event(line, f"{row['rule']}: {words}", row["series"], job, level)

@@ -8,6 +8,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,21 @@ def test_thousands_of_series_and_a_server_that_knows_no_offset(opened: Opened, a
     assert len(asking(page=1000).series()) == 1000  # its own limit; the same page again is the end
 
 
+def test_a_list_that_never_ends_is_given_up(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    web = asking()
+    monkeypatch.setattr("delineate.datastore.dicomweb_client._MOST_SERIES", 50)
+    asked: list[int] = []
+
+    def page(path: str, query: dict[str, str]) -> list[Any]:
+        asked.append(int(query["offset"]))
+        return [{"0020000D": {"Value": ["1.2"]}, "0020000E": {"Value": [f"1.2.{query['offset']}.{number}"]}} for number in range(1, 11)]
+
+    monkeypatch.setattr(web, "json", page)
+    with pytest.raises(DicomWebError, match="has no end"):
+        web.series()
+    assert asked == [0, 10, 20, 30, 40, 50]
+
+
 def test_no_modality_is_left_out_but_those_without_an_image(opened: Opened, peer: DicomWebServer) -> None:
     for number, modality in enumerate(["SEG", "RTSTRUCT", "SR", "PT", "US", ""], 1):
         pretend(peer, number, modality)
@@ -310,6 +326,15 @@ def test_a_series_that_does_not_come_whole_is_an_error_and_leaves_nothing(
     store.synchronise()
     store.synchronise()
     assert store.fetch(ONE).path.is_dir()
+
+
+def test_a_server_that_sends_another_image_is_found_out(store: DicomWebDatastore, peer: DicomWebServer) -> None:
+    by_series = peer.series()
+    one, other = by_series[ONE][2], by_series[TWO][0]
+    peer.stored[one.uid("SOPInstanceUID")] = replace(one, content=other.content)
+    with pytest.raises(DicomWebError, match="of another series"):
+        store.fetch(ONE)
+    assert not store.is_here(store.image(ONE)) and store.fetch(TWO).path.is_dir()
 
 
 def test_what_passes_is_tried_again(store: DicomWebDatastore, peer: DicomWebServer) -> None:

@@ -37,6 +37,7 @@ PATIENCE: Final = 150.0
 _TURN: Final = 0.5  # s
 _BUFFER: Final = 1 << 20
 _PREAMBLE: Final = 132
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"  # the syntax in which no UID can be seen
 _EPOCH: Final = 946_684_800  # s, the year 2000: a series that came again has the same times, so that who decoded it before need not again
 
 
@@ -199,7 +200,8 @@ class Receiver:
         self._folder = folder
         self._uid = uid
         self._file: BinaryIO | None = None
-        self._head = b""
+        self._head = self._tail = b""
+        self._is_own = False
         self.count = 0
         self.size = 0
 
@@ -211,7 +213,8 @@ class Receiver:
     def begin(self) -> None:
         """An instance begins."""
         self.count += 1
-        self._head = b""
+        self._head = self._tail = b""
+        self._is_own = False
         self._file = (self._folder / f"{self.count:06d}.dcm").open("wb", buffering=_BUFFER)
 
     def write(self, data: memoryview) -> None:
@@ -220,15 +223,21 @@ class Receiver:
         self.size += len(data)
         if len(self._head) < _PREAMBLE:
             self._head += bytes(data[: _PREAMBLE - len(self._head)])
+        if not self._is_own:  # its first block says so as a rule
+            uid, seen = self._uid.encode("ascii"), self._tail + bytes(data)
+            self._is_own = uid in seen or _DEFLATED in seen
+            self._tail = seen[-max(len(uid), len(_DEFLATED)) :]
         if self._file is not None:
             self._file.write(data)
 
     def end(self) -> None:
-        """It is whole. Raises `PartsError` where it is no DICOM file."""
+        """It is whole. Raises `PartsError` where it is no DICOM file, or does not hold the series' UID: one of another image."""
         if self._file is not None:
             self._file.close()
         if self._head[128:] != b"DICM":
             raise PartsError("a part of it is no DICOM file")
+        if not self._is_own:
+            raise PartsError("a part of it is of another series")
 
     def keep(self, version: int, grid: Geometry | None) -> None:
         """Let it be found."""

@@ -35,6 +35,7 @@ _LONGEST_DELAY: Final = 30.0
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SMALL_PAGE: Final = 100
 _MOST_PAGES: Final = 100_000
+_MOST_SERIES: Final = 1_000_000  # a list that never ends would fill the memory
 _ASKED: Final = "00081190,00080060,00100020,0008103E,00080021,00080031,00180015,00181030,00200011,00201209,00080020"
 
 Result = TypeVar("Result")
@@ -127,6 +128,8 @@ class DicomWeb:
             seen += len(page)
             if not page or len(found) == before:
                 return list(found.values())
+            if len(found) > _MOST_SERIES:
+                break
         raise DicomWebError("the DICOMweb server's list of series has no end", "Look into its log.")
 
     def one_series(self, uid: str) -> RemoteSeries | None:

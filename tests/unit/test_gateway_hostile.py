@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ pytest.importorskip("pydicom")
 
 from pydicom import DataElement, Dataset
 
+from delineate.errors import ImageError, StoreError
 from delineate.gateway.association import Link
 from delineate.gateway.commands import Command
 from delineate.gateway.completion import Completion, Whole
@@ -22,6 +25,7 @@ from delineate.gateway.retention import Retention
 from delineate.gateway.rules_attributes import attributes_in
 from delineate.gateway.spool import Spool
 from delineate.gateway.store import Store
+from delineate.gateway.survival import survived
 from delineate.gateway.upper_layer import Answered
 from delineate.gateway.watching import release
 from delineate.gateway.work_rows import WorkRows
@@ -161,3 +165,16 @@ def test_what_something_came_of_is_not_removed(holdings: Holdings, tmp_path: Pat
     holdings.nothing_new(series)
     assert retention.sweep() == 1
     spool.close()
+
+
+def test_a_series_that_ends_the_process_is_held_after_three_times(tmp_path: Path) -> None:
+    words = "import os, pathlib, sys\nfrom delineate.gateway.survival import survived\n"
+    words += "with survived(pathlib.Path(sys.argv[1])):\n    os._exit(9)\n"
+    for _ in range(3):
+        assert subprocess.run([sys.executable, "-c", words, str(tmp_path)], check=False).returncode == 9
+    with pytest.raises(ImageError, match="ended 3 times"), survived(tmp_path):
+        pass
+    for _ in range(5):  # a person had it tried again; what fails otherwise is no end
+        with pytest.raises(StoreError), survived(tmp_path):
+            raise StoreError("full", "")
+    assert list(tmp_path.iterdir()) == []

@@ -39,6 +39,7 @@ from delineate.gateway.rule import Output
 from delineate.gateway.rules import Rule, Rules, Server
 from delineate.gateway.rules_attributes import attributes_of
 from delineate.gateway.spool import Spool, sync
+from delineate.gateway.survival import survived
 from delineate.gateway.work_rows import WorkRows
 from delineate.protocols.messages import Backoff
 from delineate.segmentation import Segmentation
@@ -140,7 +141,8 @@ class Work:
             return
         rule, server = self._rule(row["rule"])
         folder = self._folder(row["series"], row["version"])
-        image = reader.read(folder)
+        with survived(self._spool.job(job)):
+            image = reader.read(folder)
         if image.lost:
             raise ImageError(image.lost, "Send the series again; files that cannot be read may be slices of it.")
         if server.deidentify is not Policy.OFF:  # voxels and grid are all that goes; what could name somebody is on the pixels
@@ -150,7 +152,8 @@ class Work:
             segmentation = self._segmented(client, row, rule, image.volume)
             notes += client.notes
         outputs = _outputs(rule, segmentation, notes)
-        self._write(job, replace(rule, outputs=outputs), segmentation, image, notes)
+        with survived(self._spool.job(job)):
+            self._write(job, replace(rule, outputs=outputs), segmentation, image, notes)
         self.rows.written(job, rule.destinations if outputs else (), notes)
 
     def _rule(self, name: str) -> tuple[Rule, Server]:

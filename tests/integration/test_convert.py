@@ -150,7 +150,9 @@ def test_segment_writes_dicom(tmp_path: Path) -> None:
     run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "out", "--to", "rtstruct", "-q")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lungs-ct.png", "lungs-ct.rtstruct.dcm"]
     run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "seg.dcm", "--to", "seg", "-q", "--no-picture")
-    assert pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentAlgorithmName == "lungs-ct"
+    made = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert made.SegmentSequence[0].SegmentAlgorithmName == made.SeriesDescription == "lungs-ct"
+    assert pydicom.dcmread(tmp_path / "out" / "lungs-ct.rtstruct.dcm").StructureSetLabel == "lungs-ct"
     rows = json.loads(
         run("compare", tmp_path / "out" / "lungs-ct.rtstruct.dcm", tmp_path / "seg.dcm", "--source", tmp_path / "ct", "--json").stdout
     )

@@ -193,7 +193,7 @@ def test_one_file_with_frames_and_short_names(server: Any, tmp_path: Path) -> No
     assert not (found / "seg.dcm").exists()
     data = pydicom.dcmread(found / "rtstruct.dcm")
     assert data.StudyInstanceUID == image.series.study_uid
-    assert data.SeriesDescription == "labelled"
+    assert data.SeriesDescription == data.StructureSetDescription == data.StructureSetLabel == "labelled"
 
 
 def test_who_does_not_ask_gets_what_there_always_was(server: Any, tmp_path: Path) -> None:

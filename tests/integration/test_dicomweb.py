@@ -190,18 +190,22 @@ def test_a_label_that_cannot_be_written_says_so_and_is_let_be(serving: Serving, 
     until(lambda: len(arrived(peer, "SEG")) == 1)
 
 
-def test_labels_that_lie_there_are_found_with_their_tag_the_newest_first(serving: Serving, peer: DicomWebServer, tmp_path: Path) -> None:
-    first = serving(workers=1, folder=tmp_path / "first", dicomweb_label_tags=("final", "second reader"))
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_labels_that_lie_there_are_found_with_their_tag_the_newest_first(
+    serving: Serving, peer: DicomWebServer, tmp_path: Path, kind: str
+) -> None:
+    tags, modality = ("final", "second reader"), kind.upper()
+    first = serving(workers=1, folder=tmp_path / "first", dicomweb_label_tags=tags, dicomweb_labels=(kind,))
     save(first, ONE, mask())
     save(first, ONE, mask(), tag="second reader")
-    until(lambda: len(arrived(peer, "SEG")) == 2)
+    until(lambda: len(arrived(peer, modality)) == 2)
     first.stop()
     other = serving(folder=tmp_path / "other")
     until(lambda: other.http.get("/datastore/").json()["label_tags"] == {"final": 1, "second reader": 1})
     answer = other.http.get("/datastore/label", params={"label": ONE, "tag": "second reader"})
-    assert answer.content in arrived(peer, "SEG")
+    assert answer.content in arrived(peer, modality)
     info = other.http.get("/datastore/label/info", params={"label": ONE, "tag": "final"}).json()
-    assert info["dicomweb"]["modality"] == "SEG"
+    assert info["dicomweb"]["modality"] == modality
     assert "failed" not in info["dicomweb"]
     other.http.delete("/datastore/label", params={"id": ONE, "tag": "final"})
     asked = len(peer.requests)

@@ -116,7 +116,8 @@ def read_structures(path: Path, grid: Series | Geometry | None, notes: list[str]
 def write_structures(segmentation: Segmentation, path: Path, to: str, source: Source | None, notes: list[str], **more: Any) -> list[Path]:
     """Write structures in one of `FORMATS`; the files written.
 
-    more : options of the writers: ``kind``, ``packing`` and ``algorithm`` of a SEG; ``short_names`` in an RTSTRUCT
+    more : options of the writers: ``kind``, ``packing`` and ``algorithm`` of a SEG; ``short_names`` in an RTSTRUCT;
+        ``description``
 
     Raises
     ------
@@ -130,12 +131,12 @@ def write_structures(segmentation: Segmentation, path: Path, to: str, source: So
     if to == "seg":
         from delineate.dicom.seg import Options, write_seg
 
-        options = {name: value for name, value in more.items() if name in ("kind", "packing", "algorithm")}
+        options = {name: value for name, value in more.items() if name in ("kind", "packing", "algorithm", "description")}
         write_seg(path, segmentation, source.series, Options(**options), notes)
     else:
         from delineate.dicom import rtstruct
 
-        contours = rtstruct.Options(short_names=more.get("short_names", False))
+        contours = rtstruct.Options(short_names=more.get("short_names", False), description=more.get("description", ""))
         rtstruct.write_rtstruct(path, segmentation, source.series, contours, notes)
     return [path]
 
@@ -172,7 +173,7 @@ def way_to_write(formats: Sequence[str], source: Source | None, model: str, note
         return [
             file
             for to, target in zip(formats, paths, strict=True)
-            for file in write_structures(segmentation, target, to, source, notes, algorithm=model)
+            for file in write_structures(segmentation, target, to, source, notes, algorithm=model, description=model)
         ]
 
     return {"suffix": FORMATS[formats[0]], "write": write}

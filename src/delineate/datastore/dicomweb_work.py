@@ -39,7 +39,9 @@ class WriteLabel:
                 if kind == "seg":
                     seg.write_seg(path, segmentation, source, seg.Options(description=about, uid=uid), notes)
                 else:
-                    rtstruct.write_rtstruct(path, segmentation, source, rtstruct.Options(description=about, uid=uid), notes)
+                    rtstruct.write_rtstruct(
+                        path, segmentation, source, rtstruct.Options(label="Delineate", description=about, uid=uid), notes
+                    )
         except DelineateError as error:
             raise _refused(error) from error
         for note in notes:

@@ -42,13 +42,13 @@ class Options:
     """How to write.
 
     holes : ``keyhole``, one contour for a structure with its holes, or ``xor``, holes as contours of their own, of the type
-    CLOSEDPLANAR_XOR; label, description : of the structure set; short_names : of 16 characters at most, as some
-    planning systems want them; tolerance : mm that points left out may be away from what stays, 0 for all points and exact
-    voxels; at : when it was made, now by default; uid : SOP Instance UID, new by default.
+    CLOSEDPLANAR_XOR; label, description : of the structure set, the one being the other where it is empty; short_names : of 16
+    characters at most, as some planning systems want them; tolerance : mm that points left out may be away from what stays, 0
+    for all points and exact voxels; at : when it was made, now by default; uid : SOP Instance UID, new by default.
     """
 
     holes: Holes = "keyhole"
-    label: str = "Delineate"
+    label: str = ""
     description: str = ""
     short_names: bool = False
     tolerance: float = 0.0

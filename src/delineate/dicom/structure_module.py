@@ -29,7 +29,10 @@ def written_before_contours(
 ) -> tuple[bytes, bytes]:
     """The file's bytes before and after ROIContourSequence, implicit VR little endian."""
     at = at or datetime.now()
+    label = label or description or "Delineate"
     data = derived(source, RTSTRUCT, "RTSTRUCT", at, description or label, uid)
+    if description:
+        data.StructureSetDescription = description[:1024]
     values = item(
         OperatorsName="",
         StructureSetLabel=label[:16],

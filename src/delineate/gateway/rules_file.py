@@ -208,7 +208,7 @@ def _rtstruct(rule: Table) -> rtstruct.Options:
         return rtstruct.Options()
     options = rtstruct.Options(
         holes=table.one_of("holes", ("keyhole", "xor"), "keyhole"),
-        label=table.text("label", "Delineate"),
+        label=table.text("label", ""),
         description=table.text("description", ""),
         short_names=table.truth("short_names"),
         tolerance=table.number("tolerance", 0, 100, 0.0),

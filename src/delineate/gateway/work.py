@@ -210,9 +210,11 @@ class Work:
         part = folder / f"{_RESULTS}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
+        contours = replace(rule.rtstruct, description=rule.rtstruct.description or rule.model)
+        segments = replace(rule.seg, description=rule.seg.description or rule.model, algorithm=rule.model)
         writers: Mapping[str, Callable[[Path], None]] = {
-            "rtstruct": lambda path: rtstruct.write_rtstruct(path, segmentation, image.series, rule.rtstruct, notes),
-            "seg": lambda path: seg.write_seg(path, segmentation, image.series, replace(rule.seg, algorithm=rule.model), notes),
+            "rtstruct": lambda path: rtstruct.write_rtstruct(path, segmentation, image.series, contours, notes),
+            "seg": lambda path: seg.write_seg(path, segmentation, image.series, segments, notes),
         }
         for output in rule.outputs:
             path = part / f"{output}.dcm"

@@ -252,11 +252,18 @@ def test_an_overlay_within_compressed_pixels(keeper: Deidentifier) -> None:
         keeper.dataset(data)
 
 
+JPEG, SCAN, COMMENT = b"\xff\xd8\xff\xe0\x00\x04JF", b"\xff\xda\x00\x02ab\xff\x00\xff\xd0c", b"\xff\xfe\x00\x0cZEBRA^Anna"
+J2K, TILE = b"\xff\x4f\xff\x51\x00\x04\x00\x00", b"\xff\x90\x00\x0a\0\0\0\0\0\x10\0\1"
+J2K_COMMENT = b"\xff\x64\x00\x0e\x00\x01ZEBRA^Anna"
+
+
 @pytest.mark.parametrize(
     ("begin", "end", "hidden"),
     [
-        (b"\xff\xd8\xff\xe0\x00\x04JF", b"\xff\xda\x00\x02\xff\xfeZE", b"\xff\xfe\x00\x0cZEBRA^Anna\xff\xe1\x00\x0cZEBRA^Anna"),
-        (b"\xff\x4f\xff\x51\x00\x04\x00\x00", b"\xff\x90\x00\x02ZE", b"\xff\x64\x00\x0e\x00\x01ZEBRA^Anna"),
+        (JPEG, SCAN + b"\xff\xd9", COMMENT + b"\xff\xe1\x00\x0cZEBRA^Anna"),
+        (JPEG + SCAN, SCAN + b"\xff\xd9", COMMENT),
+        (J2K, TILE + b"\xff\x93ab\xff\xd9", J2K_COMMENT),
+        (J2K + TILE[:9] + b"\x20" + TILE[10:], b"\xff\x93ab\xff\xd9", J2K_COMMENT),
     ],
 )
 def test_remarks_within_compressed_pixels(begin: bytes, end: bytes, hidden: bytes, keeper: Deidentifier) -> None:
@@ -270,6 +277,28 @@ def test_remarks_within_compressed_pixels(begin: bytes, end: bytes, hidden: byte
     data.PixelData = pydicom.encaps.encapsulate([content[: len(begin) + 6]])
     with pytest.raises(DeidentificationError, match="remarks"):
         keeper.dataset(data)
+
+
+@pytest.mark.parametrize("image_", [JPEG + SCAN + b"\xff\xd9", J2K + TILE + b"\xff\x93ab\xff\xd9"])
+def test_what_stands_behind_compressed_pixels(image_: bytes, keeper: Deidentifier) -> None:
+    data = image()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+
+    def sent(*parts: bytes) -> bytes:
+        item = lambda part: b"\xfe\xff\x00\xe0" + len(part).to_bytes(4, "little") + part  # noqa: E731
+        data.PixelData = b"".join(map(item, (b"", *parts))) + b"\xfe\xff\xdd\xe0\0\0\0\0"
+        data["PixelData"].is_undefined_length = True
+        clean: bytes = keeper.dataset(data).PixelData
+        assert len(clean) == len(data.PixelData)
+        return clean
+
+    assert b"ZEBRA" not in sent(image_ + b"ZEBRA^Anna", image_)
+    assert sent(image_[:11], image_[11:], image_ + b"\0") == data.PixelData  # in pieces, and padded
+    remark = COMMENT if image_.startswith(JPEG) else J2K_COMMENT
+    assert b"ZEBRA" not in sent(image_[:8] + remark[:7], remark[7:] + image_[8:])
+    assert b"ZEBRA" not in sent(image_[:8], remark + image_[8:])
+    with pytest.raises(DeidentificationError, match="remarks"):
+        sent(image_, b"ZEBRA^Anna")
 
 
 def test_texts_in_other_characters_and_damaged_ones(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ _SHOWN: Final = frozenset(("ES", "GM", "IVUS", "OP", "SC", "SM", "US", "XC"))
 _CAPTURES: Final = ("1.2.840.10008.5.1.4.1.1.7.", "1.2.840.10008.5.1.4.1.1.77.1.")  # secondary captures; photographs, videos
 _RT: Final = "1.2.840.10008.5.1.4.1.1.481."
 _OVERLAY_BIT: Final = 0x0102  # of a group: which bit of the pixels holds the overlay
+_RLE: Final = "1.2.840.10008.1.2.5"
 _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -50,7 +51,7 @@ def pixels_alone(data: Any, clean: Any, syntax: str) -> str:
     if "PixelData" not in data:
         return ""
     if syntax not in NATIVE:
-        return _compressed_alone(data, clean)
+        return _compressed_alone(data, clean, syntax)
     try:
         allocated, stored, high = (int(data.get(name, 0)) for name in ("BitsAllocated", "BitsStored", "HighBit"))
         count = int(data.Rows) * int(data.Columns) * int(data.get("SamplesPerPixel") or 1) * int(data.get("NumberOfFrames") or 1)
@@ -67,12 +68,12 @@ def pixels_alone(data: Any, clean: Any, syntax: str) -> str:
     return ""
 
 
-def _compressed_alone(data: Any, clean: Any) -> str:
+def _compressed_alone(data: Any, clean: Any, syntax: str) -> str:
     tags = [tag for tag in list(data.keys()) if 0x6000 <= tag >> 16 < 0x6100 and tag & 0xFFFF == _OVERLAY_BIT]
     if any(data[tag].value for tag in tags):
         return "its compressed pixels hold an overlay"
     try:
-        content = without_remarks(data.PixelData)
+        content = without_remarks(data.PixelData, is_rle=syntax == _RLE)
     except ValueError:
         return "its compressed pixels are damaged, or of a form that may hold remarks"
     clean.PixelData = content

@@ -568,7 +568,6 @@ def test_tokens_and_roles(guarded: tuple[Server, dict[str, str]], who: str, stat
         ("POST", "/batch/infer/threshold", "admin"),
         ("PUT", "/model/threshold", "admin"),
         ("GET", "/logs/", "admin"),
-        ("GET", "/api/tasks/", "admin"),
     ],
 )
 def test_a_role_that_is_missing_is_named(guarded: tuple[Server, dict[str, str]], method: str, path: str, role: str) -> None:

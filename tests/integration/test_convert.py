@@ -192,3 +192,14 @@ def test_fetch_writes_dicom(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["structures.png", "structures.rtstruct.dcm", "structures.seg.dcm"]
     rows = json.loads(run("compare", tmp_path / "rs.dcm", tmp_path / "labels.nii.gz", "--json").stdout)["structures"]
     assert [(row["name"], row["dice"]) for row in rows] == [("Lung_L", 1.0), ("Lung_R", 1.0)]
+
+
+def test_where_nothing_is_found_the_formats_that_can_say_so_are_written(tmp_path: Path) -> None:
+    nothing = np.full((6, 24, 20), 24, np.uint16)
+    nothing[:, 6:18, 5:15] = 1024  # water in air
+    write_series(tmp_path / "ct", stack_of(nothing, Geometry((20, 24, 6), (2.0, 2.0, 3.0)), stored=12))
+    told = run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "out", "--to", "rtstruct", "--to", "seg", "-q").output
+    assert "no structure has voxels" in told
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lungs-ct.png", "lungs-ct.seg.dcm"]
+    alone = run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "alone", "--to", "rtstruct", "-q", code=2)
+    assert "no structure has voxels" in str(alone.exception) and not list((tmp_path / "alone").iterdir())

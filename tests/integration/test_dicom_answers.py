@@ -614,8 +614,13 @@ def test_the_clients_write_label_maps_by_name_and_say_what_they_left_out(server:
         client.segment(server.studies / "plain.nii.gz", "threshold", output=tmp_path / "bright.nii.gz")
         assert read_segmentation(tmp_path / "bright.nii.gz").names == ["Bright"]
         write_series(tmp_path / "in", stack_of(stored(np.zeros(GRID.shape, np.uint8)), GRID))
-        client.segment(tmp_path / "in", "threshold", to="rtstruct", output=tmp_path / "rs.dcm")
-        assert client.notes == ["Bright has no voxels: left out"]
+        with pytest.raises(InputError, match="no structure has voxels"):
+            client.segment(tmp_path / "in", "threshold", to="rtstruct", output=tmp_path / "rs.dcm")
+        assert not (tmp_path / "rs.dcm").exists()
+        labels = labels_of(GRID.shape)
+        write_series(tmp_path / "one", stack_of(stored(np.where(labels == labels.max(), labels, 0)), GRID))
+        client.segment(tmp_path / "one", "labelled", to="rtstruct", output=tmp_path / "rs.dcm")
+        assert client.notes and all("has no voxels: left out" in note for note in client.notes)
 
 
 @pytest.mark.parametrize("twin", [False, True], ids=["blocking", "asynchronous"])

@@ -170,11 +170,17 @@ def way_to_write(formats: Sequence[str], source: Source | None, model: str, note
 
     def write(path: Path, segmentation: Segmentation) -> list[Path]:
         paths = [path, *(path.with_name(f"{stem(path)}{FORMATS[to]}") for to in formats[1:])]
-        return [
-            file
-            for to, target in zip(formats, paths, strict=True)
-            for file in write_structures(segmentation, target, to, source, notes, algorithm=model, description=model)
-        ]
+        files: list[Path] = []
+        left = len(formats)
+        for to, target in zip(formats, paths, strict=True):
+            left -= 1
+            try:
+                files += write_structures(segmentation, target, to, source, notes, algorithm=model, description=model)
+            except InputError as error:  # contours of nothing, say; the other format may do
+                if not files and not left:
+                    raise
+                notes.append(f"there is no {target.name}: {error.sentence()}")
+        return files
 
     return {"suffix": FORMATS[formats[0]], "write": write}
 

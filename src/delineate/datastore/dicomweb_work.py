@@ -8,9 +8,9 @@ from delineate import files, nifti
 from delineate.dicom import rtstruct, seg
 from delineate.dicom.header import read_header
 from delineate.dicom.reader import read
-from delineate.errors import DelineateError, ModelError
+from delineate.errors import DelineateError
 from delineate.protocols.reference import Place
-from delineate.runners.work import Done, WorkJob, names_by_label
+from delineate.runners.work import Done, WorkJob, names_by_label, refused
 
 FILES: Final = {"seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
 """What is written, and how the file is called in the work's result."""
@@ -43,7 +43,7 @@ class WriteLabel:
                         path, segmentation, source, rtstruct.Options(label="Delineate", description=about, uid=uid), notes
                     )
         except DelineateError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         for note in notes:
             job.log(note)
         return Done(values={"notes": notes}, files=written)
@@ -71,11 +71,7 @@ class ReadLabel:
             else:
                 files.write_segmentation(job.folder / name, found)
         except DelineateError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         for note in notes:
             job.log(note)
         return Done(values={"notes": notes, "names": {item.name: item.label for item in found}}, files={name: job.folder / name})
-
-
-def _refused(error: DelineateError) -> ModelError:
-    return error if isinstance(error, ModelError) else ModelError(error.message, error.advice, "input")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from delineate.errors import BlobError, ModelError, StoreError
+from delineate.errors import BlobError, DelineateError, MissingPartError, ModelError, StoreError
 from delineate.model import Model
 from delineate.protocols.reference import Place
 from delineate.segmentation import Segmentation
@@ -120,6 +120,13 @@ def load(name: str) -> Work:
     except ImportError as error:
         raise ModelError(f"{name} cannot begin: {error}", 'Install it: pip install "delineate[train]".', "start") from error
     return work
+
+
+def refused(error: DelineateError) -> ModelError:
+    """Why what was given cannot be worked on: of kind ``input``, or ``missing`` where the reader of its format is not installed."""
+    if isinstance(error, ModelError):
+        return error
+    return ModelError(error.message, error.advice, "missing" if isinstance(error, MissingPartError) else "input")
 
 
 def names_by_label(given: Mapping[str, Any]) -> dict[int, str]:

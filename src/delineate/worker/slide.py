@@ -14,6 +14,7 @@ from delineate.protocols.archive import ResultWriter
 from delineate.protocols.infer_result import LARGEST, NAME, InferResult
 from delineate.protocols.reference import Reference
 from delineate.runners.base import Findings
+from delineate.runners.work import refused
 from delineate.slides import documents, mask
 from delineate.slides.documents import About, document
 from delineate.slides.opening import open_slide
@@ -54,22 +55,18 @@ def staged_slide(reference: Reference | None, files: Files, params: Mapping[str,
         request = read_part(params)
         slide = open_slide(path)
     except DelineateError as error:
-        raise _refused(error) from error
+        raise refused(error) from error
     try:
         files.require_unchanged(place, path)
         yield StagedSlide(request, request.on(slide, place.key), suffix_of(place.name))
     except (InputError, MissingPartError) as error:
-        raise _refused(error) from error
+        raise refused(error) from error
     except ModelError as error:
         if isinstance(error.__cause__, ImageError):  # a tile that turned out to be damaged while the model ran
-            raise _refused(error.__cause__) from error
+            raise refused(error.__cause__) from error
         raise
     finally:
         slide.close()
-
-
-def _refused(error: DelineateError) -> ModelError:
-    return ModelError(error.message, error.advice, "missing" if isinstance(error, MissingPartError) else "input")
 
 
 def require_outlines(result: object) -> Findings:
@@ -114,7 +111,7 @@ def add_outlines(
             with _file(writer, scratch, name) as path:
                 mask.write_mask(path, mask.mask_of(findings.outlines))
         except (InputError, MissingPartError) as error:
-            raise _refused(error) from error
+            raise refused(error) from error
     writer.add_bytes(NAME, result.to_bytes())
 
 

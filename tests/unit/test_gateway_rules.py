@@ -169,6 +169,7 @@ destinations = "copies"
         (rule("a", "continue = 1"), "Write true or false"),
         (rule("a") + rule("a"), "two rules have the name 'a'"),
         ('[[rules]]\nname = "a"\n', "model is missing"),
+        ('[[rules]]\nname = "a"\nmodell = "lungs-ct"\n', "Perhaps modell is meant"),
         ("[rules]\n", "Begin each with [[rules]]"),
         ("[ruels]\n", "ruels is unknown. Perhaps rules"),
         ('[servers.a]\nurl = "server"\n', "servers.a.url is 'server'"),

@@ -48,7 +48,8 @@ class Table:
         if value is None and default is not None:
             return default
         if value is None:
-            raise self.error(key, "is missing")
+            near = difflib.get_close_matches(key, [other for other in self.values if other not in self._taken], 1)
+            raise self.error(key, "is missing", f"Perhaps {near[0]} is meant to be it." if near else SEE)
         if not isinstance(value, str) or not value.strip():
             raise self.error(key, f"is {value!r} instead of a text")
         return value.strip()

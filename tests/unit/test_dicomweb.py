@@ -257,12 +257,12 @@ def test_a_server_that_refuses_large_pages_is_asked_for_small_ones(opened: Opene
     assert len(store.images()) == 252
 
 
-def test_thousands_of_series_and_a_server_that_knows_no_offset(opened: Opened, asking: Asking, peer: DicomWebServer) -> None:
-    for number in range(3000):
+def test_a_thousand_series_and_a_server_that_knows_no_offset(opened: Opened, asking: Asking, peer: DicomWebServer) -> None:
+    for number in range(1200):
         pretend(peer, number, "CT")
-    store = opened(page=250)
+    store = opened(page=100)
     store.synchronise()
-    assert len(store.images()) == 3002
+    assert len(store.images()) == 1202
     peer.behaviour.keeps_offset = False
     assert len(asking(page=1000).series()) == 1000  # its own limit; the same page again is the end
 

@@ -7,7 +7,7 @@ under which label its voxels are. Thirty organs are one array, not thirty.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -71,7 +71,7 @@ class Segmentation:
     """
 
     geometry: Geometry
-    layers: Tuple[np.ndarray, ...]
+    layers: Tuple[np.ndarray, ...] = field(repr=False)
     structures: Tuple[Structure, ...]
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Volume:
         Units of the real value (``HU``), empty when unknown.
     """
 
-    voxels: np.ndarray
+    voxels: np.ndarray = field(repr=False)
     geometry: Geometry
     slope: float = 1.0
     intercept: float = 0.0

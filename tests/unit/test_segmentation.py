@@ -7,6 +7,7 @@ from delineate.errors import GeometryError, InputError
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
 from delineate.segmentation import Segmentation, Structure, label_dtype
+from delineate.volume import Volume
 
 GRID = Geometry((4, 3, 2), (1.0, 2.0, 5.0))
 
@@ -117,3 +118,10 @@ def test_no_name_is_given_twice() -> None:
 def test_names_are_those_of_the_first_layer() -> None:
     both = Segmentation(GRID, nameless().layers * 2, (Structure("label_1", 1), Structure("label_1_2", 1, 1), Structure("Lung", 3, 1)))
     assert [(s.name, s.layer) for s in both.named({1: "Heart"}, {})] == [("Heart", 0), ("label_1_2", 1), ("Lung", 1)]
+
+
+def test_what_is_printed_is_short() -> None:
+    """In a notebook; not all voxels."""
+    grid = Geometry((40, 30, 20), (1.0, 1.0, 1.0))
+    shown = repr(Segmentation.from_labels(np.ones(grid.shape, np.uint8), grid, {1: "Liver"})) + repr(Volume(np.zeros(grid.shape), grid))
+    assert "Liver" in shown and "array" not in shown

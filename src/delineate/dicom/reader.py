@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Final, Literal
@@ -47,7 +47,7 @@ class DicomImage:
     """
 
     volume: Volume
-    series: Series
+    series: Series = field(repr=False)
     notes: tuple[str, ...] = ()
     lost: str = ""
 

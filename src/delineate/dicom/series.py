@@ -122,7 +122,10 @@ class Found:
         listed += f" and {len(self.groups) - _LISTED} more" if self.groups[_LISTED:] else ""
         if not groups:
             raise ImageError(f"{self.name} has no image {choice!r}; there are {listed}", "Give one of these numbers.")
-        advice = "Say which by its number (--series, choice), or give the files of one. `delineate dicom ls` shows more."
+        advice = (
+            "Say which by the number in brackets, not the series number (--series; series or choice in Python; dicom.series in a request), "
+            "or give the files of one. `delineate dicom ls` shows more."
+        )
         raise ImageError(f"{self.name} holds {len(groups)} images: {listed}", advice)
 
     def missed(self, group: Group) -> list[Skipped]:

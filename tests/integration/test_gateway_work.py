@@ -141,6 +141,20 @@ def test_a_stopped_node_goes_on_with_a_task_that_it_had_sent(label_server: Calla
         assert node.holdings.rows("SELECT task FROM jobs")[0]["task"] == task
 
 
+def test_a_rule_that_was_changed_meanwhile_is_asked_anew(label_server: Callable[..., Any], tmp_path: Path, objects: list[Any]) -> None:
+    server = label_server()  # without workers: the task stays
+    with running_node(tmp_path, with_model("noop"), server.url) as node:
+        send(node.port, objects)
+        node.until(lambda: node.count("jobs", "state = 'sent'") == 1)
+    server.stop()
+    again = label_server(folder=server.settings.data.parent, workers=1)
+    with running_node(tmp_path, RULES, again.url) as node:
+        node.until(lambda: node.state() == "done")
+        assert node.holdings.rows("SELECT round FROM jobs")[0]["round"] == 1
+    found = [item for item in read(sorted((tmp_path / "results").rglob("*.dcm"))) if item.Modality == "SEG"]
+    assert [segment.SegmentAlgorithmName for item in found for segment in item.SegmentSequence] == ["threshold"]
+
+
 def test_a_server_that_lost_the_task_gets_it_again(label_server: Callable[..., Any], tmp_path: Path, objects: list[Any]) -> None:
     server = label_server()
     with running_node(tmp_path, RULES, server.url) as node:

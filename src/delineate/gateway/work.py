@@ -149,6 +149,7 @@ class Work:
             require_no_names(folder)
         notes = list(image.notes)
         with self._client(server) as client:
+            self._note_question(row, rule)
             segmentation = self._segmented(client, row, rule, image.volume)
             notes += client.notes
         outputs = _outputs(rule, segmentation, notes)
@@ -173,15 +174,23 @@ class Work:
         job, uid = row["id"], row["task"]
         if row["state"] == "waiting":
             uid = client.submit(
-                [volume], rule.model, priority="batch", prompts=dict(rule.parameters) or None, key=self._key(row), timeout=600.0
+                [volume], rule.model, priority="batch", prompts=dict(rule.parameters) or None, key=self._key(row, rule), timeout=600.0
             )
             self.rows.sent(job, uid)
         self._wait(client, job, uid)
         return client.fetch(uid, geometry=volume.geometry)
 
-    def _key(self, row: Row) -> str:
+    def _note_question(self, row: Row, rule: Rule) -> None:
+        """Keep what is asked for; what was asked before the rule was changed is asked anew, or it would go under another model's name."""
+        now, note = _question(rule), self._spool.job(row["id"]) / "question"
+        if row["state"] == "sent" and note.exists() and note.read_text(encoding="ascii") != now:
+            self.rows.later(row["id"], "its rule was changed meanwhile", "", is_new=True)
+            raise _NoMoreError
+        note.write_text(now, encoding="ascii")
+
+    def _key(self, row: Row, rule: Rule) -> str:
         """The same for every try of one round, so that the server makes one task of them."""
-        words = f"{self._holdings.name} {row['series']} {row['version']} {row['rule']} {row['round']}"
+        words = f"{self._holdings.name} {row['series']} {row['version']} {row['rule']} {row['round']} {_question(rule)}"
         return hashlib.sha256(words.encode()).hexdigest()[:48]
 
     def _wait(self, client: Client, job: int, uid: str) -> None:
@@ -266,6 +275,10 @@ def _outputs(rule: Rule, segmentation: Segmentation, notes: list[str]) -> tuple[
         return rule.outputs
     notes.append("no structure has voxels: there is no RTSTRUCT")
     return tuple(output for output in rule.outputs if output != "rtstruct")
+
+
+def _question(rule: Rule) -> str:
+    return hashlib.sha256(repr((rule.model, sorted(rule.parameters.items()))).encode()).hexdigest()
 
 
 def _said(words: str) -> str:

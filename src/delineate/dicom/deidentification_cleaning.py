@@ -8,11 +8,11 @@ from typing import Any, Final, NamedTuple
 
 from delineate.dicom.deidentification_table import Action, Kept, action_of
 from delineate.dicom.deidentification_values import dummy, shifted
+from delineate.dicom.header import DEEPEST
 from delineate.dicom.parts import pydicom
 
 UTF_8: Final = "ISO_IR 192"
 _CHARACTERS: Final = 0x00080005
-_DEEPEST: Final = 32
 _UID: Final = re.compile(r"[0-9.]{0,64}")
 
 
@@ -29,7 +29,7 @@ class Cleaner(NamedTuple):
 
     def cleaned(self, data: Any, depth: int = 0) -> Any:
         """The data set as a new one; `TooDeepError`."""
-        if depth > _DEEPEST:
+        if depth > DEEPEST:
             raise TooDeepError
         library = pydicom()
         clean = library.Dataset()

@@ -27,7 +27,7 @@ AGAIN: Final = "Export or send the file again."
 
 _STEPS: Final = (1 << 15, 1 << 18, 1 << 22, 1 << 26, 1 << 30)  # bytes read of a file until its pixels are reached
 _HEADER: Final = 1 << 26  # bytes of an inflated header
-_DEEPEST: Final = 32
+DEEPEST: Final = 32
 LONG: Final = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 SHORT: Final = frozenset(
     (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM",
@@ -285,7 +285,7 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
 
 def after_sequence(data: bytes, at: int, order: str, is_explicit: bool, depth: int) -> int:
     """Where a sequence of undefined length ends."""
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         raise ValueError("nested too deeply")
     while True:
         group, element, length = struct.unpack_from(order + "HHI", data, at)

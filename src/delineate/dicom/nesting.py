@@ -4,12 +4,11 @@ there is memory, and what it says of it then as well."""
 from __future__ import annotations
 
 from collections.abc import MutableSequence
-from typing import Any, Final
+from typing import Any
 
+from delineate.dicom.header import DEEPEST
 from delineate.dicom.parts import pydicom
 from delineate.errors import ImageError
-
-DEEPEST: Final = 32
 
 
 def require_shallow(data: Any, name: str) -> Any:

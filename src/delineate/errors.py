@@ -100,7 +100,7 @@ class UnknownModelError(DelineateError):
 class UnknownTaskError(DelineateError):
     """No task of that uid exists, or it was deleted."""
 
-    default_advice = "Check the uid; finished tasks are kept for a limited time only."
+    default_advice = "Check the uid, which submit printed (not the number in a list); finished tasks are kept for a limited time only."
 
 
 class ModelError(DelineateError):

@@ -118,3 +118,10 @@ def test_segment_refuses_before_anything_is_sent(tmp_path: Path, capsys: pytest.
     assert "nothing is sent" in capsys.readouterr().err
     assert run("submit", *arguments[1:4], "--server", "http://127.0.0.1:9", "--deidentify", "on") == 2
     assert "nothing is sent" in capsys.readouterr().err
+
+
+def test_what_cannot_be_deidentified_says_by_which_option_the_rest_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "burned", burned)
+    assert run("deidentify", tmp_path / "burned", "-o", tmp_path / "out", "--map", tmp_path / "map") == 2
+    said = capsys.readouterr().err
+    assert "nothing is written: file 3 of 4" in said and "--leave-out" in said and "--burned-in" in said

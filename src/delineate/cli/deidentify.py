@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -11,6 +12,9 @@ from delineate.cli.printable import printable
 from delineate.dicom.deidentify import DeidentificationError, Deidentifier, Options, Policy, save
 from delineate.dicom.parts import pydicom
 from delineate.errors import InputError
+
+_NOTHING: Final = "nothing is sent"
+_LEAVE: Final = "--leave-out writes the others; --burned-in lets images through on whose pixels a name may be written: look at them first."
 
 MAP_OPTION = click.option(
     "--map",
@@ -41,7 +45,12 @@ def deidentify(
     notes: list[str] = []
     options = Options(dates=keep_dates, characteristics=keep_characteristics, burned_in=burned_in)
     with Deidentifier(identities, options) as keeper:
-        made = keeper.series(source, output, policy=Policy.ON if leave_out else Policy.REQUIRED, notes=notes)
+        try:
+            made = keeper.series(source, output, policy=Policy.ON if leave_out else Policy.REQUIRED, notes=notes)
+        except DeidentificationError as error:
+            if leave_out or not error.message.startswith(_NOTHING):
+                raise
+            raise DeidentificationError(f"nothing is written{error.message[len(_NOTHING) :]}", _LEAVE) from None
     click.echo(f"wrote {len(made)} file{'' if len(made) == 1 else 's'} to {printable(str(output))}")
     for note in notes:
         click.echo(f"note: {printable(note)}", err=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,11 @@ pytest.importorskip("pydicom")
 from pydicom import DataElement, Dataset
 
 from delineate.errors import ImageError, StoreError
-from delineate.gateway.association import Link
+from delineate.gateway.association import Association, Link
 from delineate.gateway.commands import Command
 from delineate.gateway.completion import Completion, Whole
 from delineate.gateway.holdings import Holdings
-from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.node_settings import Limits, NodeSettings
 from delineate.gateway.retention import Retention
 from delineate.gateway.rules_attributes import attributes_in
 from delineate.gateway.spool import Spool
@@ -178,3 +180,17 @@ def test_a_series_that_ends_the_process_is_held_after_three_times(tmp_path: Path
         with pytest.raises(StoreError), survived(tmp_path):
             raise StoreError("full", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("said", [b"", b"\1\0"])
+def test_who_says_nothing_does_not_keep_others_out(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delineate.gateway.association._FIRST", 0.1)
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(5)
+    thread = threading.Thread(target=Association(ours, "::1", None, Limits()).run)  # type: ignore[arg-type]
+    thread.start()
+    theirs.sendall(said)
+    assert theirs.recv(10)[:1] == b"\7"  # an abort
+    theirs.close()
+    thread.join(5)
+    assert not thread.is_alive()

@@ -17,6 +17,7 @@ from delineate.gateway.upper_layer import Answered, ProtocolError, Request
 
 _LOG: Final = logging.getLogger("delineate.gateway")
 _COMMAND: Final = 1 << 16  # bytes of a command
+_FIRST: Final = 10.0  # seconds for a caller to say what it wants: who says nothing must not keep others out
 _LINGER: Final = 2.0  # seconds that a caller has to hang up
 
 Refusal = tuple[int, int, int]
@@ -82,8 +83,9 @@ class Association:
     def run(self) -> None:
         """Until the caller releases, aborts or breaks off, or breaks the protocol; raises nothing."""
         try:
-            self._line.settimeout(self._limits.idle)
+            self._line.settimeout(min(_FIRST, self._limits.idle))
             if self._negotiate():
+                self._line.settimeout(self._limits.idle)
                 self._serve()
         except ProtocolError as error:
             _LOG.warning("association of %s ended: it sent %s", self._link, error)
@@ -142,7 +144,8 @@ class Association:
         """The next unit: of the kind that is expected, a release or an abort. Its bytes are good until the next one."""
         if time.monotonic() > self._end:
             raise TimeoutError("it lasted too long")
-        head = self._exactly(memoryview(bytearray(layer.HEADER.size)), None)
+        first = time.monotonic() + _FIRST if expected == layer.REQUEST else None
+        head = self._exactly(memoryview(bytearray(layer.HEADER.size)), first)
         kind, length = layer.HEADER.unpack(head)
         layer.require_length(kind, length, self._limits.pdu)
         allowed = (expected, layer.ABORT) if expected == layer.REQUEST else (expected, layer.ABORT, layer.RELEASE)

@@ -218,6 +218,10 @@ def test_nothing_in_the_logs_names_a_patient_or_a_study(serving: Serving, peer: 
     server = serving(workers=1)
     save(server, ONE, mask())
     until(lambda: bool(arrived(peer, "SEG")))
+    empty = io.BytesIO()
+    nifti.write_labels(empty, np.zeros(GRID.shape, np.uint8), GRID)
+    save(server, TWO, empty.getvalue())
+    until(lambda: "cannot be written" in caplog.text)
     server.http.get("/proxy/dicom/qido/studies", params={"PatientID": "phantom"})
     server.http.get(f"/proxy/dicom/wado/studies/{ROOT}.1/series/{ONE}/metadata")
     ours = [

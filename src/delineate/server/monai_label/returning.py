@@ -91,7 +91,8 @@ class Returning:
             _log.warning("a label is not in the DICOMweb server: %s", error.sentence())
             later = _LATER if error.is_passing else later
         except ModelError as error:
-            _log.warning("a label cannot be written or read as DICOM: %s", error.sentence())
+            # The words may hold names of files, which are UIDs: they stand in the label's information.
+            _log.warning("%s: a label cannot be written or read as DICOM (%s)", errand.work, error.kind)
             if error.kind == "input":  # it never can
                 await self._files.run(partial(errand.give_up, label, error.message))
         except DelineateError as error:

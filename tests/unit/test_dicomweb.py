@@ -446,6 +446,15 @@ def test_stow_says_whether_all_of_it_is_there(asking: Asking, peer: DicomWebServ
         web.store(f"{ROOT}.3", files)
 
 
+@pytest.mark.parametrize("value", [None, "x", float("nan"), float("inf"), 1e300, -1, 0, [], 10**400])
+def test_metadata_that_make_no_sense_have_no_grid(value: Any) -> None:
+    whole = {"00200032": [0, 0, 0], "00200037": [1, 0, 0, 0, 1, 0], "00280030": [1, 1], "00280010": [5], "00280011": [6]}
+    for tag, values in whole.items():
+        data = {**whole, tag: [value, *values[1:]]}
+        found = grid_of([{name: {"Value": each} for name, each in data.items()}])
+        assert found is None or (tag in ("00200032", "00200037") and value in (-1, 0))
+
+
 @pytest.mark.parametrize("uid", ["", "..", "1.2/../3", "1.2.03", "a", "1." * 40 + "1", "1.2\n"])
 def test_what_is_no_uid_becomes_neither_path_nor_address(uid: str, asking: Asking) -> None:
     data = {"0020000D": {"vr": "UI", "Value": ["1.2.3"]}, "0020000E": {"vr": "UI", "Value": [uid]}}

@@ -19,6 +19,7 @@ _POSITION, _ORIENTATION, _SPACING, _ROWS, _COLUMNS = "00200032", "00200037", "00
 _THICKNESS, _BETWEEN = "00180050", "00180088"
 _UNEVEN: Final = 0.02  # of the distance between slices
 _SHIFT: Final = 0.1  # of a pixel
+_FARTHEST: Final = 1e9
 _TURNED: Final = 1e-3  # per cosine
 
 
@@ -30,9 +31,11 @@ def grid_of(instances: Sequence[Any]) -> Geometry | None:
     if any(len(row) != 13 for row in rows):
         return None
     table = np.array(rows)
+    if not (np.abs(table) < _FARTHEST).all():  # not finite either
+        return None
     first = table[0]
     same = np.abs(table[:, 3:] - first[3:])
-    if not np.isfinite(table).all() or (same[:, :6] > _TURNED).any() or (same[:, 6:] > 1e-4 * np.abs(first[9:])).any():
+    if (same[:, :6] > _TURNED).any() or (same[:, 6:] > 1e-4 * np.abs(first[9:])).any():
         return None
     axes = np.stack([first[3:6], first[6:9], np.cross(first[3:6], first[6:9])], axis=1)
     spacing = first[[10, 9]]  # between columns, between rows

@@ -67,7 +67,7 @@ def numbers(data: Any, tag: str) -> list[float]:
     """The values of an element as numbers; empty where one is none."""
     try:
         return [float(value) for value in values(data, tag)]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return []
 
 

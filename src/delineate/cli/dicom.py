@@ -31,7 +31,7 @@ def dicom() -> None:
     """Look at DICOM files."""
 
 
-@dicom.command("ls")
+@dicom.command("ls", short_help="List the images in a folder, a zip or a file.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all files that are no image.")
 def ls(path: Path, as_json: bool) -> None:

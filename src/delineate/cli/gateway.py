@@ -42,7 +42,7 @@ def gateway() -> None:
 gateway.add_command(explain)
 
 
-@gateway.command()
+@gateway.command(short_help="Run the node.")
 @click.option("--rules", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The rules file (TOML).")
 @_DATA
 @click.option("--server", metavar="URL", envvar="DELINEATE_SERVER", help="The server of rules that name none.")
@@ -95,7 +95,7 @@ def _stop(node: Node) -> None:
     timer.start()
 
 
-@gateway.command("list")
+@gateway.command("list", short_help="List the series, and how each stands.")
 @_DATA
 @click.option("--state", type=click.Choice(_STATES), default=None, help="Those in one state alone.")
 @_JSON
@@ -116,7 +116,7 @@ def list_(data: Path, state: str | None, as_json: bool) -> None:
     print_table(columns, rows)
 
 
-@gateway.command()
+@gateway.command(short_help="Show all about one series.")
 @click.argument("series", type=int)
 @_DATA
 @_JSON
@@ -142,7 +142,7 @@ def show(series: int, data: Path, as_json: bool) -> None:
         click.echo(printable(f"{when(item['at'])}  {item['words']}"))
 
 
-@gateway.command()
+@gateway.command(short_help="Try again what failed of a series.")
 @click.argument("series", type=int)
 @_DATA
 @_JSON
@@ -158,7 +158,7 @@ def retry(series: int, data: Path, as_json: bool) -> None:
         click.echo(f"series {series}: {count or 'nothing'} to be tried again")
 
 
-@gateway.command()
+@gateway.command(short_help="Let a series go on as it is.")
 @click.argument("series", type=int)
 @_DATA
 @_JSON

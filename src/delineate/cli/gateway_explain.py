@@ -17,7 +17,7 @@ from delineate.gateway.rules import Rules
 from delineate.gateway.rules_attributes import attributes_of
 
 
-@click.command("explain")
+@click.command("explain", short_help="Say by which rules images would go.")
 @click.argument("series", type=click.Path(path_type=Path))
 @click.option("--rules", "rules_path", required=True, type=click.Path(path_type=Path), help="The rules file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

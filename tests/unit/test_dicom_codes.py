@@ -70,3 +70,10 @@ def test_the_table_is_sound() -> None:
     assert all(len(row["name"]) <= 16 and bool(row["code"]) == bool(row["organ"]) for row in TABLE)
     kinds = {"ORGAN", "EXTERNAL", "PTV", "CTV", "GTV", "SUPPORT", "BOLUS"}
     assert {row["kind"] for row in TABLE} == kinds and len({row["colour"] for row in TABLE}) == len(TABLE)
+
+
+def test_left_and_right_are_told_apart_by_their_colours() -> None:
+    left, right = lookup("Lung_L"), lookup("right lung")
+    assert left._replace(colour=None) == right._replace(colour=None)
+    assert left.colour and right.colour and max(abs(a - b) for a, b in zip(left.colour, right.colour, strict=True)) > 60
+    assert lookup("Lung").colour == left.colour and lookup("Rectum").colour == lookup("rectum").colour

@@ -16,6 +16,7 @@ from delineate.segmentation import Colour
 
 _TABLE: Final = Path(__file__).with_name("codes.csv")
 _SIDES: Final = frozenset(("l", "r", "left", "right"))
+_RIGHT: Final = frozenset(("r", "right"))
 _TARGET: Final = re.compile(r"(i?gtv|i?ctv|ptv)[pn]?(?![a-z])")
 
 
@@ -40,7 +41,10 @@ def lookup(name: str) -> Meaning:
     if found is None:
         target = _TARGET.match(name.strip().lower())
         found = table.get(target.group(1)) if target else None
-    return found or Meaning()
+    if found is None or found.colour is None or _RIGHT.isdisjoint(words):
+        return found or Meaning()
+    red, green, blue = found.colour
+    return found._replace(colour=(red * 5 // 9, green * 5 // 9, blue * 5 // 9))  # darker than the left one beside it
 
 
 def _words(name: str) -> list[str]:

@@ -524,14 +524,17 @@ def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site) -> None:
         firsts = [site.refer("sleeper", path, engine) for path in images]
         holders = [site.ended(uid).provenance["worker"] for uid in firsts]
         assert len(set(holders)) == 2
-        # At the pace of a person. A worker that looks in the very moment may be faster than the bell; that must be rare.
-        missed = 0
-        for path, holder in [*zip(images, holders, strict=True)] * 6:
-            time.sleep(0.05)
-            task = site.ended(site.refer("noop", path, engine))
-            assert task.state is TaskState.FINISHED, task.failure
-            missed += task.provenance["worker"] != holder
-        assert missed <= 3
+        # At the pace of a person. A worker that looks in the very moment may be faster than the bell; that must be rare,
+        # unless the machine is busy with other things: then once more.
+        missed = []
+        while len(missed) < 3 and not any(count <= 6 for count in missed):
+            missed.append(0)
+            for path, holder in [*zip(images, holders, strict=True)] * 12:
+                time.sleep(0.05)
+                task = site.ended(site.refer("noop", path, engine))
+                assert task.state is TaskState.FINISHED, task.failure
+                missed[-1] += task.provenance["worker"] != holder
+        assert min(missed) <= 6
         # Nobody waits for a worker that is busy.
         busy = site.refer("sleeper", images[0], engine)
         holder = site.running(busy).lease_holder or ""

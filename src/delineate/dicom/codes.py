@@ -6,6 +6,7 @@ The table is after AAPM TG-263, with what else people call these structures. Cod
 
 from __future__ import annotations
 
+import colorsys
 import csv
 import re
 from functools import cache
@@ -37,14 +38,25 @@ def lookup(name: str) -> Meaning:
     """What a name means, whatever its case, its side, and how its words are joined; empty where nobody knows."""
     words = _words(name)
     table = _table()
-    found = table.get(" ".join(words)) or table.get(" ".join(word for word in words if word not in _SIDES))
+    found = table.get(" ".join(words))
+    if found is not None:
+        return found
+    found = table.get(" ".join(word for word in words if word not in _SIDES))
     if found is None:
         target = _TARGET.match(name.strip().lower())
         found = table.get(target.group(1)) if target else None
     if found is None or found.colour is None or _RIGHT.isdisjoint(words):
         return found or Meaning()
-    red, green, blue = found.colour
-    return found._replace(colour=(red * 5 // 9, green * 5 // 9, blue * 5 // 9))  # darker than the left one beside it
+    return found._replace(colour=_beside(found.colour))
+
+
+def _beside(colour: Colour) -> Colour:
+    """The right one's, told from the left one's by its hue; a grey one by its brightness. Darker ones are lost on an image."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(part / 255 for part in colour))
+    if saturation < 0.15:
+        lightness += -0.25 if lightness > 0.6 else 0.25
+    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb((hue + 0.17) % 1, lightness, saturation))
+    return red, green, blue
 
 
 def _words(name: str) -> list[str]:

@@ -267,6 +267,14 @@ def test_what_is_no_image_is_noted(tmp_path: Path) -> None:
         assert "no image" in reason(node)
 
 
+def test_what_a_rule_leaves_alone_is_noted(tmp_path: Path, objects: list[Any]) -> None:
+    left = '[[rules]]\nname = "not ours"\nmatch = { Modality = "CT" }\nleave = true\n'
+    with running_node(tmp_path, left + RULES) as node:
+        assert set(send(node.port, objects)) == {0}
+        node.until(lambda: node.state() == "noted")
+        assert reason(node) == "left alone by the rule 'not ours'"
+
+
 def test_what_must_not_be_known_elsewhere_stays(label_server: Callable[..., Any], tmp_path: Path, objects: list[Any]) -> None:
     server = label_server(workers=1)
     rules = RULES + f'\n[servers.elsewhere]\nurl = "{server.url}"\ndeidentify = "required"\n'

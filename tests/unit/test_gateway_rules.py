@@ -207,6 +207,20 @@ def test_the_first_that_matches_is_taken_and_others_after_one_that_continues(tmp
     assert names(further, Modality="CT") == ["a", "b"]
 
 
+def test_a_rule_may_leave_images_alone(tmp_path: Path) -> None:
+    left = '[[rules]]\nname = "scouts"\nmatch = { ImageType = "*LOCALIZER*" }\nleave = true\n'
+    found = rules(tmp_path, left + rule("a"))
+    assert [item.leaves for item in found.choose({"Modality": "CT", "ImageType": "ORIGINAL\\PRIMARY\\LOCALIZER"})] == [True]
+    assert names(found, Modality="CT", ImageType="ORIGINAL\\PRIMARY\\AXIAL") == ["a"]
+    with pytest.raises(SettingsError, match="rule 'scouts'.model is unknown"):
+        rules(tmp_path, left + 'model = "lungs-ct"\n')
+    (tmp_path / "rules.toml").write_text(left.replace("*LOCALIZER*", "*"))
+    write_series(tmp_path / "in", stack_of(np.zeros((4, 8, 8), np.int16), Geometry((8, 8, 4))))
+    done = CliRunner().invoke(explain, [str(tmp_path / "in"), "--rules", str(tmp_path / "rules.toml")])
+    assert done.exit_code == 0, done.output
+    assert "→ left alone by the rule 'scouts'" in done.output
+
+
 def test_priorities_go_before_the_order_of_the_file(tmp_path: Path) -> None:
     found = rules(tmp_path, rule("a") + rule("b", "priority = 5") + rule("c", "priority = 9", match='Modality = "MR"'))
     assert names(found, Modality="CT") == ["b"]

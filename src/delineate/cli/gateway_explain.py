@@ -46,7 +46,14 @@ def _image(rules: Rules, found: Found, index: int) -> dict[str, Any]:
     error, chosen = "", []
     try:
         chosen = [
-            {"rule": rule.name, "model": rule.model, "server": rule.server, "outputs": rule.outputs, "destinations": rule.destinations}
+            {
+                "rule": rule.name,
+                "model": rule.model,
+                "server": rule.server,
+                "outputs": () if rule.leaves else rule.outputs,
+                "destinations": rule.destinations,
+                "leaves": rule.leaves,
+            }
             for rule in rules.choose(attributes)
         ]
     except InputError as failure:
@@ -75,6 +82,9 @@ def _print(image: dict[str, Any]) -> None:
             has = f"= {one['has']}" if one["has"] else "is absent"
             click.echo(printable(f"    {'yes' if one['holds'] else 'NO '}  {one['attribute']} {has}, wanted: {one['wanted']}"))
     for one in image["chosen"]:
+        if one["leaves"]:
+            click.echo(printable(f"  → left alone by the rule {one['rule']!r}"))
+            continue
         where = f" on {one['server']}" if one["server"] else ""
         click.echo(printable(f"  → {one['model']}{where} → {', '.join(one['outputs'])} → {', '.join(one['destinations'])}"))
     if image["error"]:

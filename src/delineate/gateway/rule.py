@@ -37,11 +37,12 @@ class Rule:
     model : by name, on `server`, by name of the file's servers, empty for the node's own; conditions : all have to hold;
     parameters : for the model; outputs : what is made of its structures, by the options `rtstruct` and `seg`;
     destinations : names of those that get all of it; goes_on : whether further rules are looked at; priority : rules
-    are tried by it, highest first, then in the file's order; None is 0 and tied with nobody.
+    are tried by it, highest first, then in the file's order; None is 0 and tied with nobody; leaves : nothing is done with
+    such images, there is no model.
     """
 
     name: str
-    model: str
+    model: str = ""
     server: str = ""
     conditions: tuple[Pattern, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Rule:
     destinations: tuple[str, ...] = ()
     goes_on: bool = False
     priority: int | None = None
+    leaves: bool = False
 
     @property
     def work(self) -> tuple[Any, ...]:

@@ -64,7 +64,8 @@ class Rules:
     def choose(self, attributes: Mapping[str, str]) -> list[Rule]:
         """The rules that an image goes by: the first that matches, and further ones after those that go on.
 
-        One that brings what an earlier one brings, to no other destination, is left out.
+        One that brings what an earlier one brings, to no other destination, is left out. One that leaves images alone ends the
+        search as any other does.
 
         Raises
         ------

@@ -152,20 +152,25 @@ def _rule(table: Table, servers: Mapping[str, Server], destinations: Mapping[str
     name = table.text("name")
     table.place = f"rule {name!r}"
     wanted = table.table("match")
+    conditions = tuple(_pattern(wanted, key, value) for key, value in wanted.values.items()) if wanted else ()
+    priority = table.whole("priority", -_PRIORITY, _PRIORITY) if table.has("priority") else None
+    if table.truth("leave"):
+        table.end()
+        return Rule(name=name, conditions=conditions, priority=priority, leaves=True)
     outputs: Any = table.texts("outputs", _OUTPUTS)
     parameters = table.table("parameters")
     rule = Rule(
         name=name,
         model=table.text("model"),
         server=_named_server(table, servers),
-        conditions=tuple(_pattern(wanted, key, value) for key, value in wanted.values.items()) if wanted else (),
+        conditions=conditions,
         parameters=parameters.values if parameters else {},
         outputs=outputs,
         rtstruct=_rtstruct(table),
         seg=_seg(table),
         destinations=table.texts("destinations"),
         goes_on=table.truth("continue"),
-        priority=table.whole("priority", -_PRIORITY, _PRIORITY) if table.has("priority") else None,
+        priority=priority,
     )
     table.end()
     _require_known(table, "outputs", outputs, _OUTPUTS)

@@ -81,7 +81,12 @@ class Work:
     def decide(self, series: int, version: int) -> None:
         """Look at the rules; a version for which there is none, or which makes no sense, is held."""
         try:
-            self.rows.decided(series, version, [rule.name for rule in self._chosen(series, version)])
+            chosen = self._chosen(series, version)
+            names = [rule.name for rule in chosen if not rule.leaves]
+            if names:
+                self.rows.decided(series, version, names)
+            else:
+                self.rows.note_version(series, version, f"left alone by the rule {chosen[-1].name!r}")
         except StoreError:
             raise
         except _NoImageError:

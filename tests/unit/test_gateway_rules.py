@@ -212,7 +212,7 @@ def test_a_rule_may_leave_images_alone(tmp_path: Path) -> None:
     found = rules(tmp_path, left + rule("a"))
     assert [item.leaves for item in found.choose({"Modality": "CT", "ImageType": "ORIGINAL\\PRIMARY\\LOCALIZER"})] == [True]
     assert names(found, Modality="CT", ImageType="ORIGINAL\\PRIMARY\\AXIAL") == ["a"]
-    with pytest.raises(SettingsError, match="rule 'scouts'.model is unknown"):
+    with pytest.raises(SettingsError, match=r"rule 'scouts'\.model is unknown"):
         rules(tmp_path, left + 'model = "lungs-ct"\n')
     (tmp_path / "rules.toml").write_text(left.replace("*LOCALIZER*", "*"))
     write_series(tmp_path / "in", stack_of(np.zeros((4, 8, 8), np.int16), Geometry((8, 8, 4))))

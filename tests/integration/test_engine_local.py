@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -509,10 +509,23 @@ def test_workers_go_before_the_server_when_memory_is_short(fresh: Site) -> None:
         engine.stop()
 
 
-def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site) -> None:
-    images = [site.studies / f"{name}.nii.gz" for name in "ab"]
+def _astray(site: Site, engine: LocalEngine, images: Sequence[Path]) -> int:
+    """How many of a dozen tasks about two new images did not go to the worker that has theirs."""
     for path in images:
         nifti.write(path, Volume(np.arange(210, dtype=np.int16).reshape(GRID.shape), GRID))
+    # Two tasks at once, so that each image begins its life in a worker of its own.
+    firsts = [site.refer("sleeper", path, engine) for path in images]
+    holders = [site.ended(uid).provenance["worker"] for uid in firsts]
+    missed = 0 if len(set(holders)) == 2 else 12
+    for path, holder in [*zip(images, holders, strict=True)] * 6:
+        time.sleep(0.05)  # at the pace of a person
+        task = site.ended(site.refer("noop", path, engine))
+        assert task.state is TaskState.FINISHED, task.failure
+        missed += task.provenance["worker"] != holder
+    return missed
+
+
+def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site) -> None:
     engine = site.engine(workers=2)
     engine.start()
     try:
@@ -520,21 +533,11 @@ def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site) -> None:
         while engine.status()["ready"] < 2:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        # Two tasks at once, so that each image begins its life in a worker of its own.
-        firsts = [site.refer("sleeper", path, engine) for path in images]
-        holders = [site.ended(uid).provenance["worker"] for uid in firsts]
-        assert len(set(holders)) == 2
-        # At the pace of a person. A worker that looks in the very moment may be faster than the bell; that must be rare,
-        # unless the machine is busy with other things: then once more.
-        missed = []
-        while len(missed) < 3 and not any(count <= 6 for count in missed):
-            missed.append(0)
-            for path, holder in [*zip(images, holders, strict=True)] * 12:
-                time.sleep(0.05)
-                task = site.ended(site.refer("noop", path, engine))
-                assert task.state is TaskState.FINISHED, task.failure
-                missed[-1] += task.provenance["worker"] != holder
-        assert min(missed) <= 6
+        # A worker that looks in the very moment may be faster than the bell, and has the image too from then on. That must be
+        # rare, unless the machine is busy with other things: then once more, with other images.
+        rounds = ([site.studies / f"{name}{number}.nii.gz" for name in "ab"] for number in range(4))
+        images = next((images for images in rounds if _astray(site, engine, images) <= 1), None)
+        assert images is not None
         # Nobody waits for a worker that is busy.
         busy = site.refer("sleeper", images[0], engine)
         holder = site.running(busy).lease_holder or ""

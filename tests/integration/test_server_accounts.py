@@ -216,25 +216,29 @@ def test_wrong_passwords_get_slower_and_do_not_slow_others(server: Any, tokens: 
     assert attempt("admin", PASSWORD).status_code == 200
 
 
-def test_the_server_answers_while_passwords_are_hashed(server: Any, tokens: dict[str, str]) -> None:
-    stop, slowest = threading.Event(), [0.0]
+def test_the_server_answers_while_passwords_are_hashed(server: Any, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end, hash = threading.Event(), threading.Event(), Passwords.is_right
 
-    def ask() -> None:
-        with httpx.Client(base_url=server.url, trust_env=False) as http:
-            while not stop.is_set():
-                begin = time.perf_counter()
-                assert http.get("/auth/").status_code == 200
-                slowest[0] = max(slowest[0], time.perf_counter() - begin)
+    def slowly(passwords: Passwords, password: str, kept: str | None) -> bool:
+        begun.set()
+        assert may_end.wait(60)
+        return hash(passwords, password, kept)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    begin = time.perf_counter()
-    for number in range(4):
-        server.http.post("/auth/token", data={"username": f"nobody{number}", "password": "wrong"})
-    hashing = time.perf_counter() - begin
-    stop.set()
-    thread.join()
-    assert slowest[0] < max(0.5 * hashing, 0.1)
+    def log_in() -> int:
+        return int(server.http.post("/auth/token", data={"username": "admin", "password": PASSWORD}).status_code)
+
+    monkeypatch.setattr(Passwords, "is_right", slowly)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            status = pool.submit(log_in)
+            assert begun.wait(30)
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as http:  # a loop that hashes answers nobody meanwhile
+                assert [http.get("/auth/").status_code for _ in range(10)] == [200] * 10
+                assert http.get("/info/", headers=bearer(tokens["user"])).status_code == 200, "a token is looked up meanwhile"
+            assert not status.done()
+        finally:
+            may_end.set()
+        assert status.result(30) == 200
 
 
 # ---------------------------------------------------------------- whose

@@ -408,7 +408,7 @@ def test_an_image_that_is_copied_for_long_is_not_waited_for_without_end(folder: 
         before = time.monotonic()
         with pytest.raises(UnknownImageError):
             store.image("a")
-        assert 1.0 < time.monotonic() - before < 10
+        assert 1.0 < time.monotonic() - before < 60
 
 
 def test_who_asks_for_what_is_not_there_does_not_keep_the_disk_busy(
@@ -420,7 +420,7 @@ def test_who_asks_for_what_is_not_there_does_not_keep_the_disk_busy(
 
         def look(*, deep: bool = True) -> int:
             looks.append(deep)
-            time.sleep(0.05)
+            time.sleep(0.3)  # a share of it is the time in which nobody looks again
             return real(deep=deep)
 
         monkeypatch.setattr(store, "look", look)
@@ -436,7 +436,7 @@ def test_who_asks_for_what_is_not_there_does_not_keep_the_disk_busy(
 def test_the_thread_notices_and_writes(folder: Path, database: Database) -> None:
     store = opened(folder, database, interval=0.01)
     put(folder / "a.nii.gz")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while b'"a"' not in (folder / "datastore_v2.json").read_bytes() if (folder / "datastore_v2.json").exists() else True:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -462,7 +462,7 @@ def test_the_thread_survives_trouble_and_tells_of_it_once(caplog: pytest.LogCapt
 
     troubled = Troubled()
     watch = Watch(troubled, 0.005)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while troubled.looks < 6:
         assert time.monotonic() < deadline
         time.sleep(0.005)

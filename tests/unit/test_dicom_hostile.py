@@ -61,13 +61,13 @@ def test_an_attribute_nested_without_end(frames: bool, tmp_path: Path) -> None:
     stack = stack_of(VOXELS, GRID)
     path = write_frames(tmp_path / "frames.dcm", stack) if frames else write_series(tmp_path, replace(stack, voxels=VOXELS[:1]))[0]
     deepened(path, b"\x08\x00\x60\x00CS", b"\x08\x00\x50\x00")  # the accession number, which results take over
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ImageError, match="cannot be read"):
         read(path)
     with Deidentifier(tmp_path / "map.sqlite") as keeper:  # which leaves nothing of it
         (sent,) = keeper.series(path, tmp_path / "out")
     assert not pydicom.dcmread(sent).AccessionNumber
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_structures_nested_without_end(plain: DicomImage, tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_structures_nested_without_end(plain: DicomImage, tmp_path: Path) -> Non
     data = pydicom.dcmread(tmp_path / "rs.dcm")
     data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     data.save_as(tmp_path / "rs.dcm", implicit_vr=False, little_endian=True)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ImageError, match="cannot be read"):
         read_seg(deepened(tmp_path / "seg.dcm", b"\x08\x00\x60\x00CS", b"\x08\x00\x50\x00"), plain.series)
     with pytest.raises(ImageError, match="cannot be read"):
         read_rtstruct(deepened(tmp_path / "rs.dcm", b"\x06\x30\x08\x00DA", b"\x06\x30\x06\x00"), plain.series)
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_words_are_never_those_of_nested_items() -> None:
@@ -143,10 +143,10 @@ def test_thousands_of_images_are_found_soon_and_named_shortly(tmp_path: Path) ->
         turned += b" " * (len(turned) % 2)
         element = content[at : at + 6] + struct.pack("<H", len(turned)) + turned
         (tmp_path / f"{number}.dcm").write_bytes(content[:at] + element + content[at + 8 + length :])
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ImageError) as caught:
         scan(tmp_path).one()
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
     assert "and 1481 more" in caught.value.message and len(caught.value.message) < 3000
 
 

@@ -323,7 +323,7 @@ def test_a_call_has_a_time_limit(scene: Scene) -> None:
         assert (caught.value.error, caught.value.status_code) == (MONAILabelError.UNKNOWN, None)
     with pytest.raises(MONAILabelClientException):
         scene.client(server.url, timeout=0.2).datastore()
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 25
 
 
 def test_a_slow_answer_ends_with_the_limit(scene: Scene) -> None:
@@ -609,7 +609,7 @@ def test_connections_are_closed_with_the_client() -> None:
         client.info()
         assert len(server.open_sockets) == 1
         del client
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while server.open_sockets and time.monotonic() < end:
             threading.Event().wait(0.01)
         assert not server.open_sockets

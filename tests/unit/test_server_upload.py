@@ -206,7 +206,7 @@ class Slow:
         self.gate = threading.Event()
 
     def write(self, data: memoryview, /) -> int:
-        self.gate.wait(5)
+        self.gate.wait(60)
         self.size += len(data)
         return len(data)
 

@@ -46,7 +46,7 @@ class Source:
         return dict(self.running)
 
 
-async def heard(watcher: Watcher, task: int, seconds: float = 2.0, *, quiet: bool = False, progress: bool = False) -> bool:
+async def heard(watcher: Watcher, task: int, seconds: float = 60.0, *, quiet: bool = False, progress: bool = False) -> bool:
     with watcher.watch(task, quiet=quiet, progress=progress) as signal:
         return await signal.until(asyncio.get_running_loop().time() + seconds)
 
@@ -150,7 +150,7 @@ def test_closing_wakes_everybody_and_lets_nobody_wait_again() -> None:
         assert not await waiting
         assert not await heard(watcher, 1, 60)
 
-    asyncio.run(asyncio.wait_for(go(), 5))
+    asyncio.run(asyncio.wait_for(go(), 30))
 
 
 def test_a_locked_database_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

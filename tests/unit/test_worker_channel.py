@@ -41,7 +41,7 @@ def pipes() -> Iterator[Pipes]:
 
 
 def _until(condition: object) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -91,7 +91,7 @@ def test_no_except_exception_of_a_model_swallows_a_cancellation() -> None:
 def test_stop_wakes_an_idle_worker(pipes: Pipes) -> None:
     pipes.channel.listen()
     pipes.tell(command="stop")
-    assert pipes.channel.wake.wait(5)
+    assert pipes.channel.wake.wait(60)
     assert pipes.channel.stopping.is_set()
 
 
@@ -116,8 +116,8 @@ def test_a_cancellation_interrupts_a_wait_inside_a_model_only(pipes: Pipes) -> N
         began = time.monotonic()
         with pytest.raises(Cancelled), pipes.channel.interruptible():
             pipes.tell(command="cancel", task="now")
-            time.sleep(30)
-        assert time.monotonic() - began < 5
+            time.sleep(120)
+        assert time.monotonic() - began < 60
         os.kill(os.getpid(), INTERRUPT)  # outside of a model it means nothing
         with pytest.raises(Cancelled), pipes.channel.interruptible():
             raise AssertionError("a cancelled task does not begin")

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,6 +18,7 @@ from delineate.gateway.upper_layer import Answered, ProtocolError, Request
 _LOG: Final = logging.getLogger("delineate.gateway")
 _COMMAND: Final = 1 << 16  # bytes of a command
 _FIRST: Final = 10.0  # seconds for a caller to say what it wants: who says nothing must not keep others out
+_PATIENCE: Final = 5.0  # seconds in which an association that brings nothing does not count as idle
 _LINGER: Final = 2.0  # seconds that a caller has to hang up
 
 Refusal = tuple[int, int, int]
@@ -64,9 +65,14 @@ class Services(Protocol):
 
 
 class Association:
-    """Serves one connection until it ends."""
+    """Serves one connection until it ends.
 
-    def __init__(self, line: socket.socket, address: str, services: Services, limits: Limits) -> None:
+    unheard : says in the log what goes wrong before there is an association.
+    """
+
+    def __init__(
+        self, line: socket.socket, address: str, services: Services, limits: Limits, unheard: Callable[..., None] = _LOG.warning
+    ) -> None:
         self._line = line
         self._services = services
         self._limits = limits
@@ -78,7 +84,19 @@ class Association:
         self._command = bytearray()
         self._asked: tuple[int, Command] | None = None
         self._sink: Sink | None = None
-        self._is_open = False
+        self._is_open = self._is_used = False
+        self._since = time.monotonic()
+        self._unheard = unheard
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an association: it was accepted, and has not ended."""
+        return self._is_open
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is one that brought no data set yet, though it had time."""
+        return self._is_open and not self._is_used and time.monotonic() - self._since > _PATIENCE
 
     def run(self) -> None:
         """Until the caller releases, aborts or breaks off, or breaks the protocol; raises nothing."""
@@ -88,10 +106,10 @@ class Association:
                 self._line.settimeout(self._limits.idle)
                 self._serve()
         except ProtocolError as error:
-            _LOG.warning("association of %s ended: it sent %s", self._link, error)
+            self._warn("association of %s ended: it sent %s", error)
             self._say_last(layer.abort(layer.ABORTED_BY_PROVIDER, layer.INVALID))
         except OSError as error:
-            _LOG.warning("association of %s broke off: %s", self._link, error.strerror or type(error).__name__)
+            self._warn("association of %s broke off: %s", error.strerror or str(error) or type(error).__name__)
             self._say_last(layer.abort(layer.ABORTED_BY_PROVIDER))
         except Exception as error:  # its words might hold a patient's
             _LOG.error("association of %s failed: %s", self._link, type(error).__name__)
@@ -101,6 +119,9 @@ class Association:
                 self._sink.discard()
             self._over(is_whole=False)
             self._hang_up()
+
+    def _warn(self, words: str, reason: object) -> None:
+        (_LOG.warning if self._is_open else self._unheard)(words, self._link, reason)
 
     def _over(self, is_whole: bool) -> None:
         if self._is_open:
@@ -115,10 +136,10 @@ class Association:
         self._link = Link(request.calling, self._link.address)
         refusal = self._services.refusal(request, self._link)
         if refusal is not None:
-            _LOG.warning("association of %s refused: %s", self._link, refusal[1])
+            self._warn("association of %s refused: %s", refusal[1])
             self._line.sendall(layer.reject(*refusal[0]))
             return False
-        self._is_open = True
+        self._is_open, self._since = True, time.monotonic()
         answers, roles = self._services.answers(request)
         self._accepted = {item.number: item for item in answers if item.result == 0}
         self._longest = request.longest
@@ -192,6 +213,7 @@ class Association:
         if command.has_data:
             self._asked = number, command
             self._sink = self._services.begin(self._link, context, command)
+            self._is_used |= self._sink is not None
         elif command.field == ECHO:
             self._answer(number, command, SUCCESS)
         elif command.field != CANCEL:  # of what is done already

@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from delineate.gateway import upper_layer as layer
 from delineate.gateway.association import Association, Link, Refusal, Sink
 from delineate.gateway.commands import EVENT_REPORT, NOT_UNDERSTOOD, STORE, SUCCESS, Command
 from delineate.gateway.commitment import COMMITMENT
+from delineate.gateway.lines import Line, Lines, Sparing
 from delineate.gateway.node_settings import Network, NodeSettings, Tls, require_file
 from delineate.gateway.store import Store
 from delineate.gateway.upper_layer import Answered, Proposed, Request
@@ -33,7 +35,7 @@ _MORE_STORAGE: Final = ("1.2.840.10008.5.1.4.34.7", "1.2.840.10008.5.1.4.34.10")
 _SYNTAXES: Final = "1.2.840.10008.1.2."
 _EVENT: Final = 1 << 24  # bytes of a report
 _HANDSHAKE: Final = 10.0  # seconds
-_MORE: Final = 16  # connections beyond the limit of associations, which are told that there are too many
+_MORE: Final = 16  # connections beyond the limit of associations: those that have none yet, or are told that there are too many
 
 Heard = Callable[[Any], object]
 
@@ -42,6 +44,10 @@ class Door:
     """What associations are for: echo, storage, and reports of storage commitment.
 
     heard : called with the data set of each report.
+
+    Attributes
+    ----------
+    end_idle : ends an association that is of no use, where there are too many; whether there was one.
     """
 
     def __init__(self, settings: NodeSettings, store: Store, heard: Heard | None = None) -> None:
@@ -50,6 +56,7 @@ class Door:
         self._heard = heard
         self._lock = threading.Lock()
         self._open: set[Link] = set()
+        self.end_idle: Callable[[], bool] = lambda: False
 
     def refusal(self, request: Request, link: Link) -> tuple[Refusal, str] | None:
         """Unknown titles and addresses for good, too many associations for now."""
@@ -63,7 +70,7 @@ class Door:
         if settings.callers and request.calling not in settings.callers:
             return (good, user, layer.CALLING_UNKNOWN), "its title is not among the callers"
         with self._lock:
-            if len(self._open) >= settings.limits.associations:
+            if len(self._open) >= settings.limits.associations and not self.end_idle():
                 return (layer.REJECTED_FOR_NOW, layer.BY_PRESENTATION, layer.TOO_MANY), "there are too many associations"
             self._open.add(link)
         return None
@@ -152,8 +159,9 @@ class Listener:
         self._settings = settings
         self._door = door
         self._tls = None if settings.tls is None else _context(settings.tls)
-        self._lines: dict[socket.socket, threading.Thread] = {}
-        self._lock = threading.Lock()
+        self._lines = Lines(settings.limits.associations + _MORE)
+        self._strangers = Sparing()
+        door.end_idle = self._lines.end_idle
         self._is_closed = False
         try:
             family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -171,52 +179,60 @@ class Listener:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        with self._lock:
-            open_ = list(self._lines.items())
-        for line, _ in open_:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-        for _, thread in open_:
-            thread.join(seconds)
+        end = time.monotonic() + seconds
+        for line in self._lines.cut():
+            if line.thread is not None:
+                line.thread.join(max(0.0, end - time.monotonic()))
 
     def _listen(self) -> None:
         while not self._is_closed:
             try:
-                line, address = self._socket.accept()
+                found, address = self._socket.accept()
             except OSError:
                 if self._is_closed:
                     return
-                time.sleep(0.1)  # out of file descriptors, most likely
+                self._lines.make_room()  # out of file descriptors, most likely
+                time.sleep(0.1)
                 continue
-            with self._lock:
-                is_full = len(self._lines) >= self._settings.limits.associations + _MORE
-            if is_full:
-                _LOG.warning("a connection of %s was closed: there are too many", address[0])
-                line.close()
-                continue
-            thread = threading.Thread(target=self._serve, args=(line, address[0]), name="gateway-association", daemon=True)
-            with self._lock:
-                self._lines[line] = thread
-            thread.start()
+            self._begin(Line(found, address[0]))
 
-    def _serve(self, line: socket.socket, address: str) -> None:
+    def _begin(self, line: Line) -> None:
+        if not self._lines.take(line):
+            self._strangers.warning("a connection of %s was closed: there are too many", line.address)
+            line.socket.close()
+            return
+        line.thread = threading.Thread(target=self._serve, args=(line,), name="gateway-association", daemon=True)
         try:
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            used = line
+            line.thread.start()
+        except RuntimeError:  # no more threads
+            line.thread = None
+            self._strangers.warning("a connection of %s was closed: the system gives no more threads", line.address)
+            self._lines.leave(line)
+            line.socket.close()
+
+    def _serve(self, line: Line) -> None:
+        try:
+            line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self._tls is not None:
-                line.settimeout(_HANDSHAKE)
-                used = self._tls.wrap_socket(line, server_side=True)
-                with self._lock:
-                    self._lines[used] = self._lines.pop(line)
-                line = used
-            Association(used, address, self._door, self._settings.limits).run()
+                line.socket = secured = self._tls.wrap_socket(line.socket, server_side=True, do_handshake_on_connect=False)
+                secured.settimeout(_HANDSHAKE)
+                secured.do_handshake()
+            talk = Association(line.socket, line.address, self._door, self._settings.limits, partial(self._unheard, line))
+            line.talk = talk
+            talk.run()
         except OSError as error:
-            _LOG.warning("a connection of %s failed: %s", address, getattr(error, "reason", None) or error.strerror or type(error).__name__)
+            words = getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__
+            self._unheard(line, "a connection of %s failed: %s", line.address, words)
         finally:
-            with self._lock:
-                self._lines.pop(line, None)
-            line.close()
+            self._lines.leave(line)
+            line.socket.close()
+
+    def _unheard(self, line: Line, words: str, *values: object) -> None:
+        """Say what went wrong on a line without an association."""
+        if line.is_dropped:
+            words, values = "a connection of %s was closed: it said nothing, and others wanted its place", (line.address,)
+        self._strangers.warning(words, *values)
 
 
 def _context(tls: Tls) -> ssl.SSLContext:

@@ -5,7 +5,8 @@ Clients send indices of the image as it lies in its file, in the order x, y, z, 
 - ``foreground`` and ``background``: a list of points, or lists by label;
 - the name of one of the model's labels: a list of points in it;
 - ``points`` with ``point_labels``: 0 for outside, else inside;
-- ``roi``: a box ``[x0, x1, y0, y1, z0, z1]`` from x0 up to, not including, x1; two corners; or boxes by label.
+- ``roi``: a box ``[x0, x1, y0, y1, z0, z1]`` from x0 up to, not including, x1; two corners; or boxes by label. A voxel is in it where its
+  centre is; of a grid that is turned against millimetres a block of voxels around the box is taken.
 
 ``label`` says which label points and boxes without one are meant for. ``prompt_space`` says in which frame all of them are: ``index``, or
 millimetres in ``lps`` or ``ras``.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +28,7 @@ from delineate.geometry import Geometry
 MOST: Final = 10_000  # points and boxes of one request
 SPACES: Final = ("index", "lps", "ras")
 
+_TIE: Final = 1e-6  # of a voxel; a corner that is calculated from a voxel's centre is on it
 _RAS: Final = np.array([-1.0, -1.0, 1.0])
 _SHAPE_ADVICE: Final = "Send points like [[x, y, z], …] and boxes like [x0, x1, y0, y1, z0, z1]."
 
@@ -157,9 +160,11 @@ class _Reader:
         return [flat.reshape(3, 2).T for flat in self._numbers("roi", value, 6)]
 
     def _box(self, corners: np.ndarray, label: str) -> Box:
-        ends = np.array([self._index(corner) for corner in corners])
-        first = np.floor(ends.min(axis=0) + 0.5)
-        last = np.maximum(first, np.floor(ends.max(axis=0) + 0.5) - 1)
+        ends = np.array([self._index(np.array(corner)) for corner in product(*corners.T)])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        middle = np.floor((low + high) / 2 + 0.5)
+        first, last = np.ceil(low - _TIE), np.ceil(high - _TIE) - 1
+        first, last = np.where(last < first, middle, first), np.where(last < first, middle, last)  # no centre is in a thin one
         size = np.array(self._geometry.size)
         if (last < 0).any() or (first >= size).any():
             raise InputError(f"the roi is outside of the image of {_words(size)} voxels", "Draw it inside of the image.")

@@ -127,6 +127,29 @@ def test_points_stay_where_they_are_in_the_patient(codes: str) -> None:
     assert sorted(seen.voxels[k : k2 + 1, j : j2 + 1, i : i2 + 1].ravel()) == sorted(voxels[3:5, 2:4, 1:5].ravel())
 
 
+@pytest.mark.parametrize("codes", CODES)
+@pytest.mark.parametrize("wide", [0.49, 0.2, -0.2, -0.4])
+def test_a_box_in_millimetres_holds_the_same_voxels_whichever_way_the_grid_lies(codes: str, wide: float) -> None:
+    """Those whose centres are in it; corners are `wide` of a voxel outside of the centres of the voxels 1 and 3."""
+    grid = reorientation(GRID, codes).grid(GRID)
+    ends = np.stack([GRID.to_world(np.full(3, 1 - wide)), GRID.to_world(np.full(3, 3 + wide))])
+    (box,) = read_prompts({"roi": ends.T.ravel().tolist(), "prompt_space": "lps"}, grid).boxes
+    found = np.array([grid.to_world(box.first), grid.to_world(box.last)])
+    first, last = (1, 3) if wide > 0 else (2, 2)
+    np.testing.assert_allclose(np.sort(found, axis=0), [GRID.to_world([first] * 3), GRID.to_world([last] * 3)], atol=1e-9)
+
+
+def test_a_box_on_a_grid_that_is_turned_is_not_cut() -> None:
+    turned = Geometry((40, 40, 40), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1))
+    low, high = np.array([-6.0, 12.0, 5.0]), np.array([6.0, 22.0, 8.5])
+    (box,) = read_prompts({"roi": np.stack([low, high]).tolist(), "prompt_space": "lps"}, turned).boxes
+    indices = np.indices(turned.size).reshape(3, -1).T
+    world = turned.to_world(indices)
+    inside = indices[((world >= low) & (world <= high)).all(axis=1)]
+    assert (inside >= box.first).all() and (inside <= box.last).all()
+    assert (np.array(box.first) >= inside.min(axis=0) - 1).all() and (np.array(box.last) <= inside.max(axis=0) + 1).all()
+
+
 def test_points_on_a_grid_of_another_spacing() -> None:
     seen = spaced(reorientation(GRID, "RAS").grid(GRID), (2.0, 2.0, 2.0))
     (click,) = Prompts((Click((6, 5, 4)),)).on(GRID, seen).clicks

@@ -338,8 +338,10 @@ def _decode_geometry(fields: np.void, size: Tuple[int, int, int]) -> Geometry:
 
 def _rotation(axis: np.ndarray) -> np.ndarray:
     """The rotation of a unit quaternion of which b, c, d are given and a is not negative (nifti1.h, method 2)."""
-    axis = axis / max(1.0, float(np.linalg.norm(axis)))
-    real = np.sqrt(max(0.0, 1.0 - float(axis @ axis)))
+    rest = 1.0 - float(axis @ axis)
+    if rest < 1e-7:  # noise of rounded numbers: half a turn, as for NIfTI's own library
+        axis, rest = axis / np.linalg.norm(axis), 0.0
+    real = np.sqrt(rest)
     rotation: np.ndarray = (2 * real**2 - 1) * np.eye(3) + 2 * np.outer(axis, axis) + 2 * real * np.cross(axis, np.eye(3)).T
     return rotation
 

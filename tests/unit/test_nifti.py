@@ -156,6 +156,16 @@ def test_a_negative_qfac_mirrors_z(tmp_path: Path) -> None:
     assert np.linalg.det(nifti.read_geometry(path).matrix) == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("half", [(np.sqrt(0.5), np.sqrt(0.5), 0), (0, np.sqrt(0.5), np.sqrt(0.5)), (np.sqrt(1 / 3),) * 3])
+def test_half_a_turn_is_not_askew_by_what_was_rounded(half: tuple[float, ...], tmp_path: Path) -> None:
+    """Of b, c, d in 32 bits a is not quite 0, which would be a tenth of a millimetre at the other end of a patient."""
+    path = tmp_path / "image.nii"
+    path.write_bytes(header((1, 0), quaternion=half) + VOXELS)
+    found = np.diag([-1.0, -1, 1]) @ nifti.read_geometry(path).matrix
+    np.testing.assert_allclose(found, 2 * np.outer(half, half) - np.eye(3), atol=1e-6)
+    assert nifti.read_geometry(path).matches(read_by_simpleitk(path)[1])
+
+
 def test_sform_wins_over_a_contradicting_qform() -> None:
     assert nifti.read_geometry(io.BytesIO(header((1, 2)))).origin == (-7, -8, 9)
 

@@ -285,6 +285,19 @@ def test_a_scale_that_varies_from_slice_to_slice(slopes: tuple[float, ...], kind
     np.testing.assert_allclose(volume.voxels, real, rtol=2e-7)
 
 
+@pytest.mark.parametrize("names", [("RescaleSlope", "RescaleIntercept"), ("RescaleIntercept",)])
+def test_a_scale_that_some_slices_lack_is_not_guessed(names: tuple[str, ...], tmp_path: Path) -> None:
+    def change(data: Any, number: int) -> None:
+        for name in names if number == 3 else ():
+            del data[name]
+
+    paths = write_series(tmp_path / "bad", stack(change=change))
+    with pytest.raises(ImageError, match=f"missing in some slices, but not in all: {paths[3].name}$"):
+        read(tmp_path / "bad")
+    write_series(tmp_path / "none", stack(change=change, modality="MR"))  # what is said is what silence means
+    np.testing.assert_array_equal(read(tmp_path / "none").volume.values(), VOXELS)
+
+
 def test_inverted_display_does_not_change_values(tmp_path: Path) -> None:
     def change(data: Any, _: int) -> None:
         data.PhotometricInterpretation = "MONOCHROME1"

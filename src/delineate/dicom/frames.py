@@ -88,6 +88,7 @@ def _frame(header: Header, form: PixelFormat, shared: Any, own: Any, number: int
         step=float(found("PixelMeasuresSequence", "SpacingBetweenSlices") or 0.0),
         slope=checked_slope(1.0 if slope is None else float(slope), name),
         intercept=0.0 if intercept is None else float(intercept),
+        said=(slope is not None, intercept is not None),
         units=units_of(header.text("Modality"), kind, header.text("Units")),
         apart=apart,
     )

@@ -135,6 +135,7 @@ def read_group(group: Group, *, gaps: Gaps = "refuse", doubled: Doubled = "refus
     slices, planes = _chosen(group, doubled)
     notes = list(group.notes)
     _require_no_gap(planes, slices, gaps, notes)
+    _require_scales(slices)
     form = slices[0].form
     geometry = planes.geometry or grid_over(planes)
     if np.prod(geometry.size, dtype=np.float64) * form.allocated / 8 > LARGEST:
@@ -177,6 +178,15 @@ def _require_no_gap(planes: Planes, slices: Sequence[Slice], gaps: Gaps, notes: 
     if gaps == "refuse":
         raise ImageError(message, "Send the missing slices, or say that the gaps are to be filled by interpolation.")
     notes.append(message + "; interpolated")
+
+
+def _require_scales(slices: Sequence[Slice]) -> None:
+    """Refuse slices of which some have a slope or an intercept and others do not: theirs would be guessed, and 1024 off in a CT."""
+    usual = max(slices, key=lambda item: sum(item.said))
+    silent = [item for item in slices if item.said != usual.said and (item.slope, item.intercept) != (usual.slope, usual.intercept)]
+    if silent:
+        named = ", ".join(item.name for item in silent[:_NAMED]) + (" and more" if silent[_NAMED:] else "")
+        raise ImageError(f"RescaleSlope or RescaleIntercept is missing in some slices, but not in all: {named}", "Export the series again.")
 
 
 def _resampled(planes: Planes, geometry: Geometry) -> str:

@@ -35,7 +35,7 @@ class Slice:
     header : of its file; form : of its pixels; frame : from 0 within the file; position : centre of the first pixel, LPS mm;
     orientation : cosines of the directions in which columns and rows are counted; spacing : between columns, between rows,
     mm; thickness, step : Slice Thickness and Spacing Between Slices, mm, 0 where nobody says; slope, intercept, units : of the
-    real value; apart : what may tell images at the same places apart.
+    real value; said : whether the file gives slope and intercept; apart : what may tell images at the same places apart.
     """
 
     header: Header
@@ -48,6 +48,7 @@ class Slice:
     step: float = 0.0
     slope: float = 1.0
     intercept: float = 0.0
+    said: tuple[bool, bool] = (True, True)
     units: str = ""
     apart: Mapping[str, str] = field(default_factory=dict)
 
@@ -118,6 +119,7 @@ def slice_of(header: Header) -> Slice:
         step=length(header, "SpacingBetweenSlices"),
         slope=checked_slope(1.0 if slope is None else slope, header.name),
         intercept=0.0 if intercept is None else intercept,
+        said=(slope is not None, intercept is not None),
         units=units_of(modality, header.text("RescaleType"), header.text("Units")),
         apart={name: word for name in APART if (word := header.word(name))},
     )

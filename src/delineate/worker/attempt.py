@@ -176,6 +176,8 @@ class Attempt:
         with self._timed("pre"):
             staged = self._stage(path, model, dicom)
         require_source(staged.series, dicom)
+        for note in staged.notes:
+            self._log.write(note)
         self._grids = [grid.to_dict() for grid in staged.grids]
         place.channel.raise_if_cancelled()
         request = self._request(staged, model, dicom)

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class ReadImage(NamedTuple):
-    """An image, and what contours and segments refer to, None where it did not come from DICOM."""
+    """An image; what contours and segments refer to, None where it did not come from DICOM; sentences on what was odd."""
 
     volume: Volume
     series: Series | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_image(path: Path, asked: DicomAsked, scratch: Path, name: str = "") -> ReadImage:
@@ -50,7 +51,7 @@ def read_image(path: Path, asked: DicomAsked, scratch: Path, name: str = "") -> 
     if missed:  # before a gap is told of, which may be theirs
         raise ImageError(f"files that may be slices cannot be used: {'; '.join(missed[:5])}", "Send these files again, or remove them.")
     image = read_group(group, gaps=asked.gaps, doubled=asked.doubled)  # type: ignore[arg-type]
-    return ReadImage(image.volume, image.series)
+    return ReadImage(image.volume, image.series, image.notes)
 
 
 def require_source(series: Series | None, asked: DicomAsked) -> None:

@@ -32,7 +32,8 @@ class Sent:
     folder : where the images are as files, as sent; images : in order, where they are in the patient as far as that is
     known; header : grid of the first image as its own header has it, for the result; factor : contour grid over image
     grid, x, y, z; place : where the first image truly is, None where its sender did not say; series : what the first image
-    was read from, None where it is no DICOM; are_files : whether every image is a file that models of the convention read.
+    was read from, None where it is no DICOM; are_files : whether every image is a file that models of the convention read;
+    notes : sentences on what was odd about the images.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Sent:
     place: Geometry | None = None
     series: Series | None = None
     are_files: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def stage(
@@ -81,6 +83,7 @@ def stage(
         place=decoded[0].place,
         series=decoded[0].series,
         are_files=all(one.series is None for one in decoded),
+        notes=tuple(note for one in decoded for note in one.notes),
     )
 
 
@@ -90,13 +93,14 @@ class _Decoded(NamedTuple):
     factor: tuple[int, int, int]
     place: Geometry | None
     series: Series | None
+    notes: tuple[str, ...]
 
 
 def _decode(folder: Path, files_sent: Container[str], name: str, model: Model, asked: DicomAsked) -> _Decoded:
     path = folder / name
     shown = "the archive" if name == WHOLE else name
     try:
-        volume, series = read_image(path, asked, folder, shown)
+        volume, series, notes = read_image(path, asked, folder, shown)
         meta = image_meta(files_sent, lambda place: _small_file(folder / place), name)
         place = _place(volume.geometry, meta) if series is None else volume.geometry
     except (DelineateError, MemoryError) as error:
@@ -112,7 +116,7 @@ def _decode(folder: Path, files_sent: Container[str], name: str, model: Model, a
     # orientation the place in the metadata counts.
     geometry = volume.geometry if place is None or model.orientation == AS_SENT else place
     image = replace(volume, geometry=geometry, slope=slope, intercept=intercept, modality=modality, units=units)
-    return _Decoded(volume.geometry, image, meta.scaling_factor, place, series)
+    return _Decoded(volume.geometry, image, meta.scaling_factor, place, series, tuple(f"{shown}: {note}" for note in notes))
 
 
 def _place(header: Geometry, meta: ImageMeta) -> Geometry | None:

@@ -42,7 +42,7 @@ class Staged:
     header : grid of the first as its own header has it; place : where it truly is, None where nobody said; factor : contour
     grid over image grid, x, y, z; label : on the grid of the first of `images`; suffix : of the first image's file; fill :
     writes the images as files into a folder, None where they are in `folder` already; series : what the first image was read
-    from, None where it is no DICOM.
+    from, None where it is no DICOM; notes : sentences on what was odd about the images.
     """
 
     images: tuple[Volume, ...]
@@ -55,6 +55,7 @@ class Staged:
     folder: Path | None = None
     fill: Callable[[Path], None] | None = None
     series: Series | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def contours(self) -> Geometry:
@@ -75,6 +76,7 @@ def from_archive(sent: Sent, model: Model) -> Staged:
         folder=sent.folder if as_sent else None,
         fill=None if as_sent else _writer_of(images, with_meta=not sent.are_files),
         series=sent.series,
+        notes=sent.notes,
     )
 
 
@@ -137,7 +139,7 @@ class ReferredImages:
     def _decoded(self, place: Place, asked: DicomAsked, key: Key) -> WarmImage:
         self._warm.forget_gone()
         with self._files.reading(place) as path:
-            volume, series = readable(place, lambda: self._read(place, path, asked), ADVICE)
+            volume, series, _ = readable(place, lambda: self._read(place, path, asked), ADVICE)
         return self._warm.keep(key, volume, volume.geometry, series, place.path)
 
     def _read(self, place: Place, path: Path, asked: DicomAsked) -> ReadImage:

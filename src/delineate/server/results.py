@@ -29,14 +29,18 @@ class BodyResponse(Response):
     tag : strong entity tag without quotes, such as the digest of what is sent; empty for what is made anew each time, and is
         not sent in ranges.
     filename : empty for what is no file.
+    headers : further ones.
     threads : where blocks are read.
     """
 
-    def __init__(self, body: Body, *, tag: str = "", media_type: str, filename: str = "", threads: Executor) -> None:
+    def __init__(
+        self, body: Body, *, tag: str = "", media_type: str, filename: str = "", threads: Executor, headers: Mapping[str, str] | None = None
+    ) -> None:  # fmt: skip
         super().__init__(media_type=media_type)
         self._content = body
         self._etag = f'"{tag}"' if tag else ""
         self._threads = threads
+        self._more = dict(headers or {})
         self._fixed = {"etag": self._etag, "accept-ranges": "bytes"} if tag else {}
         if filename:
             self._fixed["content-disposition"] = disposition(filename)
@@ -77,9 +81,9 @@ class BodyResponse(Response):
 
     def _head(self, status: int, start: int, end: int) -> dict[str, str]:
         if status == 304:
-            return {"etag": self._etag}
+            return {"etag": self._etag, **self._more}
         total = self._content.length
-        headers = {"content-length": str(end - start), "content-type": str(self.media_type), **self._fixed}
+        headers = {"content-length": str(end - start), "content-type": str(self.media_type), **self._fixed, **self._more}
         if status == 206:
             headers["content-range"] = f"bytes {start}-{end - 1}/{total}"
         elif status == 416:

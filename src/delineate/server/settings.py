@@ -45,6 +45,7 @@ class Settings:
     dicomweb_interval: float = 60.0
     dicomweb_idle: float = 60.0
     dicomweb_cache_mb: int = 20_480
+    ohif: Path | None = None
     sample_lease: float = 3600.0
     active_learning: bool = True
     auto_scoring: bool = False

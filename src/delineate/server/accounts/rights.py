@@ -104,6 +104,9 @@ _TABLE: Final[tuple[tuple[Rule, str, tuple[str, ...]], ...]] = (
     (USER, "/proxy/dicom/qido/{path:path}", ("GET",)),
     (ANNOTATOR, "/proxy/dicom/stow", ("POST",)),
     (ANNOTATOR, "/proxy/dicom/stow/{path:path}", ("POST",)),
+    # MONAI Label: a viewer.
+    (USER, "/ohif/", _READ),
+    (USER, "/ohif/{path:path}", _READ),
     # MONAI Label: what runs for long.
     (USER, "/batch/infer", ("GET",)),
     (ADMIN, "/batch/infer", ("DELETE",)),

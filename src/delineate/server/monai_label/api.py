@@ -36,6 +36,7 @@ from delineate.server.monai_label.sessions import SessionRoutes
 from delineate.server.monai_label.slides import SlideRoutes
 from delineate.server.monai_label.train_stats import TrainStatistics
 from delineate.server.monai_label.training import TrainRoutes
+from delineate.server.monai_label.viewer import ViewerRoutes
 from delineate.server.monai_label.weights import WeightRoutes
 from delineate.server.monai_label.works import Works
 from delineate.server.security import Guard
@@ -80,6 +81,7 @@ class LabelApi:
             WeightRoutes(service, Works(WEIGHTS, service, guard, listening, files), guard, files, threads),
             ScoringRoutes(scores, Works(SCORE, service, guard, listening, files), guard, files),
             self._proxy,
+            ViewerRoutes(service.settings, files, threads),
             SlideRoutes(infers, threads),  # before the route that holds a model's name
             InferRoutes(infers, threads),
         )

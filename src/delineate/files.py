@@ -87,6 +87,8 @@ def read_volume(path: str | PathLike[str], notes: list[str] | None = None) -> Vo
         raise ImageError(f"there is no {name}", "Check the path.")
     if name.lower().endswith(_FLAT):
         raise ImageError(f"{name} is a picture, not a volume", f"Use a file whose name ends in {', '.join(SUFFIXES)}.")
+    if not name.lower().endswith(SUFFIXES):
+        raise ImageError(f"{name} is no image that is read here", f"Give DICOM, or a file whose name ends in {', '.join(SUFFIXES)}.")
     suffix = suffix_of(path)
     if suffix in NIFTI_SUFFIXES:
         return nifti.read(path)

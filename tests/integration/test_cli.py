@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 
 from delineate.cli.embedded import embedded_server
 from delineate.files import read_segmentation, read_volume, write_volume
+from delineate.testing import models
 from delineate.testing.models import FOLDER
 from delineate.testing.phantoms import chest_ct
 
@@ -116,14 +118,18 @@ def test_the_time_limit_is_5(chest: Path, tmp_path: Path, server: str) -> None:
     hanging = delineate("submit", chest, "--model", "hanger", "--server", server, "-q").stdout.strip()
     begin = time.monotonic()
     delineate("wait", hanging, "--timeout", "1", "--server", server, "-q", code=5)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 60
     delineate("cancel", hanging, "--server", server)
 
 
-def test_models_and_doctor(server: str) -> None:
+def test_models_and_doctor(server: str, tmp_path: Path) -> None:
     names = {row["human_readable_id"] for row in json.loads(delineate("models", "--json").stdout)}
     assert names == {"body-ct", "lungs-ct", "bones-ct", "body-mr", "region", "scribbles", "Histogram+GraphCut", "GMM+GraphCut", "nuclei"}
-    assert "sleeper" in delineate("models", "--models", FOLDER).stdout
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.toml").write_text('name = "x"\nrunner = "python"\nnmae = 3\n', encoding="utf-8")
+    listed = delineate("models", "--models", FOLDER, "--models", tmp_path)
+    assert "sleeper" in listed.stdout
+    assert "broken" in listed.stderr and "nmae" in listed.stderr, "a model that is left out is told"
     assert "noop" in delineate("models", "--server", server).stdout
     done = subprocess.run(
         [sys.executable, "-m", "delineate.cli", "doctor", "--server", server], capture_output=True, text=True, check=False
@@ -153,8 +159,22 @@ def test_interruption_at_a_server_leaves_the_task(chest: Path, tmp_path: Path, s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interruption_leaves_nothing(number: signal.Signals, chest: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "sleeper", "--models", str(FOLDER)]
+def test_interruption_leaves_nothing(
+    number: signal.Signals, chest: Path, tmp_path: Path, while_the_clock_is_steady: Callable[[Callable[[], None]], None]
+) -> None:
+    models.copy("sleeper", tmp_path / "models", "long", seconds=60.0)
+    numbers = itertools.count()
+
+    def attempt() -> None:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        interrupted(number, chest, folder, tmp_path / "models")
+
+    while_the_clock_is_steady(attempt)
+
+
+def interrupted(number: signal.Signals, chest: Path, tmp_path: Path, models: Path) -> None:
+    command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "long", "--models", str(models)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
         [*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hears_interruptions
@@ -168,7 +188,7 @@ def test_interruption_leaves_nothing(number: signal.Signals, chest: Path, tmp_pa
     begin = time.monotonic()
     process.send_signal(number)
     assert process.wait(30) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
     assert time.monotonic() - begin < 7, "nobody waits for a task that nobody will fetch"
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]

@@ -376,6 +376,8 @@ def test_damaged_contents_are_found_while_extracting(tmp_path: Path) -> None:
         (b"\x1f\x8b", "cut off"),
         (gzip.compress(b"no tar in it" * 100), "damaged"),
         (gzip.compress(b""), "cut off"),
+        (gzip.compress((348).to_bytes(4, "little") + bytes(400)), "is a NIfTI image"),
+        (gzip.compress((540).to_bytes(4, "big") + bytes(600)), "is a NIfTI image"),
         (b"<html>login</html>", "neither"),
     ],
 )

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from delineate import errors, nifti
 from delineate.cli.main import COMMANDS, cli, exit_code, main
-from delineate.cli.output import say, stem, target_path, write_result
+from delineate.cli.output import require_folder, say, stem, target_path, write_result
 from delineate.cli.progress import ProgressDisplay
+from delineate.cli.table import print_table
 from delineate.geometry import Geometry
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
@@ -73,6 +74,33 @@ def test_a_file_that_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert code == 2
     assert json.loads(out)["error"] == "ImageError"
     assert "text.nii.gz" in err
+
+
+def test_a_file_of_another_kind_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.pdf").write_bytes(b"%PDF")
+    code, _, err = run(["segment", str(tmp_path / "report.pdf"), "--model", "lungs-ct", "-o", str(tmp_path)], capsys)
+    assert code == 2
+    assert "report.pdf is no image that is read here. Give DICOM, or a file whose name ends in .nii.gz" in err
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_starts(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = run(["segment", str(image), "--model", "lungs-ct", "-o", str(tmp_path / "file" / "below")], capsys)
+    assert (code, "starting a server" in err) == (2, False)
+    assert f"{tmp_path / 'file'} is no folder. Give another place." in err
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(errors.InputError, match="is a folder that you may not write to"):
+        require_folder(tmp_path / "new" / "a.nii.gz")
+
+
+def test_a_table_in_a_log_has_no_blanks_at_its_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["name", "why"], [["a", ""], ["longer", "x"]])
+    assert capsys.readouterr().out == "name    why\na\nlonger  x\n"
 
 
 @pytest.mark.parametrize("name", ["series", "slice.dcm"])

@@ -162,7 +162,7 @@ def test_a_json_that_is_no_table_of_names_is_ignored(tmp_path: Path, content: st
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="there is no image"):
         files.read_volume(tmp_path / "image")
-    for name, reason in (("image.png", "a picture, not a volume"), ("image.xyz", "not the name of an image")):
+    for name, reason in (("image.png", "a picture, not a volume"), ("image.xyz", "no image that is read here")):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ImageError, match=reason):
             files.read_volume(tmp_path / name)

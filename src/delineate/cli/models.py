@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from delineate.cli.connection import connect, connection_options
+from delineate.cli.doctor import examine_models
 from delineate.cli.embedded import embedded_server
 from delineate.cli.printable import printable
 from delineate.cli.table import print_table
@@ -27,6 +28,10 @@ from delineate.cli.table import print_table
 def models(folders: tuple[Path, ...], as_json: bool, server: str | None, **connection: Any) -> None:
     """List the models of a server; without --server, the built-in ones and those in --models."""
     if server is None:
+        click.echo("No server was asked (--server URL): these are the built-in models and those of --models.", err=True)
+        for finding in examine_models(None, folders):
+            if finding.level == "problem":
+                click.echo(printable(f"problem: {finding.detail}. {finding.advice}"), err=True)
         with embedded_server(folders) as url, connect(url) as client:
             rows = client.models()
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -61,6 +62,14 @@ def target_path(output: Path, name: str, suffix: str = ".nii.gz") -> Path:
         advice = f"Use a name that ends in {', '.join(wanted)}, or a folder; a folder with a dot in its name must be there already."
         raise InputError(f"structures cannot be written as {output.suffix}", advice)
     return output / f"{as_file_name(name)}{suffix}"
+
+
+def require_folder(path: Path) -> None:
+    """`InputError` where a file surely cannot be written because of the folder that it is to lie in."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = "is a folder that you may not write to" if place.is_dir() else "is no folder"
+        raise InputError(f"{path} cannot be written: {place} {reason}", "Give another place.")
 
 
 def write_result(

@@ -61,7 +61,7 @@ def _require_models(settings: Settings) -> None:
     """`SettingsError` for a folder of models that is not there: a typing mistake would be a server without models."""
     for folder in settings.models:
         if not folder.is_dir():
-            raise SettingsError(f"there is no folder of models {folder}", "Check --models, DELINEATE_MODELS and the settings file.")
+            raise SettingsError(f"there is no folder of models at {folder}", "Check --models, DELINEATE_MODELS and the settings file.")
 
 
 @contextlib.contextmanager

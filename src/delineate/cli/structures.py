@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from delineate.cli.output import stem, target_path
+from delineate.cli.output import require_folder, stem, target_path
 from delineate.errors import ImageError, InputError
 from delineate.files import is_dicom, read_segmentation, read_volume, write_segmentation
 from delineate.geometry import Geometry
@@ -157,6 +157,7 @@ def require_target(output: Path, name: str, formats: Sequence[str], image: Path 
     target = target_path(output, name, FORMATS[formats[0] if formats else "nifti"])
     if len(formats) > 1 and target == output:
         raise InputError(f"{output.name} is one file, and {len(formats)} formats are wanted", "Give a folder.")
+    require_folder(target)
     for to in formats:
         if to in DICOM and (image is None or not is_dicom(image)):
             words = "there is no image" if image is None else f"{image.name} is not DICOM"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,8 +26,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
         table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
         count += 1
-    if count:
+    if count and console.is_terminal:
         console.print(table)
+    elif count:  # a log file has no use for blanks at the ends of its lines
+        with console.capture() as printed:
+            console.print(table)
+        click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
     else:
         console.print("none")
 

@@ -19,6 +19,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | 
 _SCRATCH = 1 << 16
 _PADDING = 1 << 24  # zeros after the end that are read to reach the gzip checksum
 _ENTRY_OVERHEAD = 2048  # bytes of a tar around each entry
+_NIFTI = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}  # what versions 1 and 2 begin with
 
 
 class ArchiveReader(ArchiveWalker):
@@ -116,6 +117,7 @@ class _GzipSource(TarSource):
         """Some bytes; 0 at the end."""
         if self.position > self._most:
             self._tally.require(self.position)
+        is_begin = self.position == 0
         try:
             count = self._gzip.readinto(view)
         except EOFError as error:
@@ -123,6 +125,8 @@ class _GzipSource(TarSource):
         except INFLATE_ERRORS as error:
             raise ArchiveError("the gzip data of the archive is damaged: %s" % error, "Send the archive again.") from error
         self.position += count
+        if is_begin and bytes(view[:4]) in _NIFTI:
+            raise ArchiveError("the file is a NIfTI image, not an archive", "Put it into a zip and send that.")
         return count
 
     def skip(self, count: int) -> None:

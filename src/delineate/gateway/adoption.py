@@ -22,15 +22,27 @@ def adopt(holdings: Holdings, spool: Spool) -> int:
         Instances that were noted: their rows were lost with the machine's power, or the process died before it wrote them.
     """
     spool.clear()
+    series, jobs = ({row["id"] for row in holdings.rows(f"SELECT id FROM {table}")} for table in ("series", "jobs"))  # noqa: S608
+    spool.forget_others(series, jobs)
+    aside = {row["file"] for row in holdings.rows("SELECT file FROM aside")}
+    for path in spool.aside.iterdir():
+        if path.name not in aside:  # its sender was told nothing, and sends it again
+            path.unlink()
+    adopted = _adopted(holdings, spool)
+    if adopted:
+        _LOG.warning("%d objects were found on the disk that the database did not know", adopted)
+    return adopted
+
+
+def _adopted(holdings: Holdings, spool: Spool) -> int:
     known = {(row["series"], row["file"]) for row in holdings.rows("SELECT series, file FROM instances")}
-    numbers = {row["id"] for row in holdings.rows("SELECT id FROM series")}
     adopted, there = 0, set()
     for series, path in spool.found():
         there.add((series, path.name))
         if (series, path.name) in known:
             continue
         try:
-            uid = read_header(path).text("SOPInstanceUID") if series in numbers and is_whole(path) else ""
+            uid = read_header(path).text("SOPInstanceUID") if is_whole(path) else ""
         except (ImageError, NotDicomError):
             uid = ""
         if not uid or holdings.add(series, uid, path.name, path.stat().st_size) != path.name:
@@ -39,8 +51,6 @@ def adopt(holdings: Holdings, spool: Spool) -> int:
             adopted += 1
     if lost := known - there:
         _forget(holdings, lost)
-    if adopted:
-        _LOG.warning("%d objects were found on the disk that the database did not know", adopted)
     return adopted
 
 

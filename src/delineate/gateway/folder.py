@@ -45,6 +45,7 @@ class FolderDestination:
             raise DeliveryError(f"{self.settings.name}: {item} has no UID that could be a file's name", "Run the rule again.", True)
         target = self.settings.path / f"{item.uid}.dcm"
         part = target.with_name(f".{target.name}.part")  # the same at each try: one that was killed leaves nothing for good
+        part.unlink(missing_ok=True)  # not written over: it may be the target, by another name
         try:
             with item.path.open("rb") as source, part.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)

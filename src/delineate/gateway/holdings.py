@@ -135,7 +135,7 @@ class Holdings:
     def add(self, series: int, uid: str, file: str, size: int) -> str:
         """Note an instance; the name of the file that holds it, another one where it was there before."""
         with self.change(lasting=False) as line:
-            line.execute("UPDATE series SET is_open = 1, last = ? WHERE id = ?", (self.clock(), series))
+            line.execute("UPDATE series SET is_open = 1, is_released = 0, last = ? WHERE id = ?", (self.clock(), series))
             found = line.execute("SELECT file FROM instances WHERE series = ? AND uid = ?", (series, uid)).fetchone()
             if found is not None:
                 return str(found["file"])
@@ -164,7 +164,7 @@ class Holdings:
         """All instances that there are become a version; older ones that are not done are replaced."""
         now = self.clock()
         with self.change() as line:
-            line.execute("UPDATE series SET version = version + 1, fresh = 0, is_open = 0 WHERE id = ?", (series,))
+            line.execute("UPDATE series SET version = version + 1, fresh = 0, is_open = 0, is_released = 0 WHERE id = ?", (series,))
             (number,) = line.execute("SELECT version FROM series WHERE id = ?", (series,)).fetchone()
             line.execute("UPDATE instances SET version = ? WHERE series = ? AND version IS NULL", (number, series))
             (count,) = line.execute("SELECT count(*) FROM instances WHERE series = ?", (series,)).fetchone()
@@ -193,7 +193,7 @@ class Holdings:
     def nothing_new(self, series: int) -> None:
         """What came was there before."""
         with self.change() as line:
-            line.execute("UPDATE series SET is_open = 0, fresh = 0 WHERE id = ?", (series,))
+            line.execute("UPDATE series SET is_open = 0, is_released = 0, fresh = 0 WHERE id = ?", (series,))
             self.event(line, "sent again; nothing was new", series)
 
     def files(self, series: int, version: int) -> list[str]:

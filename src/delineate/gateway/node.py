@@ -60,7 +60,7 @@ class Node:
             self._work = Work(self._holdings, self._spool, settings, rules, server, self._ended)
             self._retention = Retention(self._holdings, self._spool, settings)
             store = Store(settings, self._holdings, self._spool, self._completion)
-            self._listener = Listener(settings, Door(settings, store, self._work.commitments.heard))
+            self._listener = Listener(settings, Door(settings, store, self._work.commitments))
             stack.callback(self._listener.close)
             self.port = self._listener.port
             self._stack = stack.pop_all()
@@ -106,10 +106,8 @@ class Node:
             self._is_changed = False
 
     def _turn(self) -> None:
-        for row in self._holdings.rows("SELECT id FROM series WHERE is_released"):
+        for row in self._holdings.rows("SELECT id FROM series WHERE is_released"):  # until it has a version, or more comes
             self._completion.release(row["id"])
-            with self._holdings.change() as line:
-                line.execute("UPDATE series SET is_released = 0 WHERE id = ?", (row["id"],))
         for whole in self._completion.take():
             try:
                 self._complete(whole)

@@ -8,18 +8,21 @@ its own: where it was lost, the file is found again.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
 import secrets
 import shutil
 import struct
+import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from delineate.dicom.header import Header, ShortError, parse_header, read_header
+from delineate.dicom.header import AGAIN, DEFLATED, Header, ShortError, parse_header
+from delineate.errors import ImageError
 from delineate.gateway.upper_layer import IMPLEMENTATION, VERSION
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}-(\d+)-([0-9a-f]{8})\.dcm")
@@ -27,6 +30,8 @@ _BUFFER: Final = 1 << 20  # bytes gathered before they are written
 _BLOCK: Final = 1 << 20
 _WAITING: Final = 16  # threads that wait for the disk
 _HEAD: Final = 1 << 15  # bytes in which most headers end
+_PACKED: Final = 1 << 22  # bytes in which deflated ones end
+_NAME_OF_IT: Final = "the object"
 
 
 class TooLargeError(Exception):
@@ -52,12 +57,15 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
 class Part:
     """A file that grows while it is received, `most` bytes long at most.
 
-    An `OSError` on writing is raised by `write` and again by `keep`: whoever receives may go on until the end.
+    An `OSError` on writing is raised by `write` and again by `keep`: whoever receives may go on until the end. Of headers that
+    are long, or deflated, one is read at a time (`one`), and not into memory: a stranger decides how long they are.
     """
 
-    def __init__(self, path: Path, begin: bytes, most: int, waiting: Executor) -> None:
+    def __init__(self, path: Path, begin: bytes, most: int, waiting: Executor, one: threading.Lock) -> None:
         self.path = path
         self._waiting = waiting
+        self._one = one
+        self._is_deflated = DEFLATED.encode() in begin
         self.size = 0
         self._most = most
         self._buffer = bytearray()
@@ -78,7 +86,7 @@ class Part:
 
     def _flush(self) -> None:
         if self._file < 0:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         self._sum = zlib.crc32(self._buffer, self._sum)
         view = memoryview(self._buffer)
         while view:
@@ -89,12 +97,21 @@ class Part:
 
     def header(self) -> Header:
         """What stands before the pixels; errors as in `header.parse_header`."""
-        if not self._written:
-            for length in (_HEAD, len(self._buffer)):
-                with contextlib.suppress(ShortError):
-                    return parse_header(self.path, "the object", self.size, bytes(self._buffer[:length]))
+        if not self._written and not self._is_deflated:
+            with contextlib.suppress(ShortError):
+                return parse_header(self.path, _NAME_OF_IT, self.size, bytes(self._buffer[:_HEAD]))
         self._flush()
-        return read_header(self.path, "the object")
+        with self._one:
+            if self._is_deflated:
+                return self._parsed(os.pread(self._file, _PACKED, 0))
+            with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as data:
+                return self._parsed(cast(bytes, data))
+
+    def _parsed(self, data: bytes) -> Header:
+        try:
+            return parse_header(self.path, _NAME_OF_IT, self.size, data)
+        except ShortError:
+            raise ImageError("the header of the object is too long", AGAIN) from None
 
     def keep(self, folder: Path, is_synced: bool = True) -> Path:
         """Give it its last name; returns when it stays on the disk, or before where that is not to be waited for."""
@@ -139,6 +156,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._waiting = ThreadPoolExecutor(_WAITING, "gateway-disk")
+        self._one = threading.Lock()
         self.coming = folder / "coming"
         self.aside = folder / "aside"
         for name in (self.coming, self.aside, folder / "series", folder / "versions", folder / "jobs"):
@@ -151,7 +169,7 @@ class Spool:
 
     def part(self, begin: bytes, most: int) -> Part:
         """A file for an object that comes."""
-        return Part(self.coming / secrets.token_hex(8), begin, most, self._waiting)
+        return Part(self.coming / secrets.token_hex(8), begin, most, self._waiting, self._one)
 
     def sync(self, paths: Sequence[Path]) -> None:
         """Bring files and their folders' entries to the disk."""
@@ -181,7 +199,8 @@ class Spool:
             except FileNotFoundError:
                 raise
             except OSError:  # a file system without links
-                shutil.copyfile(source / name, folder / name)
+                shutil.copyfile(source / name, part := self.coming / secrets.token_hex(8))
+                part.rename(folder / name)
         return folder
 
     def forget_version(self, series: int, number: int) -> None:
@@ -212,6 +231,18 @@ class Spool:
         path.rename(target)
         sync(self.aside)
         return target
+
+    def forget_others(self, series: Collection[int], jobs: Collection[int]) -> None:
+        """Remove what is of no series and job of these: whose removal was interrupted."""
+        for path in (self.folder / "series").iterdir():
+            if int(path.name) not in series:
+                self.forget_series(int(path.name))
+        for path in (self.folder / "versions").iterdir():
+            if int(path.name.partition("-")[0]) not in series:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in (self.folder / "jobs").iterdir():
+            if int(path.name) not in jobs:
+                self.forget_job(int(path.name))
 
     def found(self) -> Iterator[tuple[int, Path]]:
         """Every file of a series, with the series' number."""

@@ -191,7 +191,8 @@ class Work:
         if row["state"] == "sent" and note.exists() and note.read_text(encoding="ascii") != now:
             self.rows.later(row["id"], "its rule was changed meanwhile", "", is_new=True)
             raise _NoMoreError
-        note.write_text(now, encoding="ascii")
+        if row["state"] == "waiting":  # of a task that is known it stands there whole
+            note.write_text(now, encoding="ascii")
 
     def _key(self, row: Row, rule: Rule) -> str:
         """The same for every try of one round, so that the server makes one task of them."""

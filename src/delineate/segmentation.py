@@ -31,7 +31,8 @@ class Structure:
     """One named thing delineated.
 
     name : after AAPM TG-263 where it has one (``Lung_L``); label : its value in the layer, at least 1;
-    layer : index into `Segmentation.layers`; colour : RGB 0-255; code : SNOMED CT code or empty.
+    layer : index into `Segmentation.layers`; colour : RGB 0-255; code : SNOMED CT code or empty; said : what else a DICOM file
+    said of it, by attribute, for whoever writes it as DICOM again. Two structures are the same whatever is said.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Structure:
     layer: int = 0
     colour: Optional[Colour] = None
     code: str = ""
+    said: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.name.strip():

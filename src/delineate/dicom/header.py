@@ -27,6 +27,7 @@ AGAIN: Final = "Export or send the file again."
 
 _STEPS: Final = (1 << 15, 1 << 18, 1 << 22, 1 << 26, 1 << 30)  # bytes read of a file until its pixels are reached
 _HEADER: Final = 1 << 26  # bytes of an inflated header
+_LONGEST: Final = 1 << 20  # bytes that are kept of one value
 DEEPEST: Final = 32
 LONG: Final = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 SHORT: Final = frozenset(
@@ -274,7 +275,7 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
             return (at, -1 if length == UNDEFINED else length) if tag == PIXELS else (-1, -1)
         name = NAMES.get(tag)
         if name is not None and name not in PRESENCE and length != UNDEFINED:
-            elements[name] = data[at : at + length]
+            elements[name] = data[at : at + min(length, _LONGEST)]
         elif name is not None:
             elements[name] = b"1"
         at = at + length if length != UNDEFINED else after_sequence(data, at, order, is_explicit and vr != b"UN", 0)

@@ -99,7 +99,7 @@ def write_on_planes(
         notes += [f"{item.name} has no voxels: left out" for item in structures if item not in drawn]
         names = region_names([item.name for item in drawn], 16 if options.short_names else 64, notes)
         meanings = [lookup(item.name) for item in drawn]
-        written = [Written(name, meaning, item.code) for name, meaning, item in zip(names, meanings, drawn, strict=True)]
+        written = [Written(*each) for each in zip(names, drawn, meanings, strict=True)]
         before, after = written_before_contours(written, source, options.label, options.description, options.at, options.uid)
         colours = [item.colour or meaning.colour or item.rgb() for item, meaning in zip(drawn, meanings, strict=True)]
         file.write(before)
@@ -189,5 +189,7 @@ def _inside(found: StructureSet, planes: Planes, notes: list[str]) -> tuple[Runs
 
 def _filled(runs: Runs, regions: Sequence[Region], planes: Planes) -> tuple[tuple[np.ndarray, ...], tuple[Structure, ...]]:
     layers, places = layers_of(runs, len(regions), shape_of(planes))
-    structures = (Structure(item.name, number, int(places[number - 1]), item.colour, item.code) for number, item in enumerate(regions, 1))
+    structures = (
+        Structure(item.name, number, int(places[number - 1]), item.colour, item.code, item.said) for number, item in enumerate(regions, 1)
+    )
     return layers, tuple(structures)

@@ -42,9 +42,10 @@ def filled(found: Segments, planes: Planes, threshold: float, notes: list[str]) 
             layers.add(labels[number], partial(_parts, found, spots, frames, threshold))
     if layers.has_lost:
         notes.append("parts of segments lie outside of the image: left out")
-    structures = [
-        Structure(item.name, labels[item.number], layers.places.get(labels[item.number], 0), item.colour, item.code) for item in segments
-    ]
+    structures = []
+    for item in segments:
+        label = labels[item.number]
+        structures.append(Structure(item.name, label, layers.places.get(label, 0), item.colour, item.code, item.said))
     return tuple(layers.layers), tuple(structures)
 
 

@@ -13,6 +13,23 @@ from delineate.dicom.codes import lookup
 from delineate.dicom.derived import Code, beginning, coded, derived, encoded, item, references
 from delineate.dicom.header import EXPLICIT
 from delineate.dicom.parts import pydicom
+from delineate.dicom.said import (
+    BY,
+    CATEGORY,
+    CODES,
+    DESCRIPTION,
+    KIND,
+    MADE,
+    SNOMED,
+    TRACKING,
+    TRACKING_UID,
+    Said,
+    coded_on,
+    codes_in,
+    identified,
+    modified,
+    of_segment,
+)
 from delineate.dicom.source import Series
 from delineate.dicom.uids import follows
 from delineate.segmentation import Structure
@@ -40,12 +57,11 @@ _BY_TYPE: Final[dict[str, tuple[Code, Code]]] = {
     "SUPPORT": (_OBJECT, _OBJECT),
 }
 _OTHERS: Final = (_ANATOMICAL, _TISSUE)
-GENERAL: Final = frozenset(code[0] for _, code in (*_BY_TYPE.values(), _OTHERS))
-"""Codes that say no more than a structure's name does."""
+GENERAL: Final = {**{code[0]: kind for kind, (_, code) in _BY_TYPE.items() if code != _OBJECT}, _OBJECT[0]: "", _TISSUE[0]: ""}
+"""Types by SNOMED CT and DICOM that say no more than what a structure is to a planner; and as what."""
 
 _FAMILY: Final[Code] = ("123110", "DCM", "Artificial Intelligence")
-_SIDES: Final[dict[str, Code]] = {"l": ("7771000", "SCT", "Left"), "r": ("24028007", "SCT", "Right")}
-_SIDE: Final = re.compile(r"(?:^|[_\s-])(l|r|left|right)(?:$|[_\s-])", re.IGNORECASE)
+_UNKNOWN: Final = ("SEMIAUTOMATIC", "unknown")  # where nobody said how: the standard wants one of three words
 
 
 class About(NamedTuple):
@@ -125,33 +141,67 @@ def _set_pixel_format(data: Any, kind: Kind, segments: int, frames: int, source:
 
 
 def _segment(number: int, structure: Structure, name: str, about: About) -> Any:
-    meaning = lookup(structure.name)
-    category, code = _BY_TYPE.get(meaning.kind, _OTHERS)
-    if structure.code and structure.code != meaning.code:
-        code = (structure.code, "SCT", name)
-    elif meaning.code:
-        code = (meaning.code, "SCT", meaning.organ)
-    kind = coded(code)
-    if side := _SIDE.search(structure.name):
-        kind.SegmentedPropertyTypeModifierCodeSequence = [coded(_SIDES[side.group(1)[0].lower()])]
-    return item(
+    said = structure.said
+    category, codes = _what(structure, name)
+    data = item(
         SegmentNumber=number,
         SegmentLabel=name,
-        SegmentAlgorithmType="AUTOMATIC",
-        SegmentAlgorithmName=about.algorithm[:64],
-        SegmentationAlgorithmIdentificationSequence=[
-            item(
-                AlgorithmFamilyCodeSequence=[coded(_FAMILY)],
-                AlgorithmName=about.algorithm[:64],
-                AlgorithmVersion=(about.version or version("delineate"))[:64],
-            )
-        ],
         SegmentedPropertyCategoryCodeSequence=[coded(category)],
-        SegmentedPropertyTypeCodeSequence=[kind],
-        RecommendedDisplayCIELabValue=to_cielab(structure.colour or meaning.colour or structure.rgb()),
-        TrackingID=f"{name} {number}",
-        TrackingUID=follows(about.uid, f"segment {number}"),
+        SegmentedPropertyTypeCodeSequence=[coded_on(codes, modified(structure))],
+        RecommendedDisplayCIELabValue=to_cielab(structure.colour or lookup(structure.name).colour or structure.rgb()),
+        TrackingID=said.get(TRACKING) or f"{name} {number}",
+        TrackingUID=said.get(TRACKING_UID) or follows(about.uid, f"segment {number}"),
     )
+    data.update(_made(said, about))
+    if DESCRIPTION in said:
+        data.SegmentDescription = said[DESCRIPTION]
+    if KIND in said:
+        data.RTROIInterpretedType = said[KIND]  # the standard lets any attribute be added; this one has no other room here
+    return data
+
+
+def _what(structure: Structure, name: str) -> tuple[Code, list[Code]]:
+    """Category and type: as they were said; else by the structure's codes, or by what it is to a planner. SNOMED CT goes first."""
+    meaning = lookup(structure.name)
+    codes = sorted(identified(structure, name, meaning), key=lambda code: code[1] != SNOMED)
+    category, general = _BY_TYPE.get(structure.said.get(KIND) or meaning.kind, _OTHERS)
+    if not codes or (codes[0][1] != SNOMED and general != _TISSUE):
+        codes = [general, *codes]
+    return next(iter(codes_in(structure.said, CATEGORY)), category), codes
+
+
+def what_was_said(segment: Any) -> dict[str, str]:
+    """What an item of SegmentSequence says, without what is written where nobody knows anything."""
+    said = of_segment(segment)
+    codes = codes_in(said, CODES)
+    told = [code for code in codes if code[0] not in GENERAL or (code[0] != _TISSUE[0] and len(codes) == 1)]
+    said |= {CODES: "\\".join(map("^".join, told))} if codes else {}
+    if kind := next((GENERAL[value] for value, _, _ in codes if value in GENERAL), ""):
+        said.setdefault(KIND, kind)
+    implied = _BY_TYPE.get(said.get(KIND, ""), _OTHERS)[0]
+    if any(value == implied[0] for value, _, _ in codes_in(said, CATEGORY)):
+        del said[CATEGORY]
+    return said
+
+
+def _made(said: Said, about: About) -> Any:
+    """How a segment was made: by us, or as it was said."""
+    if MADE not in said:
+        made = item(
+            AlgorithmFamilyCodeSequence=[coded(_FAMILY)],
+            AlgorithmName=about.algorithm[:64],
+            AlgorithmVersion=(about.version or version("delineate"))[:64],
+        )
+        return item(
+            SegmentAlgorithmType="AUTOMATIC",
+            SegmentAlgorithmName=about.algorithm[:64],
+            SegmentationAlgorithmIdentificationSequence=[made],
+        )
+    way, unknown = (said[MADE], "unknown") if said[MADE] else _UNKNOWN
+    made = item(SegmentAlgorithmType=way)
+    if way != "MANUAL" or BY in said:
+        made.SegmentAlgorithmName = said.get(BY) or unknown
+    return made
 
 
 def _shared(source: Series) -> Any:

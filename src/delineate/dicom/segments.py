@@ -18,7 +18,8 @@ from delineate.dicom.elements import DataSet
 from delineate.dicom.header import AGAIN, DEFLATED, LONG, Header, NotDicomError, inflate, is_explicit_at, meta, read_header
 from delineate.dicom.nesting import require_shallow
 from delineate.dicom.parts import pydicom
-from delineate.dicom.segment_module import GENERAL, LABELMAP, SEGMENTATION
+from delineate.dicom.said import Said, name_in, snomed_in
+from delineate.dicom.segment_module import GENERAL, LABELMAP, SEGMENTATION, what_was_said
 from delineate.dicom.segment_pixels import Pixels
 from delineate.errors import ImageError
 from delineate.segmentation import Colour
@@ -38,12 +39,13 @@ _DERIVATION, _SOURCES, _INSTANCE, _NUMBER = 0x00089124, 0x00082112, 0x00081155, 
 
 
 class Segment(NamedTuple):
-    """What a file says of a segment; code : SNOMED CT, empty where the file does not say."""
+    """What a file says of a segment; code : SNOMED CT, empty where the file does not say; said : what else it says, see `said`."""
 
     number: int
     name: str
-    colour: Colour | None = None
-    code: str = ""
+    colour: Colour | None
+    code: str
+    said: Said
 
 
 class Place(NamedTuple):
@@ -223,23 +225,18 @@ def _named(about: Any, notes: list[str]) -> tuple[Segment, ...]:
     used: set[str] = set()
     for item in about.get("SegmentSequence") or ():
         number = int(item.get("SegmentNumber") or 0)
-        label = str(item.get("SegmentLabel") or item.get("SegmentDescription") or f"segment_{number}").strip()
+        said = what_was_said(item)
+        label = str(item.get("SegmentLabel") or item.get("SegmentDescription") or name_in(said)).strip()
         name = label or f"segment_{number}"
         if name in used:
             name = next(f"{name}_{count}" for count in range(2, 1 << 20) if f"{name}_{count}" not in used)
             notes.append(f"two segments are called {label}: one is {name} here")
         used.add(name)
-        result.append(Segment(number, name, _colour(item), _code(item)))
+        code = snomed_in(said)
+        result.append(Segment(number, name, _colour(item), "" if code in GENERAL else code, said))
     return tuple(result)
 
 
 def _colour(item: Any) -> Colour | None:
     values = item.get("RecommendedDisplayCIELabValue")
     return from_cielab([int(value) for value in values]) if values is not None and len(values) == 3 else None
-
-
-def _code(item: Any) -> str:
-    for code in item.get("SegmentedPropertyTypeCodeSequence") or ():
-        if code.get("CodingSchemeDesignator") == "SCT" and code.get("CodeValue") not in GENERAL:
-            return str(code.get("CodeValue") or "")
-    return ""

@@ -10,18 +10,31 @@ from delineate.dicom.codes import Meaning
 from delineate.dicom.derived import beginning, coded, derived, encoded, item, references
 from delineate.dicom.header import IMPLICIT
 from delineate.dicom.parts import pydicom
+from delineate.dicom.said import (
+    BY,
+    CATEGORY,
+    DESCRIPTION,
+    KIND,
+    MADE,
+    coded_on,
+    codes_in,
+    identified,
+    modified,
+    properties_in,
+)
 from delineate.dicom.source import Series
 from delineate.dicom.structure_set import ROI_CONTOURS, RTSTRUCT
+from delineate.segmentation import Structure
 
 _STUDY: Final = "1.2.840.10008.3.1.2.3.1"  # what the standard wants here, though retired elsewhere
 
 
 class Written(NamedTuple):
-    """A region: its name in the file, what is known of that structure, and its code where it brings one."""
+    """A region: its name in the file, the structure, and what its name means."""
 
     name: str
+    structure: Structure
     meaning: Meaning
-    code: str
 
 
 def written_before_contours(
@@ -60,23 +73,32 @@ def _frame_of_reference(source: Series) -> Any:
 
 
 def _region(number: int, region: Written, source: Series) -> Any:
-    return item(
+    said = region.structure.said
+    data = item(
         ROINumber=number,
         ReferencedFrameOfReferenceUID=source.frame_of_reference,
         ROIName=region.name,
-        ROIGenerationAlgorithm="AUTOMATIC",
+        ROIGenerationAlgorithm=said.get(MADE, "AUTOMATIC"),
     )
+    if DESCRIPTION in said:
+        data.ROIDescription = said[DESCRIPTION]
+    if BY in said:
+        data.ROIGenerationDescription = said[BY]
+    return data
 
 
 def _observation(number: int, region: Written) -> Any:
+    said = region.structure.said
     data = item(
         ObservationNumber=number,
         ReferencedROINumber=number,
-        RTROIInterpretedType=region.meaning.kind,
+        RTROIInterpretedType=said.get(KIND) or region.meaning.kind,
         ROIInterpreter="",
     )
-    code = region.code or region.meaning.code
-    if code:
-        words = region.meaning.organ if code == region.meaning.code else region.name
-        data.RTROIIdentificationCodeSequence = [coded((code, "SCT", words))]
+    if codes := identified(region.structure, region.name, region.meaning):
+        data.RTROIIdentificationCodeSequence = [coded_on(codes, modified(region.structure))]
+    if category := codes_in(said, CATEGORY):
+        data.SegmentedPropertyCategoryCodeSequence = [coded(code) for code in category]
+    if properties := properties_in(said):
+        data.ROIPhysicalPropertiesSequence = properties
     return data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import nlargest
 from io import BytesIO
@@ -21,6 +21,7 @@ from delineate.dicom.elements import DataSet, Element
 from delineate.dicom.header import AGAIN, BIG_ENDIAN, DEFLATED, NotDicomError, ShortError, inflate, is_explicit_at, parse_header
 from delineate.dicom.nesting import require_shallow
 from delineate.dicom.parts import pydicom
+from delineate.dicom.said import Said, name_in, of_region, snomed_in
 from delineate.errors import ImageError
 from delineate.segmentation import Colour
 
@@ -47,15 +48,15 @@ _GIVE: Final = "Give an RTSTRUCT file."
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A region of interest; kind : RT ROI Interpreted Type, code : SNOMED CT code, frame : of reference, each empty where the file
-    does not say."""
+    """A region of interest; code : SNOMED CT code, frame : of reference, each empty where the file does not say; said : what else it
+    says, see `said`."""
 
     number: int
     name: str
     colour: Colour | None = None
-    kind: str = ""
     code: str = ""
     frame: str = ""
+    said: Said = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,13 +162,7 @@ def _described(data: bytes, source: DataSet, is_explicit: bool, name: str, notes
 
 
 def _regions(about: Any, notes: list[str]) -> list[Region]:
-    kinds, codes = {}, {}
-    for item in about.get("RTROIObservationsSequence") or ():
-        number = _whole(item.get("ReferencedROINumber"))
-        kinds[number] = str(item.get("RTROIInterpretedType") or "")
-        for code in item.get("RTROIIdentificationCodeSequence") or ():
-            if code.get("CodingSchemeDesignator") == "SCT":
-                codes[number] = str(code.get("CodeValue") or "")
+    observations = {_whole(item.get("ReferencedROINumber")): item for item in about.get("RTROIObservationsSequence") or ()}
     regions: list[Region] = []
     used: set[str] = set()
     for item in about.get("StructureSetROISequence") or ():
@@ -175,13 +170,13 @@ def _regions(about: Any, notes: list[str]) -> list[Region]:
         if any(region.number == number for region in regions):
             notes.append(f"two regions have ROINumber {number}: the first is taken")
             continue
+        said = of_region(item, observations.get(number))
         name = str(item.get("ROIName") or "").strip()
         if not name:
-            name = f"ROI {number}"
+            name = name_in(said) or f"ROI {number}"
             notes.append(f"region {number} has no name: it is called {name}")
         frame = str(item.get("ReferencedFrameOfReferenceUID") or "")
-        name = _unused(name, used, notes)
-        regions.append(Region(number=number, name=name, kind=kinds.get(number, ""), code=codes.get(number, ""), frame=frame))
+        regions.append(Region(number=number, name=_unused(name, used, notes), code=snomed_in(said), frame=frame, said=said))
     return regions
 
 

@@ -88,6 +88,13 @@ def test_what_did_not_change_is_not_computed_again(tmp_path: Path) -> None:
     assert reader.count == 4
 
 
+@pytest.mark.parametrize(("method", "reason"), [("dice", "no image has labels of both tags"), ("sum", "there are no labels")])
+def test_a_run_without_labels_says_so(method: str, reason: str, tmp_path: Path) -> None:
+    work, lines = job(tmp_path, Reader(nameless()), {"method": method, "items": []})
+    assert Score().run(work).values == {"method": method, "scores": []}
+    assert reason in lines[0]
+
+
 def test_looks_do_not_depend_on_axes_and_tell_images_apart() -> None:
     one, other = (chest_ct((40, 36, 30), (10.0, 10.0, 11.0), seed=seed).volume for seed in (0, 1))
     axes = reorientation(one.geometry, "RSA")

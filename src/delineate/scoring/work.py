@@ -42,6 +42,8 @@ class Score:
         method, items = str(job.given["method"]), job.given["items"]
         tolerance = float(job.given.get("tolerance", TOLERANCE))
         scores = []
+        if not items:
+            job.log("Nothing was scored: " + ("no image has labels of both tags." if method == "dice" else "there are no labels."))
         for number, item in enumerate(items):
             job.report(number / max(1, len(items)), f"label {number + 1} of {len(items)}")
             labels = item["labels"]

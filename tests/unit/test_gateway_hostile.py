@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,18 +19,21 @@ pytest.importorskip("pydicom")
 
 from pydicom import DataElement, Dataset
 
+from delineate.dicom.header import DEFLATED, IMPLICIT
 from delineate.errors import ImageError, StoreError
 from delineate.gateway.association import Association, Link
-from delineate.gateway.commands import Command
+from delineate.gateway.commands import NO_TRANSACTION, SUCCESS, Command
+from delineate.gateway.commitment import COMMITMENT, transaction_of
 from delineate.gateway.completion import Completion, Whole
 from delineate.gateway.holdings import Holdings
 from delineate.gateway.node_settings import Limits, NodeSettings
 from delineate.gateway.retention import Retention
 from delineate.gateway.rules_attributes import attributes_in
-from delineate.gateway.spool import Spool
+from delineate.gateway.scp import Door
+from delineate.gateway.spool import Spool, meta
 from delineate.gateway.store import Store
 from delineate.gateway.survival import survived
-from delineate.gateway.upper_layer import Answered
+from delineate.gateway.upper_layer import Answered, Proposed, Request
 from delineate.gateway.watching import release
 from delineate.gateway.work_rows import WorkRows
 from delineate.geometry import Geometry
@@ -194,3 +199,74 @@ def test_who_says_nothing_does_not_keep_others_out(said: bytes, monkeypatch: pyt
     theirs.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def a_class(uid: str, *syntaxes: str) -> Answered:
+    door = Door(NodeSettings(), cast(Store, None))
+    (answered,) = door.answers(Request(called="", calling="", application="", contexts=(Proposed(1, uid, syntaxes),)))[0]
+    return answered
+
+
+def test_what_is_no_uid_is_not_agreed_upon() -> None:
+    assert a_class(CT, "1.2.840.10008.1.2.4.70").result == 0
+    assert a_class(CT, "1.2.840.10008.1.2.\n<b>").result == 4
+    assert a_class("1.3.6.1.4.1.5962.301.9", EXPLICIT).result == 0
+    assert a_class("no uid", EXPLICIT).result == 3
+
+
+def test_a_header_is_read_without_what_is_long_in_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    part = spool.part(meta(CT, "1.2.1", EXPLICIT, "CT"), 1 << 30)
+    part.write(memoryview(b"\x08\x00\x18\x00UI\x06\x001.2.1\x00\x09\x00\x10\x10OB\x00\x00" + (3 << 20).to_bytes(4, "little")))
+    for _ in range(3):
+        part.write(memoryview(bytes(1 << 20)))
+    part.write(memoryview(b"\x20\x00\x0e\x00UI\x04\x001.2\x00"))
+    tracemalloc.start()
+    try:
+        assert part.header().text("SeriesInstanceUID") == "1.2"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 18
+    finally:
+        tracemalloc.stop()
+    part.discard()
+    spool.close()
+
+
+def test_what_inflates_without_end_is_refused_and_its_elements_are_not_counted_out(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(bytes(80 << 20)) + packer.flush()
+    spool = Spool(tmp_path)
+    part = spool.part(meta(CT, "1.2.1", DEFLATED, "CT"), 1 << 30)
+    part.write(memoryview(packed))
+    with pytest.raises(ImageError):
+        part.header()
+    part.discard()
+    spool.close()
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_a_report_of_which_nobody_knows_is_not_decoded(syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+
+    class Known:
+        def expects(self, uid: str) -> bool:
+            return uid == "1.2.3"
+
+        def heard(self, dataset: Any) -> None:
+            heard.append(dataset)
+
+    def sink(uid: bytes) -> tuple[int, str]:
+        door = Door(NodeSettings(), cast(Store, None), Known())
+        found = door.begin(Link("PACS", "::1"), Answered(1, COMMITMENT, syntax), Command({0x0100: b"\x00\x01"}))
+        assert found is not None
+        size = len(uid).to_bytes(4, "little") if syntax == IMPLICIT else b"UI" + len(uid).to_bytes(2, "little")
+        found.write(memoryview(b"\x08\x00\x95\x11" + size + uid))
+        if uid != b"1.2.3\0":
+            for _ in range(100):
+                found.write(memoryview(b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 10_000))
+            assert len(found._data) == 0  # type: ignore[attr-defined]
+        return found.end()
+
+    assert sink(b"1.2.3\0")[0] == SUCCESS and str(heard[0].TransactionUID) == "1.2.3"
+    monkeypatch.setattr("delineate.gateway.scp.pydicom", None)  # it is not asked
+    assert sink(b"1.2.4\0")[0] == NO_TRANSACTION
+    assert transaction_of(b"\x08\x00\x99\x11SQ\0\0\xff\xff\xff\xff", False) == transaction_of(b"", True) == ""

@@ -134,3 +134,13 @@ def test_damaged_requests_are_one_error_at_most(data: st.DataObject) -> None:
     except ProtocolError:
         return
     layer.accept(request, [Answered(item.number, item.abstract, SYNTAXES[0], 3) for item in request.contexts], 0, request.roles)
+
+
+def test_contexts_that_cannot_be_told_apart_are_refused() -> None:
+    peer = request_of_a_peer()
+    one = b"\x20\x00\x00\x11\x05\x00\x00\x00\x30\x00\x00\x031.2\x40\x00\x00\x021."
+    assert len(layer.read_request(peer + one).contexts) == 3
+    with pytest.raises(ProtocolError):
+        layer.read_request(peer + one + one)
+    with pytest.raises(ProtocolError):
+        layer.read_request(peer + b"".join(one[:4] + bytes((number,)) + one[5:] for number in range(7, 134)))

@@ -28,6 +28,7 @@ AGAIN: Final = "Export or send the file again."
 _STEPS: Final = (1 << 15, 1 << 18, 1 << 22, 1 << 26, 1 << 30)  # bytes read of a file until its pixels are reached
 _HEADER: Final = 1 << 26  # bytes of an inflated header
 _LONGEST: Final = 1 << 20  # bytes that are kept of one value
+_ELEMENTS: Final = 1 << 16  # beside each other; a file has some hundreds
 DEEPEST: Final = 32
 LONG: Final = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 SHORT: Final = frozenset(
@@ -258,7 +259,9 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
     head = struct.Struct(order + ("HH2sH" if is_explicit else "HHI")).unpack_from
     wide = struct.Struct(order + "I").unpack_from
     vr = b""
-    while at < end:
+    for _ in range(_ELEMENTS):
+        if at >= end:
+            return -1, -1
         if is_explicit:
             group, element, vr, length = head(data, at)
             at += 8
@@ -281,7 +284,7 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
         at = at + length if length != UNDEFINED else after_sequence(data, at, order, is_explicit and vr != b"UN", 0)
         if at > end:
             raise struct.error("the value ends beyond the bytes")
-    return -1, -1
+    raise ValueError("too many elements")
 
 
 def after_sequence(data: bytes, at: int, order: str, is_explicit: bool, depth: int) -> int:

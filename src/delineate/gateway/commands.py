@@ -20,6 +20,7 @@ OUT_OF_RESOURCES: Final = 0xA700
 DOES_NOT_MATCH: Final = 0xA900
 NOT_UNDERSTOOD: Final = 0xC000
 KEPT_ASIDE: Final = 0xB000
+NO_TRANSACTION: Final = 0x0115  # an argument's value makes no sense (PS3.7, annex C)
 UNKNOWN_OPERATION: Final = 0x0211
 
 

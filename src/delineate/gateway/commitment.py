@@ -7,23 +7,26 @@ one that the receiver opens to the node. A receiver that accepts objects and dro
 from __future__ import annotations
 
 import contextlib
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from delineate.dicom.header import LONG
 from delineate.dicom.parts import pydicom
 from delineate.dicom.uids import new_uid
+from delineate.gateway.commands import NO_TRANSACTION
 
 COMMITMENT: Final = "1.2.840.10008.1.20.1"
 """SOP Class UID of the Storage Commitment Push Model."""
 INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 """Its one well-known instance."""
 
+_TRANSACTION: Final = (0x0008, 0x1195)
 ACTION: Final = 1  # request for commitment
 _SUCCESS: Final = 0x0000
-_NO_TRANSACTION: Final = 0x0115  # an argument's value makes no sense (PS3.7, annex C)
 _UNKNOWN: Final = 0x0110  # a failure without a reason
 
 
@@ -57,6 +60,11 @@ class Commitments:
             with self._changed:
                 del self._answers[uid]
 
+    def expects(self, uid: str) -> bool:
+        """Whether a request is open."""
+        with self._changed:
+            return uid in self._answers
+
     def heard(self, dataset: Any) -> bool:
         """Take the answer of a receiver: the data set of an N-EVENT-REPORT, on whatever association it came.
 
@@ -84,7 +92,7 @@ class Commitments:
             is_known = self.heard(event.event_information)
         except Exception:  # a damaged data set, whatever it leads to
             is_known = False
-        return (_SUCCESS if is_known else _NO_TRANSACTION), None
+        return (_SUCCESS if is_known else NO_TRANSACTION), None
 
     def wait(self, uid: str, seconds: float) -> Answer | None:
         """The answer to an open request, None where there is none in time."""
@@ -95,6 +103,22 @@ class Commitments:
                 if left <= 0 or not self._changed.wait(left):
                     break
             return self._answers[uid]
+
+
+def transaction_of(data: bytes, is_implicit: bool) -> str:
+    """The transaction that a report is about, by its first bytes; empty where none stands there."""
+    at = 0
+    while at + 8 <= len(data):
+        group, element, vr, short = struct.unpack_from("<HH2sH", data, at)
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        if not is_implicit:
+            length = short
+        if (group, element) == _TRANSACTION:
+            return data[at + 8 : at + 8 + length].decode("latin-1").strip(" \0")
+        if (group, element) > _TRANSACTION or (not is_implicit and vr in LONG):
+            break
+        at += 8 + length
+    return ""
 
 
 def request(uid: str, objects: Sequence[tuple[str, str]]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -12,15 +13,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from delineate.dicom.header import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from delineate.dicom.parts import pydicom
 from delineate.errors import SettingsError
 from delineate.gateway import upper_layer as layer
 from delineate.gateway.association import Association, Link, Refusal, Sink
-from delineate.gateway.commands import EVENT_REPORT, NOT_UNDERSTOOD, STORE, SUCCESS, Command
-from delineate.gateway.commitment import COMMITMENT
+from delineate.gateway.commands import EVENT_REPORT, NO_TRANSACTION, NOT_UNDERSTOOD, STORE, SUCCESS, Command
+from delineate.gateway.commitment import COMMITMENT, transaction_of
 from delineate.gateway.lines import Line, Lines, Sparing
 from delineate.gateway.node_settings import Network, NodeSettings, Tls, require_file
 from delineate.gateway.store import Store
@@ -32,28 +33,38 @@ VERIFICATION: Final = "1.2.840.10008.1.1"
 _DICOM: Final = "1.2.840.10008."
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 _MORE_STORAGE: Final = ("1.2.840.10008.5.1.4.34.7", "1.2.840.10008.5.1.4.34.10")  # RT beams and deliveries
-_SYNTAXES: Final = "1.2.840.10008.1.2."
+_SYNTAX: Final = re.compile(r"1\.2\.840\.10008\.1\.2(\.[0-9]{1,8}){0,4}")
+_UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
 _EVENT: Final = 1 << 24  # bytes of a report
+_EVENT_HEAD: Final = 1 << 12  # bytes in which its transaction stands
 _HANDSHAKE: Final = 10.0  # seconds
 _MORE: Final = 16  # connections beyond the limit of associations: those that have none yet, or are told that there are too many
 
-Heard = Callable[[Any], object]
+
+class Reports(Protocol):
+    """Who waits for reports of storage commitment."""
+
+    def expects(self, uid: str) -> bool:
+        """Whether a transaction is open."""
+
+    def heard(self, dataset: Any) -> object:
+        """Take a report."""
 
 
 class Door:
     """What associations are for: echo, storage, and reports of storage commitment.
 
-    heard : called with the data set of each report.
+    reports : who takes those; others are answered, and not read.
 
     Attributes
     ----------
     end_idle : ends an association that is of no use, where there are too many; whether there was one.
     """
 
-    def __init__(self, settings: NodeSettings, store: Store, heard: Heard | None = None) -> None:
+    def __init__(self, settings: NodeSettings, store: Store, reports: Reports | None = None) -> None:
         self._settings = settings
         self._store = store
-        self._heard = heard
+        self._reports = reports
         self._lock = threading.Lock()
         self._open: set[Link] = set()
         self.end_idle: Callable[[], bool] = lambda: False
@@ -85,7 +96,7 @@ class Door:
         if uid in (VERIFICATION, COMMITMENT):
             syntaxes = [item for item in proposed.syntaxes if item in (IMPLICIT, EXPLICIT)]
         elif _is_storage(uid):
-            known = [item for item in proposed.syntaxes if item == IMPLICIT or item.startswith(_SYNTAXES)]
+            known = [item for item in proposed.syntaxes if _SYNTAX.fullmatch(item)]
             syntaxes = [item for item in known if item != BIG_ENDIAN] or known  # retired; few can read it
         else:
             return Answered(proposed.number, uid, IMPLICIT, 3)
@@ -95,8 +106,8 @@ class Door:
         """Of a store and of a report."""
         if command.field == STORE and context.abstract not in (VERIFICATION, COMMITMENT):
             return self._store.begin(link, context, command)
-        if command.field == EVENT_REPORT and context.abstract == COMMITMENT and self._heard is not None:
-            return _Report(self._heard, context.syntax)
+        if command.field == EVENT_REPORT and context.abstract == COMMITMENT and self._reports is not None:
+            return _Report(self._reports, context.syntax)
         return None
 
     def ended(self, link: Link, is_whole: bool) -> None:
@@ -107,7 +118,7 @@ class Door:
 
 
 def _is_storage(uid: str) -> bool:
-    return uid.startswith(_STORAGE) or uid in _MORE_STORAGE or not uid.startswith(_DICOM)
+    return uid.startswith(_STORAGE) or uid in _MORE_STORAGE or not (uid.startswith(_DICOM) or _UID.fullmatch(uid) is None)
 
 
 def _is_within(address: str, networks: Sequence[Network]) -> bool:
@@ -122,25 +133,41 @@ def _is_within(address: str, networks: Sequence[Network]) -> bool:
 
 
 class _Report:
-    """Gathers the data set of a report."""
+    """Gathers the data set of a report. It is decoded where its transaction is open alone: what a stranger makes up, such as
+    a million items without content, would take memory and processor for nothing."""
 
-    def __init__(self, heard: Heard, syntax: str) -> None:
-        self._heard, self._is_implicit = heard, syntax == IMPLICIT
+    def __init__(self, reports: Reports, syntax: str) -> None:
+        self._reports, self._is_implicit = reports, syntax == IMPLICIT
         self._data = bytearray()
+        self._is_wanted: bool | None = None
 
     def write(self, data: memoryview) -> None:
+        if self._is_wanted is False:
+            return
         if len(self._data) + len(data) > _EVENT:
             raise layer.ProtocolError("a report that does not end")
         self._data += data
+        if self._is_wanted is None and len(self._data) >= _EVENT_HEAD:
+            self._look()
+
+    def _look(self) -> None:
+        uid = transaction_of(bytes(self._data[:_EVENT_HEAD]), self._is_implicit)
+        self._is_wanted = self._reports.expects(uid)
+        if not self._is_wanted:
+            self.discard()
 
     def end(self) -> tuple[int, str]:
+        if self._is_wanted is None:
+            self._look()
+        if not self._is_wanted:
+            return NO_TRANSACTION, "no such transaction is open"
         library = pydicom()
         try:
             data = library.filereader.read_dataset(BytesIO(bytes(self._data)), self._is_implicit, True)
             len(data)
         except Exception:  # pydicom raises whatever damaged bytes lead to
             return NOT_UNDERSTOOD, "the report cannot be read"
-        self._heard(data)
+        self._reports.heard(data)
         return SUCCESS, ""
 
     def discard(self) -> None:

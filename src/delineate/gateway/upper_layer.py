@@ -24,7 +24,8 @@ TOO_MANY: Final = 2  # reason of the presentation layer
 ABORTED_BY_PROVIDER: Final = 2
 INVALID: Final = 6  # reason of an abort by the provider
 
-_LONGEST_FIRST: Final = 1 << 20  # bytes of a request for an association
+_LONGEST_FIRST: Final = 1 << 19  # bytes of a request for an association
+_CONTEXTS: Final = 128  # numbers that there are (PS3.8, 9.3.2.2)
 _HEAD: Final = struct.Struct(">HH16s16s32x")
 _ITEM: Final = struct.Struct(">BxH")
 _FRAGMENT: Final = struct.Struct(">IBB")
@@ -88,11 +89,14 @@ def read_request(body: bytes) -> Request:
         user = dict[int, list[bytes]]()
         for kind, value in _within(items, 0x50):
             user.setdefault(kind, []).append(value)
+        contexts = tuple(_proposed(value) for kind, value in items if kind == 0x20)
+        if len(contexts) > _CONTEXTS or len({item.number for item in contexts}) < len(contexts):
+            raise ValueError("contexts that nobody can tell apart")
         return Request(
             called=_title(called),
             calling=_title(calling),
             application=next((_text(value) for kind, value in items if kind == 0x10), ""),
-            contexts=tuple(_proposed(value) for kind, value in items if kind == 0x20),
+            contexts=contexts,
             longest=struct.unpack(">I", user[0x51][0])[0] if 0x51 in user else 0,
             roles=dict(map(_role, user.get(0x54, ()))),
         )

@@ -91,6 +91,16 @@ class Guard:
                     break
         return address
 
+    def own_address(self, request: Request) -> str:
+        """Scheme, host and prefix under which whoever asks knows this server; the prefix alone where the host is no name."""
+        headers = request.headers
+        host, scheme = headers.get("host", ""), request.url.scheme
+        if self._is_proxy(_peer(request.scope)):
+            host = headers.get("x-forwarded-host", host)
+            scheme = headers.get("x-forwarded-proto", scheme).lower()
+        prefix = str(request.scope.get("root_path", ""))
+        return f"{scheme}://{host}{prefix}" if _HOST.match(host) and scheme in ("http", "https") else prefix
+
     def _is_proxy(self, address: str) -> bool:
         return _is_address(address) and any(ipaddress.ip_address(address) in network for network in self._proxies)
 

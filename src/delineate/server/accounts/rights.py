@@ -102,6 +102,7 @@ _TABLE: Final[tuple[tuple[Rule, str, tuple[str, ...]], ...]] = (
     (USER, "/proxy/dicom/wado/{path:path}", ("GET",)),
     (USER, "/proxy/dicom/qido", ("GET",)),
     (USER, "/proxy/dicom/qido/{path:path}", ("GET",)),
+    (ANNOTATOR, "/proxy/dicom/wado/{path:path}", ("POST",)),  # OHIF stores there, too
     (ANNOTATOR, "/proxy/dicom/stow", ("POST",)),
     (ANNOTATOR, "/proxy/dicom/stow/{path:path}", ("POST",)),
     # MONAI Label: a viewer.

@@ -68,7 +68,7 @@ class LabelApi:
         scores = Scores(service, annotation)
         grids = SeriesGrids(service, annotation, Works(GRID, service, guard, listening, files), files)
         self._looking = Looking(service, annotation, scores, files)
-        self._proxy, self._returning = ProxyRoutes(annotation, limit), Returning(service, annotation, listening, files)
+        self._proxy, self._returning = ProxyRoutes(annotation, guard, limit), Returning(service, annotation, listening, files)
         self._groups = (
             AccountRoutes(accounts, guard),
             InfoRoutes(service, annotation, statistics, guard, files, self._log),

@@ -1,22 +1,27 @@
 """DICOMweb through this server: viewers reach the server behind it under one address, with one way to log in.
 
 What is handed on is confined to DICOMweb's own resources below the configured address; redirects are not followed, and of the
-headers only those pass that DICOMweb needs: nobody's token goes on, and the other server's stays here.
+headers only those pass that DICOMweb needs: nobody's token goes on, and the other server's stays here. Addresses in answers, which
+a viewer may not be able to reach, become ours.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from delineate.datastore.faults import DicomWebError
 from delineate.errors import ArchiveLimitError, InputError
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
+from delineate.server.monai_label.proxy_answers import first_part, readdressed
 from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.wado_uri import DICOM, retrieval_of
+from delineate.server.security import Guard
 
 if TYPE_CHECKING:
     import httpx
@@ -29,19 +34,24 @@ _MOST_SEGMENTS: Final = 32  # bulk data lies deep within sequences
 _STOWED: Final = re.compile(r"studies(?:/[0-9.]{1,64})?")
 _LONGEST_QUERY: Final = 8192
 _CONNECTIONS: Final = 64
-_SENT_ON: Final = ("accept", "accept-encoding", "accept-language", "range", "if-range", "if-none-match", "if-modified-since")
+_SENT_ON: Final = ("accept", "accept-language", "range", "if-range", "if-none-match", "if-modified-since")
 _SENT_ON_WITH_BODY: Final = ("accept", "content-type", "content-length", "content-encoding")
 _SENT_BACK: Final = (
     "content-type", "content-length", "content-encoding", "content-range", "accept-ranges", "etag", "last-modified", "warning",
     "retry-after",
 )  # fmt: skip
+_OF_BYTES: Final = frozenset({"content-length", "content-encoding", "accept-ranges", "etag"})
+"""What holds for the bytes as they came."""
+_JSON: Final = re.compile(r"application/(?:dicom\+)?json\b", re.IGNORECASE)
+_BOUNDARY: Final = re.compile(r'boundary="?([^";,\s]{1,200})', re.IGNORECASE)
 
 
 class ProxyRoutes:
     """`limit` : bytes of one upload."""
 
-    def __init__(self, annotation: Annotation, limit: int) -> None:
+    def __init__(self, annotation: Annotation, guard: Guard, limit: int) -> None:
         self._annotation = annotation
+        self._guard = guard
         self._limit = limit
         self._http: httpx.AsyncClient | None = None
 
@@ -52,6 +62,7 @@ class ProxyRoutes:
                 routes.add(f"{PREFIX}/{service}{path}", "GET", endpoint)
         for path in ("", "/{path:path}"):
             routes.add(f"{PREFIX}/stow{path}", "POST", self.stow)
+        routes.add(f"{PREFIX}/wado/{{path:path}}", "POST", self.stow)  # OHIF knows one address for what it retrieves and stores
 
     async def close(self) -> None:
         """The server stops."""
@@ -59,7 +70,12 @@ class ProxyRoutes:
             await self._http.aclose()
 
     async def wado(self, request: Request, path: str = "") -> Response:
-        """Retrieve studies, series, instances, frames, metadata: WADO-RS of the DICOMweb server behind this one."""
+        """Retrieve studies, series, instances, frames, metadata: WADO-RS of the DICOMweb server behind this one.
+
+        With `requestType=WADO` in the query and nothing behind the path, WADO-URI: an instance, or a picture of it.
+        """
+        if not path.strip("/") and "requestType" in request.query_params:
+            return await self._by_uri(request)
         return await self._handed_on(request, _confined(path))
 
     async def qido(self, request: Request, path: str = "") -> Response:
@@ -73,17 +89,38 @@ class ProxyRoutes:
             raise NotHereError("instances cannot be stored there", f"Post them to {PREFIX}/stow/studies.")
         return await self._handed_on(request, path, self._limited(request))
 
+    async def _by_uri(self, request: Request) -> Response:
+        asked = retrieval_of(request.query_params)
+        answer = await self._answer("GET", self._address(asked.path, ""), {"accept": asked.accept, "accept-encoding": "identity"})
+        if answer.status_code != 200 or not asked.is_instance:
+            return _passed_on(answer, answer.aiter_raw())
+        boundary = _BOUNDARY.search(answer.headers.get("content-type", ""))
+        if boundary is None:  # it sends one instance as it is
+            return _passed_on(answer, answer.aiter_raw())
+        part = first_part(answer.aiter_raw(), boundary[1].encode("latin-1"))
+        return StreamingResponse(_blocks(answer, part), headers={"content-type": DICOM})
+
     async def _handed_on(self, request: Request, path: str, body: AsyncIterator[bytes] | None = None) -> Response:
+        names = _SENT_ON if body is None else _SENT_ON_WITH_BODY
+        headers = {name: request.headers[name] for name in names if name in request.headers}
+        # Of encodings the one that is undone here, where addresses are looked for.
+        headers["accept-encoding"] = "gzip" if "gzip" in request.headers.get("accept-encoding", "") else "identity"
+        answer = await self._answer(request.method, self._address(path, request.url.query), headers, body)
+        if answer.status_code != 206 and _JSON.match(answer.headers.get("content-type", "")):
+            ours = f"{self._guard.own_address(request)}{PREFIX}/wado"
+            return _passed_on(answer, readdressed(answer.aiter_bytes(), ours), is_changed=True)
+        return _passed_on(answer, answer.aiter_raw())
+
+    async def _answer(
+        self, method: str, address: str, headers: Mapping[str, str], body: AsyncIterator[bytes] | None = None
+    ) -> httpx.Response:  # fmt: skip
         import httpx  # here as in `Annotation`: a server without DICOMweb needs none
 
         from delineate.client.unlogged import unlogged
         from delineate.datastore.dicomweb_client import failed, refused
 
         client = self._client()
-        names = _SENT_ON if body is None else _SENT_ON_WITH_BODY
-        headers = {name: request.headers[name] for name in names if name in request.headers}
-        headers.setdefault("accept-encoding", "identity")
-        sent = client.build_request(request.method, self._address(path, request.url.query), headers=headers, content=body)
+        sent = client.build_request(method, address, headers=dict(headers), content=body)
         try:
             with unlogged():
                 answer = await client.send(sent, stream=True)
@@ -92,8 +129,7 @@ class ProxyRoutes:
         if answer.is_redirect or answer.status_code in (401, 403):
             await answer.aclose()
             raise refused(answer.status_code)
-        kept = {name: answer.headers[name] for name in _SENT_BACK if name in answer.headers}
-        return StreamingResponse(_blocks(answer), status_code=answer.status_code, headers=kept)
+        return answer
 
     def _address(self, path: str, query: str) -> str:
         if len(query) > _LONGEST_QUERY or not query.isascii() or not query.isprintable():
@@ -128,9 +164,16 @@ def _confined(path: str) -> str:
     return "/".join(segments)
 
 
-async def _blocks(answer: httpx.Response) -> AsyncIterator[bytes]:
+def _passed_on(answer: httpx.Response, blocks: AsyncIterator[bytes], *, is_changed: bool = False) -> Response:
+    kept = {name: answer.headers[name] for name in _SENT_BACK if name in answer.headers and not (is_changed and name in _OF_BYTES)}
+    return StreamingResponse(_blocks(answer, blocks), status_code=answer.status_code, headers=kept)
+
+
+async def _blocks(answer: httpx.Response, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
-        async for block in answer.aiter_raw():
+        async for block in blocks:
             yield block
+    except ValueError as error:
+        raise DicomWebError(str(error)) from error  # too late for another answer: the connection is cut
     finally:
         await answer.aclose()

@@ -33,8 +33,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or not Path("/proc/self/
 
 GEOMETRY = Geometry((16, 16, 3), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0))
 SLICES = 3
-STRIDE = 1 if os.environ.get("DELINEATE_SOAK") else 11  # every so manieth step; `make soak` takes each of them
+STRIDE = 1 if os.environ.get("DELINEATE_SOAK") else 16  # every so manieth step; `make soak` takes each of them
 SUCCESS = struct.pack("<HHIH", 0, 0x0900, 2, 0)  # an answer's element for the status
+QUICK = RULES.replace("quiet_seconds = 0.2", "quiet_seconds = 0.02").replace("broken_seconds = 0.6", "broken_seconds = 200")
 LIMIT = 60.0  # seconds
 
 
@@ -161,15 +162,18 @@ def read_instance(file: bytes) -> bytes:
     return file[at : at + int.from_bytes(file[at - 2 : at], "little")]
 
 
-def carry(steps: Steps, files: list[Path], last: int) -> int:
-    """Send a series to a new node that is killed at a step, and started again, until it is done with it; the count of steps."""
+def carry(steps: Steps, files: list[Path], *lasts: int) -> int:
+    """Send a series to a new node that is killed at a step, again at one of its next start, …, until it is done; the last's count."""
     for name in ("node", "results"):
         shutil.rmtree(steps.folder / name, ignore_errors=True)
-    end, sent, runs = time.monotonic() + LIMIT, False, steps.start(last)
+    left = list(lasts)
+    end, sent, runs = time.monotonic() + LIMIT, False, steps.start(left.pop(0))
     while True:
-        assert time.monotonic() < end, f"killed at step {last}, it came no further than {rows(steps.folder, 'SELECT state FROM versions')}"
+        assert time.monotonic() < end, (
+            f"killed at steps {lasts}, it came no further than {rows(steps.folder, 'SELECT state FROM versions')}"
+        )
         if not runs or steps.is_ended():
-            runs = steps.start()
+            runs = steps.start(left.pop(0) if left else 0)
         elif not sent:
             sent = is_sent(steps.port, files)
         elif rows(steps.folder, "SELECT state FROM versions") == [("done",)]:
@@ -183,36 +187,65 @@ def found(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@pytest.fixture
-def steps(tmp_path: Path) -> Iterator[Steps]:
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
     with embedded_server([Path(delineate.testing.models.__path__[0])]) as server:
-        running = Steps(tmp_path, server)
+        running = Steps(tmp_path_factory.mktemp("steps"), server)
         yield running
         running.close()
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     voxels = np.full(GEOMETRY.shape, 24, np.int16)
     voxels[1:, 4:12, 4:12] = 1800
-    return write_series(tmp_path / "source", stack_of(voxels, GEOMETRY))
+    return write_series(tmp_path_factory.mktemp("source"), stack_of(voxels, GEOMETRY))
 
 
 @pytest.mark.timeout(1200)
-def test_killed_at_each_step_it_brings_one_result(steps: Steps, files: list[Path], tmp_path: Path) -> None:
-    rules = RULES.replace("quiet_seconds = 0.2", "quiet_seconds = 0.02").replace("broken_seconds = 0.6", "broken_seconds = 200")
-    (tmp_path / "rules.toml").write_text(rules)
-    count, data = carry(steps, files, 0), tmp_path / "node"
+def test_killed_at_each_step_it_brings_one_result(steps: Steps, files: list[Path]) -> None:
+    (steps.folder / "rules.toml").write_text(QUICK)
+    count, data = carry(steps, files, 0), steps.folder / "node"
     assert count > 100
     for last in range(1, count + 1, STRIDE):
-        carry(steps, files, last)
-        what = f"killed at step {last}"
-        assert rows(tmp_path, "SELECT count(*) FROM instances") == [(SLICES,)], what
-        assert rows(tmp_path, "SELECT state, round FROM jobs") == [("done", 0)], what
-        assert rows(tmp_path, "SELECT state FROM deliveries") == [("done",)], what
-        (job,) = [row[0] for row in rows(tmp_path, "SELECT id FROM jobs")]
+        again = [(count - last) // 2 + 8] if last % 2 else []  # half of what is left: a start has some steps of its own
+        carry(steps, files, last, *again)
+        what = f"killed at steps {last, *again}"
+        assert rows(steps.folder, "SELECT count(*) FROM instances") == [(SLICES,)], what
+        assert rows(steps.folder, "SELECT state, round FROM jobs") == [("done", 0)], what
+        assert rows(steps.folder, "SELECT state FROM deliveries") == [("done",)], what
+        (job,) = [row[0] for row in rows(steps.folder, "SELECT id FROM jobs")]
         kept = sorted((data / "jobs" / str(job)).rglob("*.dcm"))
-        assert sorted(item.SOPInstanceUID + ".dcm" for item in read(kept)) == found(tmp_path / "results"), what
+        assert sorted(item.SOPInstanceUID + ".dcm" for item in read(kept)) == found(steps.folder / "results"), what
         assert len(kept) == 2 and len(list((data / "series").rglob("*.dcm"))) == SLICES, what
         assert not found(data / "coming") and not found(data / "aside"), what
         assert [path.name for path in (data / "jobs").rglob("*") if path.suffix != ".dcm"] == [str(job), "question", "results"], what
+
+
+@pytest.mark.timeout(1200)
+def test_killed_at_each_step_of_removing_it_leaves_nothing(steps: Steps, files: list[Path]) -> None:
+    (steps.folder / "rules.toml").write_text(QUICK)
+    carry(steps, files, 0)
+    shutil.copytree(steps.folder / "node", steps.folder / "before")
+    (steps.folder / "rules.toml").write_text(QUICK.replace("[node]", "[node]\nkeep_days = 0"))
+    count = removed(steps, 0)
+    assert count > 20
+    for last in range(1, count + 1, 1 + STRIDE // 3):
+        removed(steps, last)
+        assert len(found(steps.folder / "results")) == 2
+
+
+def removed(steps: Steps, last: int) -> int:
+    """Have a series removed by a node that is killed at a step; the count of steps."""
+    data = steps.folder / "node"
+    shutil.rmtree(data)
+    shutil.copytree(steps.folder / "before", data)
+    end, runs = time.monotonic() + LIMIT, steps.start(last)
+    while any(found(data / name) for name in ("series", "versions", "jobs")) or rows(steps.folder, "SELECT id FROM series"):
+        assert time.monotonic() < end, f"killed at step {last}, it left {found(data)}"
+        if not runs or steps.is_ended():
+            runs = steps.start()
+        time.sleep(0.01)
+    if not runs or steps.is_ended():
+        steps.start()
+    return steps.kill()

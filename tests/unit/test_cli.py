@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -52,6 +54,19 @@ def test_every_command_explains_itself(name: str) -> None:
 def test_help_lists_every_command() -> None:
     listed = CliRunner().invoke(cli, ["--help"]).output.split("Commands:")[1]
     assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "] == list(COMMANDS)
+
+
+def groups(command: click.Command, name: str = "delineate") -> Iterator[tuple[str, click.Group]]:
+    if isinstance(command, click.Group):
+        yield name, command
+        for below in command.list_commands(click.Context(command)):
+            yield from groups(command.get_command(click.Context(command), below) or cli, f"{name} {below}")
+
+
+@pytest.mark.parametrize(("name", "group"), list(groups(cli)))
+def test_a_list_of_commands_breaks_off_nowhere(name: str, group: click.Group) -> None:
+    text = CliRunner().invoke(group, ["--help"], terminal_width=80).output
+    assert [line for line in text.splitlines() if line.startswith("  ") and line.endswith("...")] == []
 
 
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def label() -> None:
 # ---------------------------------------------------------------- the server, samples
 
 
-@label.command()
+@label.command(short_help="Show models, trainers and strategies of the server.")
 @JSON_OPTION
 @label_options
 def info(as_json: bool, **connection: Any) -> None:
@@ -54,7 +54,7 @@ def info(as_json: bool, **connection: Any) -> None:
     print_table(["kind", "name", "type", "labels or description"], rows)
 
 
-@label.command()
+@label.command(short_help="Print the id of the image to annotate next.")
 @click.option("--strategy", "-s", default="first", show_default=True, help="By which it is chosen.")
 @PARAMETERS_OPTION
 @JSON_OPTION
@@ -135,7 +135,7 @@ def datastore(as_json: bool, **connection: Any) -> None:
 # ---------------------------------------------------------------- inference
 
 
-@label.command()
+@label.command(short_help="Run MODEL on an image of the server, or on a file.")
 @click.argument("model")
 @click.argument("image_id", default="")
 @click.option("--file", type=_FILE, help="An image that is sent along, instead of IMAGE_ID.")
@@ -233,7 +233,7 @@ def session() -> None:
     """Send an image ahead, once for many infers."""
 
 
-@session.command()
+@session.command(short_help="Send an image, and print the session's id.")
 @click.argument("image", type=_FILE)
 @click.option("--expiry", type=click.IntRange(1), help="Seconds without use until the server forgets it.")
 @PARAMETERS_OPTION
@@ -269,7 +269,7 @@ def remove(session_id: str, as_json: bool, **connection: Any) -> None:
 # ---------------------------------------------------------------- accounts
 
 
-@label.command()
+@label.command(short_help="Ask for your password, and keep the token.")
 @click.option("--user", "-u", help="Your name at the server; asked for where it is not given.")
 @click.option("--print", "is_printed", is_flag=True, help="Print the token instead of keeping it.")
 @PASSWORD_STDIN_OPTION

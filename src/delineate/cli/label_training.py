@@ -41,7 +41,7 @@ def start(model: str, wait: bool, parameters: tuple[str, ...], as_json: bool, qu
     )
 
 
-@train.command()
+@train.command(short_help="Wait for the end of the training that runs.")
 @JSON_OPTION
 @QUIET_OPTION
 @label_options

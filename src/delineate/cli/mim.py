@@ -77,7 +77,7 @@ def _say_built(path: Path, built: Built, as_json: bool) -> None:
     click.echo(f"wrote {printable(str(path))}, SHA-256 {digest}")
 
 
-@mim.command()
+@mim.command(short_help="Verify an extension, of whatever make.")
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False), metavar="ZIP")
 @click.option("--static", is_flag=True, help="Only look; do not load it, which runs its code.")
 @PYTHON_OPTION

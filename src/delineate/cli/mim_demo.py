@@ -27,7 +27,7 @@ MULTIPLIER = (2, 2, 1)  # voxels of a contour in each voxel of the image, along 
 LONGEST = 600  # seconds for a task
 
 
-@click.command()
+@click.command(short_help="Show what the extension does with an image.")
 @click.argument("image", required=False, type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--model", "-m", default="lungs-ct", show_default=True, help="Name of the model.")
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the picture.")

@@ -77,7 +77,7 @@ def list_users(as_json: bool, **place: Any) -> None:
     )
 
 
-@user.command()
+@user.command(short_help="Remove a user.")
 @click.argument("name")
 @_data_options
 def remove(name: str, **place: Any) -> None:
@@ -87,7 +87,7 @@ def remove(name: str, **place: Any) -> None:
     click.echo(f"removed {printable(name)}")
 
 
-@user.command()
+@user.command(short_help="Give a user another password.")
 @click.argument("name")
 @PASSWORD_STDIN_OPTION
 @_data_options
@@ -99,7 +99,7 @@ def password(name: str, is_piped: bool, **place: Any) -> None:
     click.echo(f"changed the password of {printable(name)}")
 
 
-@user.command()
+@user.command(short_help="Give a user another role.")
 @click.argument("name")
 @click.argument("role", type=_ROLES)
 @_data_options

@@ -16,7 +16,7 @@ pytest.importorskip("pydicom")
 import pydicom
 
 from delineate.dicom.deidentify import Deidentifier
-from delineate.dicom.nesting import words
+from delineate.dicom.nesting import flat_text
 from delineate.dicom.reader import DicomImage, read
 from delineate.dicom.rtstruct import read_rtstruct, write_rtstruct
 from delineate.dicom.seg import read_seg, write_seg
@@ -89,7 +89,8 @@ def test_words_are_never_those_of_nested_items() -> None:
     data = pydicom.Dataset()
     data.PatientName, data.ImageType, data.AccessionNumber = "Doe^Jane", ["A", "B"], ""
     data.ReferencedStudySequence = [pydicom.Dataset()]
-    assert [words(data.get(name)) for name in ("PatientName", "ImageType", "AccessionNumber", "ReferencedStudySequence", "StudyID")] == [
+    names = ("PatientName", "ImageType", "AccessionNumber", "ReferencedStudySequence", "StudyID")
+    assert [flat_text(data.get(name)) for name in names] == [
         "Doe^Jane", "A\\B", "", "", "",
     ]  # fmt: skip
 

@@ -25,7 +25,7 @@ from delineate.dicom.deidentification_pixels import TOLD, pixels_alone, why_not,
 from delineate.dicom.deidentification_table import EDITION, Kept
 from delineate.dicom.derived import OPTIONAL, REQUIRED, coded, saved
 from delineate.dicom.header import EXPLICIT, IMPLICIT, NotDicomError, read_header
-from delineate.dicom.nesting import words
+from delineate.dicom.nesting import flat_text
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import looked_at, unpacked
 from delineate.dicom.reidentify import REPLACED, restored
@@ -319,5 +319,5 @@ def _syntax(data: Any) -> str:
 def _text(data: Any, name: str) -> str:
     """One value as text; empty where it is missing or cannot be read."""
     with contextlib.suppress(Exception):  # a library's, of damaged elements
-        return words(data.get(name, ""))
+        return flat_text(data.get(name, ""))
     return ""

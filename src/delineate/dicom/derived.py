@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from delineate.dicom.header import IMPLICIT
-from delineate.dicom.nesting import words
+from delineate.dicom.nesting import flat_text
 from delineate.dicom.parts import pydicom
 from delineate.dicom.source import Series
 from delineate.dicom.uids import follows, new_uid
@@ -72,7 +72,7 @@ def _taken_over(source: Series) -> Iterator[tuple[str, str]]:
     """Attributes of the image as they are, as text in another character set."""
     for name in (*REQUIRED, *OPTIONAL):
         value = source.attributes.get(name)
-        text = words(value)
+        text = flat_text(value)
         if text or name in REQUIRED:
             yield name, text
 

@@ -33,7 +33,7 @@ def _items(library: Any, data: Any) -> list[Any]:
     return found
 
 
-def words(value: Any) -> str:
+def flat_text(value: Any) -> str:
     """A value, or several parted by backslashes, as text; empty for items of a sequence, in place of all that is nested in them."""
     library = pydicom()
     if value is None or isinstance(value, (library.sequence.Sequence, library.Dataset)):

@@ -14,23 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
+from delineate.dicom.across import Across
 from delineate.dicom.codes import lookup
-from delineate.dicom.contours import planes_over, runs_of, shape_of
+from delineate.dicom.contours import runs_of, shape_of
 from delineate.dicom.derived import require_uids, saved
 from delineate.dicom.drawing import Drawing, Holes
 from delineate.dicom.filling import Runs, layers_of
 from delineate.dicom.planes import Planes
 from delineate.dicom.region_names import region_names
-from delineate.dicom.source import Series
+from delineate.dicom.source import Series, is_elsewhere
 from delineate.dicom.stack import grid_over, labels_on_planes
 from delineate.dicom.structure_module import Written, written_before_contours
 from delineate.dicom.structure_set import Region, StructureSet, load
 from delineate.errors import GeometryError, InputError
 from delineate.geometry import Geometry
-from delineate.orientation import AxisMap
 from delineate.segmentation import Segmentation, Structure
-
-_PARALLEL = 0.9995  # cosine between the contours' normal and an axis of a grid: 1.8 degrees; contours off it are named one by one
 
 
 class NothingToDrawError(InputError):
@@ -133,16 +131,14 @@ def read_rtstruct(
     notes = [] if notes is None else notes
     geometry = source if isinstance(source, Geometry) else source.planes.geometry or grid_over(source.planes)
     found = _loaded(path, source, notes, other_frame)
-    axes = _across(geometry, found.contours.normal())
-    planes, is_turned = planes_over(axes.grid(geometry))
-    runs, regions = _inside(found, planes, notes)
+    across = Across(geometry, found.contours.normal())
+    if not across.is_parallel:
+        raise GeometryError(
+            f"the contours are parallel to no slices of the grid: {geometry}", "Read them onto the series that they were drawn on."
+        )
+    runs, regions = _inside(found, across.planes, notes)
     del found  # the bytes of the file, which make room for the label maps
-    layers, structures = _filled(runs, regions, planes)
-    if is_turned:
-        layers = tuple(layer[::-1] for layer in layers)
-    turned = Segmentation(axes.grid(geometry), layers, structures)
-    back = turned.mapped(axes.inverse())
-    return Segmentation(geometry, tuple(np.ascontiguousarray(layer) for layer in back.layers), structures)
+    return across.back(*_filled(runs, regions, across.planes))
 
 
 def read_on_planes(
@@ -158,29 +154,13 @@ def _loaded(path: str | PathLike[str], source: Series | Geometry, notes: list[st
     notes += found.notes
     if isinstance(source, Geometry) or not source.frame_of_reference or not found.frames_of_reference:
         return found
-    if source.frame_of_reference not in found.frames_of_reference:
-        words = "the contours are in another frame of reference than the image (FrameOfReferenceUID)"
-        if not (other_frame or source.series_uid in found.series_uids):
-            raise GeometryError(words, "Give the series that they were drawn on, or say that the two are the same space.")
-        notes.append(words)
+    if is_elsewhere(source, found.frames_of_reference, found.series_uids, "contours", other_frame, notes):
         return found
     strange = {place for place, region in enumerate(found.regions) if region.frame not in ("", source.frame_of_reference)}
     if not strange or other_frame:
         return found
     notes += [f"{found.regions[place].name}: in another frame of reference than the image: left out" for place in sorted(strange)]
     return replace(found, contours=found.contours.without(strange))
-
-
-def _across(geometry: Geometry, normal: np.ndarray) -> AxisMap:
-    """How to turn a grid so that its slices are those of the contours."""
-    along = np.abs(geometry.matrix.T @ normal)
-    axis = int(along.argmax()) if normal.any() else 2
-    if normal.any() and along[axis] < _PARALLEL:
-        raise GeometryError(
-            f"the contours are parallel to no slices of the grid: {geometry}", "Read them onto the series that they were drawn on."
-        )
-    order = (*(other for other in range(3) if other != axis), axis)
-    return AxisMap((order[0], order[1], order[2]), (False, False, False))
 
 
 def _inside(found: StructureSet, planes: Planes, notes: list[str]) -> tuple[Runs, tuple[Region, ...]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from delineate.dicom.contours import planes_over
+from delineate.dicom.across import Across
 from delineate.dicom.derived import require_uids, saved
 from delineate.dicom.packing import SYNTAXES, Packing, deflated
 from delineate.dicom.placing import NoFitError
@@ -25,11 +25,10 @@ from delineate.dicom.segment_filling import filled
 from delineate.dicom.segment_frames import frames_of, groups, pixels
 from delineate.dicom.segment_module import About, Kind, before_frames
 from delineate.dicom.segments import Segments, load
-from delineate.dicom.source import Series
+from delineate.dicom.source import Series, is_elsewhere
 from delineate.dicom.stack import grid_over, labels_on_planes
 from delineate.errors import GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
-from delineate.orientation import AxisMap
 from delineate.resampling import labels_to_grid
 from delineate.segmentation import Segmentation, Structure
 
@@ -168,11 +167,8 @@ def _loaded(path: str | PathLike[str], source: Series | None, threshold: float, 
     found = load(path, notes)
     if found.kind == "FRACTIONAL":
         notes.append(f"fractions of {threshold:g} and more are inside")
-    if source is not None and source.frame_of_reference and found.frame_of_reference not in ("", source.frame_of_reference):
-        words = "the segments are in another frame of reference than the image (FrameOfReferenceUID)"
-        if not (other_frame or source.series_uid in found.series_uids):
-            raise GeometryError(words, "Give the series that they were made of, or say that the two are the same space.")
-        notes.append(words)
+    if source is not None and found.frame_of_reference:
+        is_elsewhere(source, (found.frame_of_reference,), found.series_uids, "segments", other_frame, notes)
     if any(place.position is None for place in found.places):
         return _placed_by_source(found, source)
     return found
@@ -245,16 +241,8 @@ def _filled_on_grid(found: Segments, planes: Planes, threshold: float, notes: li
 def _on_grid(found: Segments, geometry: Geometry, threshold: float, notes: list[str]) -> Segmentation:
     """On a grid one of whose axes runs across the frames."""
     orientation = np.array(found.places[0].orientation)
-    normal = np.cross(orientation[:3], orientation[3:])
-    axis = int(np.abs(geometry.matrix.T @ normal).argmax())
-    order = (*(other for other in range(3) if other != axis), axis)
-    axes = AxisMap((order[0], order[1], order[2]), (False, False, False))
-    planes, is_turned = planes_over(axes.grid(geometry))
-    layers, structures = filled(found, planes, threshold, notes)
-    if is_turned:
-        layers = tuple(layer[::-1] for layer in layers)
-    back = Segmentation(axes.grid(geometry), layers, structures).mapped(axes.inverse())
-    return Segmentation(geometry, tuple(np.ascontiguousarray(layer) for layer in back.layers), structures)
+    across = Across(geometry, np.cross(orientation[:3], orientation[3:]))
+    return across.back(*filled(found, across.planes, threshold, notes))
 
 
 def _resampled(found: Segments, geometry: Geometry, threshold: float, notes: list[str], error: NoFitError) -> Segmentation:

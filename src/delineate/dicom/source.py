@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +11,7 @@ from delineate.dicom.nesting import require_shallow
 from delineate.dicom.parts import pydicom
 from delineate.dicom.planes import Planes
 from delineate.dicom.slices import Slice
-from delineate.errors import ImageError
+from delineate.errors import GeometryError, ImageError
 
 _GROUPS: Final = frozenset((0x0008, 0x0010, 0x0018, 0x0020))  # patient, study, series, equipment, how and where it was acquired
 
@@ -86,3 +86,25 @@ def _attributes(header: Header) -> Any:
         return require_shallow(kept, header.name)
     except Exception as error:  # what a library makes of damaged elements is anything
         raise ImageError(f"the attributes of {header.name} cannot be read", AGAIN) from error
+
+
+def is_elsewhere(
+    source: Series, frames: Collection[str], series_uids: Collection[str], what: str, is_allowed: bool, notes: list[str]
+) -> bool:
+    """Whether a file's frames of reference are others than the image's, which is noted.
+
+    what : the file holds; series_uids : that it refers to: who names the image's series means its space; is_allowed : somebody
+    said that they are one space
+
+    Raises
+    ------
+    GeometryError
+        They are others, and nobody says that it does not matter.
+    """
+    if not source.frame_of_reference or source.frame_of_reference in frames:
+        return False
+    words = f"the {what} are in another frame of reference than the image (FrameOfReferenceUID)"
+    if not (is_allowed or source.series_uid in series_uids):
+        raise GeometryError(words, "Give the series that they were made on, or say that the two are the same space.")
+    notes.append(words)
+    return True

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from delineate.dicom.nesting import words
+from delineate.dicom.nesting import flat_text
 from delineate.dicom.parts import pydicom
 from delineate.dicom.series import Group
 from delineate.errors import ImageError
@@ -59,6 +59,6 @@ def _groups(data: Any, sequence: str, number: int) -> Iterator[Any]:
 
 def _text(sources: list[Any], keyword: str) -> str:
     for source in sources:
-        if text := words(source.get(keyword)):
+        if text := flat_text(source.get(keyword)):
             return text
     return ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from delineate import runners
+from delineate import nifti, runners
 from delineate.errors import ModelError
 from delineate.files import read_segmentation
 from delineate.geometry import Geometry
@@ -40,13 +40,45 @@ def load(folder: Path) -> Model:
 
 
 def test_the_page_has_its_examples() -> None:
-    assert set(FILES) == {"bright/model.toml", "bright/bright.py", "try.py", "twice/model.toml", "twice/twice.py", "lung-lobes/model.toml"}
+    python = {"bright/model.toml", "bright/bright.py", "try.py"}
+    commands = {"twice/model.toml", "twice/twice.py", "total/model.toml", "total/total.py"}
+    assert set(FILES) == python | commands | {"lung-lobes/model.toml", "lung-lobes/Containerfile", "lung-lobes/lobes.py"}
 
 
 def test_the_class_runs_as_shown(folder: Path) -> None:
     assert load(folder / "bright").parameters["level"] == 100.0
     done = subprocess.run([sys.executable, "try.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout == "['Bright'] 0.27 [(0.5, 'comparing')]\n", done.stderr
+
+
+def test_the_package_of_an_environment_of_its_own_runs_as_shown(folder: Path) -> None:
+    package = folder / "elsewhere" / "totalsegmentator"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "map_to_binary.py").write_text('class_map = {"total": {1: "spleen", 2: "kidney_right"}}\n', encoding="utf-8")
+    (package / "python_api.py").write_text(
+        "import nibabel\ndef totalsegmentator(image):\n"
+        "    return nibabel.Nifti1Image((image.get_fdata() > 0).astype('uint8'), image.affine)\n",
+        encoding="utf-8",
+    )
+    model = load(folder / "total")
+    command = ["{python}", *model.parameters["command"][1:]]
+    here = replace(model, parameters={"command": command, "environment": {"PYTHONPATH": str(package.parent)}})
+    (folder / "job").mkdir()
+    job = make_job(folder / "job", [Volume(np.array([-1, 0, 3], np.int16).reshape(1, 1, 3), Geometry((3, 1, 1)))])
+    runners.create(here, folder / "total").segment(job)
+    found = read_segmentation(job.output_folder / "total.nii.gz")
+    assert found.layers[0].ravel().tolist() == [0, 0, 1]
+    assert found.names == ["spleen", "kidney_right"]
+
+
+def test_the_script_of_the_container_runs_as_shown(folder: Path) -> None:
+    for name in ("input", "output"):
+        (folder / name).mkdir()
+    text = FILES["lung-lobes/lobes.py"].replace('"/input', f'"{folder}/input').replace('"/output', f'"{folder}/output')
+    nifti.write(folder / "input" / "tmp_0000.nii.gz", Volume(np.array([-1000, 0, 3], np.int16).reshape(1, 1, 3), Geometry((3, 1, 1))))
+    subprocess.run([sys.executable, "-c", text], check=True, capture_output=True)
+    assert read_segmentation(folder / "output" / "lobes.nii.gz").layers[0].ravel().tolist() == [1, 0, 0]
 
 
 def test_the_command_runs_as_shown(folder: Path) -> None:

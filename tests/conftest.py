@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 TRIES = 5
-STANDSTILL = 0.1  # seconds between two looks at the clock that should be a hundredth of that
+STANDSTILL = 0.05  # seconds between two looks at the clock that should be a tenth of that
 
 
 class _Ticking:
@@ -28,7 +28,7 @@ class _Ticking:
 
     def _tick(self) -> None:
         last = time.perf_counter()
-        while not self._ended.wait(STANDSTILL / 20):
+        while not self._ended.wait(STANDSTILL / 10):
             now = time.perf_counter()
             self.longest, last = max(self.longest, now - last), now
         self.longest = max(self.longest, time.perf_counter() - last)
@@ -36,7 +36,7 @@ class _Ticking:
 
 @pytest.fixture
 def while_the_clock_is_steady() -> Callable[[Callable[[], None]], None]:
-    """Calls what is right only where nothing stands still for a tenth of a second, and again where something did and it failed.
+    """Calls what is right only where nothing stands still for a moment, and again where something did and it failed.
 
     It fails at once on a machine that runs, and after some tries on one that never does.
     """

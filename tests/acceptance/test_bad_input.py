@@ -284,7 +284,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
     until(lambda: server.traces() == before)
 
 
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen"

@@ -131,11 +131,11 @@ def test_a_silent_server_holds_nobody(bench: Any) -> None:
     server = bench.scripted()
     image = bench.host.image()
     uid = bench.run("InferenceServer1images", image, "noop", 0, server.url)
-    server.faults.add(Fault(action="hang", seconds=3.0, times=-1))
+    server.faults.add(Fault(action="hang", seconds=8.0, times=-1))
     begin = time.monotonic()
     with pytest.raises(HostFailure):
         bench.run("InferenceServerGetFromUid", uid, image, server.url, 1, 1)
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 7
 
 
 @against(lambda bench: old_wait(bench, time.sleep))
@@ -152,11 +152,11 @@ def test_time_is_what_the_clock_says(bench: Any) -> None:
     """The timeout was counted by sleeps, so answers that take long were not counted."""
     server = bench.scripted(models={"sleeping": "never"})
     uid = bench.run("InferenceServer1images", image := bench.host.image(), "sleeping", 0, server.url)
-    server.faults.add(Fault(action="hang", path=uid, seconds=0.6, times=-1))
+    server.faults.add(Fault(action="drip", path=uid, seconds=0.02, times=-1))
     begin = time.monotonic()
     with pytest.raises(HostFailure):
-        bench.run("InferenceServerGetFromUid", uid, image, server.url, 1, 1)
-    assert 0.9 < time.monotonic() - begin < 1.5
+        bench.run("InferenceServerGetFromUid", uid, image, server.url, 4, 1)
+    assert 0.9 < time.monotonic() - begin < 4.4
 
 
 @against(lambda bench: old_wait(bench, lambda seconds: None))

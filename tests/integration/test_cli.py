@@ -34,8 +34,10 @@ def delineate(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProc
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with embedded_server([FOLDER]) as url:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    own = tmp_path_factory.mktemp("models")
+    models.copy("sleeper", own, "long", seconds=600.0)
+    with embedded_server([FOLDER, own]) as url:
         yield url
 
 
@@ -115,7 +117,7 @@ def test_the_time_limit_is_5(chest: Path, tmp_path: Path, server: str) -> None:
     uid = delineate("submit", chest, "--model", "hanger", "--server", server, "-q").stdout.strip()
     delineate("cancel", uid, "--server", server)
     delineate("wait", uid, "--server", server, "-q", code=4)
-    hanging = delineate("submit", chest, "--model", "hanger", "--server", server, "-q").stdout.strip()
+    hanging = delineate("submit", chest, "--model", "long", "--server", server, "-q").stdout.strip()
     begin = time.monotonic()
     delineate("wait", hanging, "--timeout", "1", "--server", server, "-q", code=5)
     assert time.monotonic() - begin < 60
@@ -143,7 +145,7 @@ def hears_interruptions() -> None:
 
 
 def test_interruption_at_a_server_leaves_the_task(chest: Path, tmp_path: Path, server: str) -> None:
-    command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "hanger", "-o", str(tmp_path), "--server", server]
+    command = [sys.executable, "-m", "delineate.cli", "segment", str(chest), "--model", "long", "-o", str(tmp_path), "--server", server]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hears_interruptions)
     assert process.stderr is not None
     for line in process.stderr:

@@ -372,7 +372,7 @@ def test_a_kill_changes_no_byte(tmp_path: Path, label_server: Callable[..., Any]
     assert uid not in str(uids)
 
 
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it never came"

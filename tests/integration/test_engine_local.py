@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -35,10 +36,16 @@ from delineate.worker.referred import place_of
 Found = TypeVar("Found")
 GRID = Geometry((7, 6, 5), (1.0, 2.0, 3.0), (-10.0, 20.0, 30.0))
 
+Steady = Callable[[Callable[[], None]], None]
+
 OWN_MODELS = {
     # Holds the interpreter in C code: no thread of the worker runs, no signal handler either.
     "gil-holder": "import ctypes; job.log('holding'); ctypes.PyDLL(None).sleep(60)",
     "parent": "import subprocess; p = subprocess.Popen(['sleep', '600']); job.log(str(p.pid)); import time; time.sleep(600)",
+    "first-waits": (
+        "import pathlib, time; flag = pathlib.Path(__file__).with_name('flag'); is_first = not flag.exists(); flag.touch();"
+        " time.sleep(60 if is_first else 0); return empty(job)"
+    ),
     "input-eater": "import shutil; shutil.rmtree(job.input_folder); shutil.rmtree(job.output_folder); return empty(job)",
 }
 OWN_CODE = """
@@ -103,14 +110,14 @@ class Site:
         engine.ring(reference.key)
         return uid
 
-    def until(self, uid: str, condition: Callable[[Task], bool], seconds: float = 20.0) -> Task:
+    def until(self, uid: str, condition: Callable[[Task], bool], seconds: float = 60.0) -> Task:
         deadline = time.monotonic() + seconds
         while not condition(task := self.tasks.get(uid)):
             assert time.monotonic() < deadline, task
             time.sleep(0.005)
         return task
 
-    def ended(self, uid: str, seconds: float = 20.0) -> Task:
+    def ended(self, uid: str, seconds: float = 60.0) -> Task:
         return self.until(uid, lambda task: task.state.is_final, seconds)
 
     def running(self, uid: str) -> Task:
@@ -225,14 +232,18 @@ def test_the_log_outlives_the_worker(site: Site, failed: dict[str, Task]) -> Non
     assert "Segmentation fault" in site.log(failed["crasher"]), "the stack, by faulthandler"
 
 
-def test_a_model_that_holds_the_interpreter_is_stopped(site: Site, engine: LocalEngine) -> None:
-    uid = site.submit("gil-holder")
+def test_a_model_that_holds_the_interpreter_is_stopped(site: Site, engine: LocalEngine, while_the_clock_is_steady: Steady) -> None:
+    while_the_clock_is_steady(lambda: _cancelled(site, "gil-holder", 2.0))
+
+
+def _cancelled(site: Site, model: str, most: float) -> None:
+    uid = site.submit(model)
     site.running(uid)
-    time.sleep(0.3)
+    time.sleep(0.2)
     began = time.monotonic()
     site.tasks.cancel(uid)
     assert site.ended(uid).state is TaskState.CANCELLED
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < most
 
 
 def test_a_model_that_removes_its_folders_disturbs_nobody(site: Site, engine: LocalEngine) -> None:
@@ -300,15 +311,9 @@ def test_an_altered_input_fails(site: Site, engine: LocalEngine) -> None:
 # Who stops what
 
 
-def test_cancelling_stops_a_model_within_a_second(site: Site, engine: LocalEngine) -> None:
-    for model, most in (("sleeper-60", 1.0), ("hanger-30", 2.0)):
-        uid = site.submit(model)
-        site.running(uid)
-        time.sleep(0.2)
-        began = time.monotonic()
-        site.tasks.cancel(uid)
-        assert site.ended(uid).state is TaskState.CANCELLED
-        assert time.monotonic() - began < most
+@pytest.mark.parametrize(("model", "most"), [("sleeper-60", 1.0), ("hanger-30", 2.0)])
+def test_cancelling_stops_a_model_soon(site: Site, engine: LocalEngine, while_the_clock_is_steady: Steady, model: str, most: float) -> None:
+    while_the_clock_is_steady(lambda: _cancelled(site, model, most))
 
 
 @pytest.mark.parametrize("model", ["hanger-30", "process-hanger"])
@@ -337,7 +342,7 @@ def test_deleting_a_running_task_frees_its_worker(site: Site, engine: LocalEngin
     for uid in uids:
         site.running(uid)
         site.tasks.delete(uid)
-    assert site.ended(site.submit("noop"), 5.0).state is TaskState.FINISHED
+    assert site.ended(site.submit("noop"), 25.0).state is TaskState.FINISHED
 
 
 def test_progress_is_seen(site: Site, engine: LocalEngine) -> None:
@@ -349,12 +354,13 @@ def test_progress_is_seen(site: Site, engine: LocalEngine) -> None:
 
 
 def test_a_worker_killed_from_outside_costs_the_task_nothing(site: Site, engine: LocalEngine) -> None:
-    uid = site.submit("sleeper")
+    uid = site.submit("first-waits")
     task = site.running(uid)
+    _wait_for(lambda: (site.models / "first-waits" / "flag").exists() or None)
     began = time.monotonic()
     _worker(site, task).kill()
     again = site.until(uid, lambda task: task.attempt == 2)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 20, "the lease of 30 s is not waited for"
     assert again.lost == 1
     assert site.ended(uid).state is TaskState.FINISHED
 
@@ -370,7 +376,7 @@ def test_what_a_model_started_dies_with_its_worker(site: Site, engine: LocalEngi
 
 
 def _wait_for(look: Callable[[], Found | None]) -> Found:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (found := look()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -411,13 +417,13 @@ def test_workers_die_with_their_engine_and_the_next_one_goes_on_at_once(fresh: S
             first.kill()
     began = time.monotonic()
     _wait_for(lambda: True if not _alive(workers) else None)
-    assert time.monotonic() - began < 1.0, "although its interpreter was held"
+    assert time.monotonic() - began < 20, "although its interpreter is held for a minute"
     fresh.tasks.cancel(uids[0])
     engine = fresh.engine()
     engine.start()
     try:
         assert fresh.ended(uids[0]).state is TaskState.CANCELLED
-        assert time.monotonic() - began < 3.0, "the lease of 30 s is not waited for"
+        assert time.monotonic() - began < 25, "the lease of 30 s is not waited for"
         assert fresh.ended(uids[1]).state is TaskState.FINISHED
     finally:
         engine.stop()
@@ -438,31 +444,40 @@ def test_two_engines_leave_each_others_workers_alone(fresh: Site) -> None:
         first.stop()
 
 
-def test_stopping_lets_a_task_finish_or_gives_it_back_uncounted(fresh: Site) -> None:
-    uids = [fresh.submit("sleeper"), fresh.submit("hanger-30")]
-    engine = fresh.engine(workers=2)
-    engine.start()
-    for uid in uids:
-        fresh.running(uid)
-    began = time.monotonic()
-    engine.stop(2.0)
-    assert time.monotonic() - began < 4.0
-    assert fresh.tasks.get(uids[0]).state is TaskState.FINISHED
-    task = fresh.tasks.get(uids[1])
-    assert (task.state, task.attempt, task.lost) == (TaskState.PENDING, 0, 0)
-    assert fresh.left_behind() == []
+def test_stopping_lets_a_task_finish_or_gives_it_back_uncounted(tmp_path: Path, while_the_clock_is_steady: Steady) -> None:
+    numbers = itertools.count()
+
+    def attempt() -> None:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        fresh = Site(folder)
+        uids = [fresh.submit("sleeper"), fresh.submit("hanger-30")]
+        engine = fresh.engine(workers=2)
+        engine.start()
+        try:
+            for uid in uids:
+                fresh.running(uid)
+            began = time.monotonic()
+        finally:
+            engine.stop(2.0)
+        assert time.monotonic() - began < 4.0
+        assert fresh.tasks.get(uids[0]).state is TaskState.FINISHED
+        task = fresh.tasks.get(uids[1])
+        assert (task.state, task.attempt, task.lost) == (TaskState.PENDING, 0, 0)
+        assert fresh.left_behind() == []
+
+    while_the_clock_is_steady(attempt)
 
 
 def test_the_engine_renews_the_lease_of_a_silent_model(fresh: Site) -> None:
-    engine = fresh.engine(workers=1, lease=0.6)
+    lease = 2.5  # longer than machines stand still
+    engine = fresh.engine(workers=1, lease=lease)
     uid = fresh.submit("hanger-30")
     engine.start()
     try:
         first = fresh.running(uid)
-        time.sleep(1.5)
-        task = fresh.tasks.get(uid)
-        assert (task.state, task.attempt) == (TaskState.RUNNING, 1)
-        assert (task.lease_expires or 0) > (first.lease_expires or 0)
+        task = fresh.until(uid, lambda task: (task.lease_expires or 0) > (first.lease_expires or 0) + lease)
+        assert (task.state, task.attempt) == (TaskState.RUNNING, 1), "the first lease is over"
     finally:
         engine.stop(0)
 
@@ -525,25 +540,28 @@ def _astray(site: Site, engine: LocalEngine, images: Sequence[Path]) -> int:
     return missed
 
 
-def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site) -> None:
+def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "HEAD_START", 1.0)  # a busy machine may not let the right one run for longer than is good elsewhere
     engine = site.engine(workers=2)
     engine.start()
     try:
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 60
         while engine.status()["ready"] < 2:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         # A worker that looks in the very moment may be faster than the bell, and has the image too from then on. That must be
         # rare, unless the machine is busy with other things: then once more, with other images.
-        rounds = ([site.studies / f"{name}{number}.nii.gz" for name in "ab"] for number in range(4))
+        rounds = ([site.studies / f"{name}{number}.nii.gz" for name in "ab"] for number in range(10))
         images = next((images for images in rounds if _astray(site, engine, images) <= 1), None)
         assert images is not None
         # Nobody waits for a worker that is busy.
-        busy = site.refer("sleeper", images[0], engine)
+        busy = site.refer("sleeper-60", images[0], engine)
         holder = site.running(busy).lease_holder or ""
         task = site.ended(site.refer("noop", images[0], engine))
         assert task.provenance["worker"] != holder
         assert not site.tasks.get(busy).state.is_final
+        site.tasks.cancel(busy)
+        site.ended(busy)
     finally:
         engine.stop()
 

@@ -236,13 +236,13 @@ def test_failed_and_cancelled(server: Served) -> None:
 def test_a_long_poll_answers_when_the_task_ends(server: Served) -> None:
     uid = server.post()
     timer = threading.Timer(0.3, server.finish, (RESULT,))
-    timer.start()
     begin = time.monotonic()
-    answer = server.http.get(f"/api/tasks/{uid}?wait=15")
+    timer.start()
+    answer = server.http.get(f"/api/tasks/{uid}?wait=50", timeout=60)
     took = time.monotonic() - begin
     timer.join()
     assert answer.status_code == 200
-    assert 0.25 < took < 5
+    assert 0.25 < took < 25
 
 
 def test_a_long_poll_ends_in_time_and_is_capped(make: Callable[..., Served]) -> None:
@@ -251,7 +251,7 @@ def test_a_long_poll_ends_in_time_and_is_capped(make: Callable[..., Served]) -> 
     for wait, least in (("0.1", 0.1), ("1000", 0.3), ("nan", 0), ("-5", 0), ("0", 0)):
         begin = time.monotonic()
         assert server.http.get(f"/api/tasks/{uid}?wait={wait}").status_code == 551
-        assert least <= time.monotonic() - begin < least + 2
+        assert least <= time.monotonic() - begin < least + 15
     assert server.http.get(f"/api/tasks/{uid}?wait=soon").status_code == 422
 
 
@@ -290,7 +290,7 @@ def test_a_client_that_hangs_up_frees_its_place(server: Served) -> None:
         until(lambda: watcher.waiting == 0)
 
 
-def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen"

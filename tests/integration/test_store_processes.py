@@ -116,7 +116,7 @@ def test_four_processes_share_300_tasks(tmp_path: Path) -> None:
     store = opened(tmp_path)
     uids = [submit(store, b"task %d" % number) for number in range(300)]
     workers = [started(WORK, tmp_path, f"w{number}") for number in range(4)]
-    outputs = [worker.communicate(timeout=60) for worker in workers]
+    outputs = [worker.communicate(timeout=120) for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4, outputs
     shares = [output.split() for output, _ in outputs]
     assert Counter(uid for share in shares for uid in share) == Counter(uids)
@@ -138,7 +138,11 @@ def test_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     for number in range(rounds):
         names = [f"w{number}a", f"w{number}b"]
         processes = [started(SUBMIT_AND_WORK, tmp_path, name) for name in names]
-        time.sleep(0.7 + choice.random() * 0.6)
+        end = time.monotonic() + 60
+        while sum(task.owner in names for task in store.tasks(limit=100)) < 5:
+            assert time.monotonic() < end, "they do not begin"
+            time.sleep(0.01)
+        time.sleep(choice.random() * 0.6)
         for process in processes:
             process.send_signal(signal.SIGKILL)
             time.sleep(choice.random() * 0.02)
@@ -150,7 +154,7 @@ def test_kills_lose_and_double_nothing(tmp_path: Path) -> None:
         check(store)
     time.sleep(0.2)
     finisher = started(WORK, tmp_path, "last")
-    _, errors = finisher.communicate(timeout=60)
+    _, errors = finisher.communicate(timeout=120)
     assert finisher.returncode == 0, errors
     check(store)
     deleted = len(answered) - len(store.get_many(answered))
@@ -204,7 +208,7 @@ for number in range(2000):  # until the log of the database reaches the limit
 print(refused)
 """
     worker = started(code, tmp_path, "w")
-    output, errors = worker.communicate(timeout=60)
+    output, errors = worker.communicate(timeout=120)
     assert worker.returncode == 0, errors
     assert int(output) == 4
     check(store)

@@ -311,9 +311,9 @@ def test_thirty_structures_take_little_time_and_one_mask(tmp_path: Path) -> None
         image = host.image(Geometry((512, 256, 100), (0.9, 0.9, 1.5)), multiplier=(2, 2, 1))
         image.add_contour("Other")
         host.forget()
-        begin = time.perf_counter()
+        begin = time.process_time()
         assert len(_load(host, image, path)) == 30
-        assert time.perf_counter() - begin - host.ledger.seconds < 1.0
+        assert time.process_time() - begin < 1.3  # a third of it is the host's
         tracemalloc.start()
         try:
             output = TaskOutput(path)

@@ -393,13 +393,13 @@ def test_packing_takes_one_image_of_memory_and_little_more_time_than_the_codec(h
     image_bytes = images[0].volume.voxels.nbytes
     ratios = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         for image in images:
             nifti.write(tmp_path / "x.nii.gz", image.volume)
-        codec = time.perf_counter() - begin
-        begin = time.perf_counter()
+        codec = time.process_time() - begin
+        begin = time.process_time()
         with TaskInput.of(host.session, [image.handle for image in images], "m").archive():
-            ratios.append((time.perf_counter() - begin) / codec)
+            ratios.append((time.process_time() - begin) / codec)
     assert min(ratios) < 1.5
     host.forget()
     tracemalloc.start()

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import numpy as np
@@ -180,6 +181,30 @@ def test_settings_that_make_no_sense(capsys: pytest.CaptureFixture[str], tmp_pat
 )
 def test_exit_codes(error: errors.DelineateError, code: int) -> None:
     assert exit_code(error) == code
+
+
+@pytest.mark.parametrize(("command", "extra"), [("gateway", "gateway"), ("compare", "dicom"), ("conformance", "all")])
+def test_a_part_that_is_not_installed_is_named(
+    command: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> NoReturn:
+        raise ModuleNotFoundError(f"No module named 'scipy', asked for by {name}", name="scipy.sparse")
+
+    monkeypatch.setattr("delineate.cli.main.importlib.import_module", missing)
+    code, _, err = run([command, "x"], capsys)
+    assert code == 2
+    assert (
+        err == f'delineate: scipy.sparse, which this command needs, is not installed. Install it with: pip install "delineate[{extra}]"\n'
+    )
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> NoReturn:
+        raise ModuleNotFoundError(name, name="delineate.nowhere")
+
+    monkeypatch.setattr("delineate.cli.main.importlib.import_module", missing)
+    with pytest.raises(ModuleNotFoundError):
+        main(["doctor"])
 
 
 def test_where_results_go(tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ COMMANDS = {
     "conformance": ("delineate.cli.conformance", "conformance", "Check a server against a dialect of the protocol."),
 }
 
+EXTRAS = {"compare": "dicom", "convert": "dicom", "deidentify": "dicom", "reidentify": "dicom", "dicom": "dicom", "gateway": "gateway"}
+"""Which part of the installation a command needs, where its module cannot be imported without one; else all of them are named."""
+
 
 class LazyGroup(click.Group):
     """Imports a command's module when the command is called, so that ``--help`` is instant."""
@@ -123,6 +126,11 @@ def main(arguments: list[str] | None = None) -> None:
         result = cli.main(args=given, prog_name="delineate", standalone_mode=False)
     except DelineateError as error:
         fail(error, as_json="--json" in given)
+    except ModuleNotFoundError as error:
+        if (error.name or "delineate").partition(".")[0] == "delineate":
+            raise
+        extra = next((EXTRAS[word] for word in given if word in EXTRAS), "all")
+        fail(MissingPartError(f"{error.name}, which this command needs,", extra), as_json="--json" in given)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -340,7 +340,7 @@ def test_what_is_done_goes_when_its_time_is_up(tmp_path: Path, objects: list[Any
     assert not (data / "series" / "1").exists()
     assert len(list((data / "series" / "2").iterdir())) == 8
     holdings.clock = lambda: now + 31 * 86400
-    assert retention.sweep() == 1
+    assert Retention(holdings, Spool(data), NodeSettings()).sweep() == 1
     assert holdings.rows("SELECT count(*) FROM instances")[0][0] == 0
     holdings.close()
 

@@ -270,3 +270,31 @@ def test_a_report_of_which_nobody_knows_is_not_decoded(syntax: str, monkeypatch:
     monkeypatch.setattr("delineate.gateway.scp.pydicom", None)  # it is not asked
     assert sink(b"1.2.4\0")[0] == NO_TRANSACTION
     assert transaction_of(b"\x08\x00\x99\x11SQ\0\0\xff\xff\xff\xff", False) == transaction_of(b"", True) == ""
+
+
+def test_a_clock_that_is_set_back_makes_nothing_wait(holdings: Holdings) -> None:
+    now = 1e9
+    holdings.clock = lambda: now
+    rows = WorkRows(holdings, attempts=5, pause=5.0, longest=600.0)
+    series = written(holdings, rows)
+    first, second = rows.due_deliveries(())
+    rows.not_delivered(first, "it is away", "", is_final=False)
+    rows.delivered(second, [])
+    assert series and rows.due_deliveries(()) == []
+    now -= 86400
+    assert rows.due_deliveries(()) == [first]
+
+
+def test_a_clock_that_is_set_ahead_removes_nothing(holdings: Holdings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = 1e9
+    holdings.clock = lambda: now
+    rows = WorkRows(holdings, attempts=5, pause=0.0, longest=0.0)
+    written(holdings, rows)
+    for delivery in rows.due_deliveries(()):
+        rows.delivered(delivery, [])
+    spool = Spool(tmp_path)
+    retention = Retention(holdings, spool, NodeSettings(keep=86400.0))
+    now += 10 * 365 * 86400
+    assert retention.sweep() == 0 and "the clock was set" in caplog.text
+    assert Retention(holdings, spool, NodeSettings(keep=86400.0)).sweep() == 1
+    spool.close()

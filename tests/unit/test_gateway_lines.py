@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: senders are made of it")
 
-from delineate.gateway.lines import Line, Lines, Sparing
+from delineate.gateway.lines import Line, Lines, Sparing, places
 from delineate.testing.dicom import ROOT
 from delineate.testing.gateway import RULES, read, running_node, send, write_small
 
@@ -107,3 +107,14 @@ def test_the_log_says_a_few_lines_and_then_how_many(caplog: pytest.LogCaptureFix
         log.warning("line %s", ROOT)
     assert len(caplog.records) == 22
     assert caplog.messages[20].startswith("480 more lines") and caplog.messages[21] == f"line {ROOT}"
+
+
+def test_connections_are_as_many_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1024, 4096)]
+    monkeypatch.setattr("delineate.gateway.lines.resource.getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr("delineate.gateway.lines.resource.setrlimit", lambda _, given: limits.append(given))
+    assert places(66) == 66 and len(limits) == 1
+    assert places(1016) == 1016 and limits[-1] == (2160, 4096)
+    assert places(5000) == (4096 - 128) // 2
+    limits.append((60, 60))
+    assert places(66) == 15

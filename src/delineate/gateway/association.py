@@ -84,14 +84,14 @@ class Association:
         self._command = bytearray()
         self._asked: tuple[int, Command] | None = None
         self._sink: Sink | None = None
-        self._is_open = self._is_used = False
+        self._is_open = self._is_used = self._is_ending = False
         self._since = time.monotonic()
         self._unheard = unheard
 
     @property
     def is_open(self) -> bool:
-        """Whether there is an association: it was accepted, and has not ended."""
-        return self._is_open
+        """Whether there is an association: it was accepted, and its end is not told yet."""
+        return self._is_open or self._is_ending
 
     @property
     def is_idle(self) -> bool:
@@ -118,6 +118,7 @@ class Association:
             if self._sink is not None:
                 self._sink.discard()
             self._over(is_whole=False)
+            self._is_ending = False
             self._hang_up()
 
     def _warn(self, words: str, reason: object) -> None:
@@ -154,6 +155,7 @@ class Association:
                 for number, control, data in layer.fragments(body):
                     self._take(number, control, data)
             elif kind == layer.RELEASE:
+                self._is_ending = True
                 self._over(is_whole=self._asked is None and not self._command)  # before it is told so
                 self._line.sendall(layer.released())
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import socket
 import threading
 import time
@@ -17,7 +18,26 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 _LOG: Final = logging.getLogger("delineate.gateway")
+_OTHERS: Final = 128  # descriptors that are none of connections
 _LINES, _WINDOW = 20, 10.0  # of the log, and seconds in which there are no more
+
+
+def places(wanted: int) -> int:
+    """How many connections there may be: `wanted`, or as many as the system gives descriptors for, two each.
+
+    The process' soft limit is raised as far as that needs.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OTHERS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = wanted if soft == resource.RLIM_INFINITY else min(wanted, max(1, (soft - min(_OTHERS, soft // 2)) // 2))
+    if most < wanted:
+        _LOG.warning("only %d connections are taken at once: the system gives this process %d open files (ulimit -n)", most, soft)
+    return most
 
 
 class Talk(Protocol):

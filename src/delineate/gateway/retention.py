@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 
 from delineate.gateway.holdings import Holdings
@@ -10,6 +11,8 @@ from delineate.gateway.node_settings import NodeSettings
 from delineate.gateway.spool import Spool
 
 _LOG: Final = logging.getLogger("delineate.gateway")
+
+_LEAP: Final = 3600.0  # seconds by which a clock may be corrected
 
 _OVER: Final = """
 SELECT series.id, series.uid FROM series
@@ -25,10 +28,22 @@ class Retention:
 
     def __init__(self, holdings: Holdings, spool: Spool, settings: NodeSettings) -> None:
         self._holdings, self._spool, self._settings = holdings, spool, settings
+        self._began = holdings.clock(), time.monotonic()
+
+    def _now(self) -> float:
+        """The time, but no later than it can be: were the clock set to next year by mistake, all would be removed at once."""
+        now, (then, began) = self._holdings.clock(), self._began
+        latest = then + time.monotonic() - began + _LEAP
+        if now > latest:
+            _LOG.warning(
+                "the clock was set %.0f hours ahead; nothing is removed earlier for that: restart the node if it is right",
+                (now - latest) / 3600,
+            )
+        return float(min(now, latest))
 
     def sweep(self) -> int:
         """Remove what is due; the count of series removed."""
-        now, count = self._holdings.clock(), 0
+        now, count = self._now(), 0
         for is_held, keep in ((0, self._settings.keep), (1, self._settings.keep_held)):
             for row in self._holdings.rows(_OVER, {"before": now - keep, "is_held": is_held}):
                 count += self._remove(row["id"], "its time was up" + (", and nobody had decided about it" if is_held else ""))

@@ -22,7 +22,7 @@ from delineate.gateway import upper_layer as layer
 from delineate.gateway.association import Association, Link, Refusal, Sink
 from delineate.gateway.commands import EVENT_REPORT, NO_TRANSACTION, NOT_UNDERSTOOD, STORE, SUCCESS, Command
 from delineate.gateway.commitment import COMMITMENT, transaction_of
-from delineate.gateway.lines import Line, Lines, Sparing
+from delineate.gateway.lines import Line, Lines, Sparing, places
 from delineate.gateway.node_settings import Network, NodeSettings, Tls, require_file
 from delineate.gateway.store import Store
 from delineate.gateway.upper_layer import Answered, Proposed, Request
@@ -186,7 +186,7 @@ class Listener:
         self._settings = settings
         self._door = door
         self._tls = None if settings.tls is None else _context(settings.tls)
-        self._lines = Lines(settings.limits.associations + _MORE)
+        self._lines = Lines(places(settings.limits.associations + _MORE))
         self._strangers = Sparing()
         door.end_idle = self._lines.end_idle
         self._is_closed = False

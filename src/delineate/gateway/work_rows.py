@@ -9,6 +9,7 @@ from typing import Final
 
 from delineate.gateway.holdings import Holdings, Row
 
+_LEAP: Final = 60.0  # seconds
 _HELD_BY_DELIVERY: Final = "a result was not delivered"
 
 
@@ -70,7 +71,10 @@ class WorkRows:
         return self._due("deliveries", "('waiting')", busy)
 
     def _due(self, table: str, states: str, busy: Collection[int]) -> list[int]:
-        found = self._holdings.rows(f"SELECT id FROM {table} WHERE state IN {states} AND due <= ? ORDER BY due, id", self._holdings.clock())  # noqa: S608
+        now = self._holdings.clock()
+        far = now + 2 * self._longest + _LEAP  # nothing is due as late as that: the clock was set back
+        words = f"SELECT id FROM {table} WHERE state IN {states} AND (due <= ? OR due > ?) ORDER BY due, id"  # noqa: S608
+        found = self._holdings.rows(words, now, far)
         return [row["id"] for row in found if row["id"] not in busy]
 
     def pause(self) -> float:
@@ -100,6 +104,11 @@ class WorkRows:
                 (task, now, job),
             )
             self._event(line, job, "sent to the server")
+
+    def goes_on(self, job: int) -> None:
+        """What kept it is over: the server, perhaps, is there again. It was tried as often as it was."""
+        with self._holdings.change() as line:
+            line.execute("UPDATE jobs SET reason = '', advice = '' WHERE id = ? AND state = 'sent'", (job,))
 
     def written(self, job: int, destinations: Sequence[str], notes: Sequence[str]) -> None:
         """The results lie on the disk."""

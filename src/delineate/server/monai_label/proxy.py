@@ -31,7 +31,7 @@ PREFIX: Final = "/proxy/dicom"
 _RESOURCES: Final = frozenset({"studies", "series", "instances"})
 _SEGMENT: Final = re.compile(r"(?!\.+\Z)[A-Za-z0-9._,~-]{1,512}")
 _MOST_SEGMENTS: Final = 32  # bulk data lies deep within sequences
-_STOWED: Final = re.compile(r"studies(?:/[0-9.]{1,64})?")
+_STOWED: Final = re.compile(r"studies(?:/[0-9][0-9.]{0,63})?")
 _LONGEST_QUERY: Final = 8192
 _CONNECTIONS: Final = 64
 _SENT_ON: Final = ("accept", "accept-language", "range", "if-range", "if-none-match", "if-modified-since")
@@ -53,7 +53,7 @@ class ProxyRoutes:
         self._annotation = annotation
         self._guard = guard
         self._limit = limit
-        self._http: httpx.AsyncClient | None = None
+        self._clients: dict[bool, httpx.AsyncClient] = {}
 
     def add_to(self, routes: Routes) -> None:
         """Add the routes."""
@@ -66,8 +66,8 @@ class ProxyRoutes:
 
     async def close(self) -> None:
         """The server stops."""
-        if self._http is not None:
-            await self._http.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
     async def wado(self, request: Request, path: str = "") -> Response:
         """Retrieve studies, series, instances, frames, metadata: WADO-RS of the DICOMweb server behind this one.
@@ -119,14 +119,18 @@ class ProxyRoutes:
         from delineate.client.unlogged import unlogged
         from delineate.datastore.dicomweb_client import failed, refused
 
-        client = self._client()
-        sent = client.build_request(method, address, headers=dict(headers), content=body)
-        try:
-            with unlogged():
-                answer = await client.send(sent, stream=True)
-        except httpx.HTTPError as error:
-            raise failed(error) from error
-        if answer.is_redirect or answer.status_code in (401, 403):
+        client = self._client(is_kept=body is None)
+        for left in (0,) if body is not None else (1, 0):
+            sent = client.build_request(method, address, headers=dict(headers), content=body)
+            try:
+                with unlogged():
+                    answer = await client.send(sent, stream=True)
+                break
+            except httpx.HTTPError as error:
+                # A server may close a connection that it kept just as it is used again: Orthanc does so after a second.
+                if not left or not isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)):
+                    raise failed(error) from error
+        if (answer.is_redirect and answer.status_code != 304) or answer.status_code in (401, 403):
             await answer.aclose()
             raise refused(answer.status_code)
         return answer
@@ -137,15 +141,17 @@ class ProxyRoutes:
         base = self._annotation.web.web.base if self._annotation.web is not None else ""
         return f"{base}/{path}?{query}" if query else f"{base}/{path}"
 
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self, *, is_kept: bool) -> httpx.AsyncClient:
+        """Connections that are kept for further requests; or new ones, for what cannot be sent twice."""
         import httpx
 
         if self._annotation.web is None:
             raise NotHereError("there is no DICOMweb server behind this one", "Start it with --studies https://HOST/dicom-web.")
-        if self._http is None:
+        if is_kept not in self._clients:
             options: dict[str, Any] = self._annotation.web.web.access.options()
-            self._http = httpx.AsyncClient(**{**options, "limits": httpx.Limits(max_connections=_CONNECTIONS)})
-        return self._http
+            limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=None if is_kept else 0)
+            self._clients[is_kept] = httpx.AsyncClient(**{**options, "limits": limits})
+        return self._clients[is_kept]
 
     async def _limited(self, request: Request) -> AsyncIterator[bytes]:
         size = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,13 @@ def test_what_cannot_be_deidentified_says_by_which_option_the_rest_can(tmp_path:
     assert run("deidentify", tmp_path / "burned", "-o", tmp_path / "out", "--map", tmp_path / "map") == 2
     said = capsys.readouterr().err
     assert "nothing is written: file 3 of 4" in said and "--leave-out" in said and "--burned-in" in said
+
+
+def test_without_its_library_no_file_is_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series(tmp_path / "in")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert run("deidentify", tmp_path / "in", "-o", tmp_path / "out", "--map", tmp_path / "map") == 2
+    told = capsys.readouterr().err
+    assert 'pip install "delineate[dicom]"' in told and "damaged" not in told

@@ -29,7 +29,7 @@ from delineate.dicom.nesting import flat_text
 from delineate.dicom.parts import pydicom
 from delineate.dicom.reader import looked_at, unpacked
 from delineate.dicom.reidentify import REPLACED, restored
-from delineate.errors import DelineateError, SettingsError
+from delineate.errors import DelineateError, MissingPartError, SettingsError
 
 __all__ = ["DeidentificationError", "Deidentifier", "Options", "Policy", "require_no_names", "save"]
 
@@ -303,7 +303,7 @@ def _read(path: Path) -> Any:
         return data
     except NotDicomError:
         raise _OtherFormatError from None
-    except (_OtherFormatError, OSError):
+    except (_OtherFormatError, MissingPartError, OSError):
         raise
     except Exception:  # a library's, of damaged elements
         raise DeidentificationError("it is damaged", "Export or send the file again.") from None

@@ -97,7 +97,7 @@ def test_a_task_through_a_real_server(tmp_path: Path) -> None:
         assert any(name.endswith(".nii.gz") for name in zipfile.ZipFile(io.BytesIO(answer.content)).namelist())
         assert httpx.get(f"{url}/healthz?ready", trust_env=False).json()["workers"]["ready"] == 1
         assert process.stop() == 0
-        gone, alive = psutil.wait_procs(workers, timeout=10)
+        gone, alive = psutil.wait_procs(workers, timeout=60)
         assert gone
         assert not alive
     log = process.log.read_text()
@@ -120,15 +120,15 @@ def test_sigterm_answers_who_waits_and_ends_soon(tmp_path: Path) -> None:
             until_waiting(url, 2)
             begin = time.monotonic()
             process.process.send_signal(signal.SIGTERM)
-            waiting.join(20)
+            waiting.join(40)
             list(lines)
         assert answers == [551]
         assert process.stop() == 0
-        assert time.monotonic() - begin < 8
+        assert time.monotonic() - begin < 30
 
 
 def until_waiting(url: str, count: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while f"delineate_waiting_clients {count}.0" not in httpx.get(f"{url}/metrics", trust_env=False).text:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -129,6 +129,20 @@ def test_images_one_after_the_other_are_parted_by_instance_numbers(tmp_path: Pat
     assert images(found) == [(4, "instances 1 to 4"), (4, "instances 5 to 8")]
 
 
+@pytest.mark.parametrize("twice", range(7))
+def test_one_slice_that_is_there_twice_is_no_second_image(twice: int, tmp_path: Path) -> None:
+    """In the middle of seven it would part them into two halves of four by instance numbers."""
+    written = stack()
+    positions = np.arange(7)[:, None] * [0.0, 0.0, 3.0]
+    order = [*range(7), twice]
+
+    def change(data: Any, number: int) -> None:
+        data.InstanceNumber = order[number] + 1
+
+    write_series(tmp_path, replace(written, voxels=np.resize(VOXELS, (8, *VOXELS.shape[1:])), positions=positions[order], change=change))
+    assert images(scan(tmp_path)) == [(8, "")]
+
+
 def test_an_acquisition_of_its_own_for_each_slice_parts_nothing(tmp_path: Path) -> None:
     def change(data: Any, number: int) -> None:
         data.AcquisitionNumber = number

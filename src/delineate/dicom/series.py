@@ -298,10 +298,16 @@ def _in_turn(slices: Sequence[Slice], most: int) -> list[Group]:
     count = len(slices) // most
     ordered = sorted(slices, key=lambda item: (_number(item.header.text("InstanceNumber")), item.frame))
     runs = [ordered[first : first + count] for first in range(0, len(ordered), count)]
-    if count < 2 or count * most != len(slices) or any(_most_at_one_place(run) > 1 for run in runs):
+    if count < 2 or count * most != len(slices) or any(_most_at_one_place(run) > 1 for run in runs) or not _lie_alike(runs):
         return [_group(slices, "")]
     ends = [(run[0].header.text("InstanceNumber"), run[-1].header.text("InstanceNumber")) for run in runs]
     return [_group(run, f"instances {first} to {last}") for run, (first, last) in zip(runs, ends, strict=True)]
+
+
+def _lie_alike(runs: Sequence[Sequence[Slice]]) -> bool:
+    """Whether all lie at the same places: one slice that is there twice does not make two images of the halves around it."""
+    places = [np.sort(np.array([item.position for item in run]) @ runs[0][0].normal) for run in runs]
+    return all(bool(np.abs(other - places[0]).max() <= _PLACE) for other in places[1:])
 
 
 def _split(slices: Iterable[Slice], names: Sequence[str]) -> dict[tuple[str, ...], list[Slice]]:

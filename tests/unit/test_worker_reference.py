@@ -187,6 +187,20 @@ def test_an_image_that_was_changed_is_refused(bench: Bench) -> None:
     assert "ct.nii.gz: the image cannot be read" in bench.refused(reference)
 
 
+def test_any_file_of_a_folder_that_was_written_over_is_another_content(tmp_path: Path) -> None:
+    """In place, as long as before and with an older time than others: neither sum nor latest time tells."""
+    for name in ("1", "2", "3"):
+        (tmp_path / name).write_bytes(b"before")
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    known = place_of(tmp_path)
+    with (tmp_path / "2").open("r+b") as file:
+        file.write(b"after ")
+    os.utime(tmp_path / "2", ns=(10**17, 10**17))
+    assert place_of(tmp_path).key != known.key
+    os.utime(tmp_path / "2", ns=(10**18, 10**18))
+    assert place_of(tmp_path) == known
+
+
 def test_an_image_that_changes_while_it_is_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bench.image()
     reference = refer(path)

@@ -30,8 +30,8 @@ _ADVICE = "Submit the task again."
 class Place:
     """One image or label that the server has: a file or folder as it was at the time, or a blob.
 
-    path : absolute, empty for a blob; size : bytes, of all files of a folder; mtime_ns : of the file, or of what was
-    written last in the folder; blob : digest, empty for a path; name : file name for people, whose suffix tells the
+    path : absolute, empty for a blob; size : bytes, of all files of a folder; mtime_ns : of the file; of a folder a number
+    that changes with any of its files' times; blob : digest, empty for a path; name : file name for people, whose suffix tells the
     format; empty suffix for a folder.
     """
 

@@ -13,12 +13,15 @@ from functools import partial
 from typing import Any, Final
 
 from delineate.datastore.faults import UnknownItemError
-from delineate.errors import DelineateError
+from delineate.errors import DelineateError, ModelError
+from delineate.protocols.dicom_request import OUTPUTS
+from delineate.protocols.infer_result import StoredResult
 from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.asking import Asked, Asking
 from delineate.server.monai_label.batch_records import BatchRecord, BatchRecords
+from delineate.server.monai_label.errands import sent_as
 from delineate.server.monai_label.faults import BusyError
 from delineate.server.monai_label.keeping import Keeping
 from delineate.server.service import Service
@@ -169,13 +172,25 @@ class Batches:
         asked = Asked(
             model=self._service.require_model(record.model), image=image, session="", params=record.params, owner=record.owner,
             session_owner="", key=f"batch-{key}", priority=BATCH, name=record.model,
+            output="" if self._annotation.web is not None else record.output,  # labels go there by themselves, at every try the same
         )  # fmt: skip
         return self._asking.submit(asked)
 
     def _keep(self, record: BatchRecord, image: str, task: Task) -> dict[str, Any]:
         stored = self._keeping.answer(task)
         if record.tag:
-            info = {"batch": record.id, "model": record.model, "params": dict(stored.params)}
-            self._keeping.save(stored, image, record.tag, info, record.owner)
+            info: dict[str, Any] = {"batch": record.id, "model": record.model, "params": dict(stored.params)}
+            if record.output and self._annotation.web is not None:
+                info |= sent_as(record.output)
+            elif record.output:
+                stored = _in_dicom(stored, record.output)
+            self._keeping.save(task, stored, image, record.tag, info)
         self._keeping.forget(task)
         return dict(stored.params)
+
+
+def _in_dicom(stored: StoredResult, kind: str) -> StoredResult:
+    """The same answer with its file in DICOM as the one to be saved."""
+    if kind not in stored.dicom:
+        raise ModelError("the model found no structures", "Look at the image.", "output")
+    return replace(stored, file=stored.dicom[kind], filename=OUTPUTS[kind])

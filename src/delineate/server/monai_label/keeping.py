@@ -6,15 +6,17 @@ import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from delineate.datastore.records import LabelRecord
-from delineate.errors import BlobError, DelineateError
+from delineate.errors import BlobError, DelineateError, ModelError
 from delineate.protocols.infer_result import StoredResult, read_infer_result
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.label_names import LABEL_NAMES, AnsweredNames
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
+from delineate.worker.referred import place_of, read_reference
 
 SOON: Final = 0.2  # s
 """Removing a task costs as much as answering a small one: it is done for many at once, and not while the next is asked for."""
@@ -47,7 +49,7 @@ class Keeping:
         if image:
             self._note(image, task, stored)
         if tag and stored.file is not None:
-            self.save(stored, image, tag, {"model": task.model, "params": dict(stored.params)}, task.owner)
+            self.save(task, stored, image, tag, {"model": task.model, "params": dict(stored.params)})
         return stored
 
     def _note(self, image: str, task: Task, stored: StoredResult) -> None:
@@ -55,16 +57,27 @@ class Keeping:
         if entry is not None:
             self._answered.note(image, entry.image.version, task.model, stored.params.get(LABEL_NAMES))
 
-    def save(self, stored: StoredResult, image: str, tag: str, info: Mapping[str, Any], who: str) -> LabelRecord | None:
-        """Save an answer's file as a label; None where it has none. Raises as `LocalDatastore.save_label`."""
+    def save(self, task: Task, stored: StoredResult, image: str, tag: str, info: Mapping[str, Any]) -> LabelRecord | None:
+        """Save an answer's file as a label, in the name of the task's owner; None where it has none.
+
+        Raises as `LocalDatastore.save_label`, and `ModelError` where the image is another one than the model saw.
+        """
         if stored.file is None:
             return None
         store = self._annotation.datastore
+        self._require_unchanged(task, store.image(image).path)
         writer = store.incoming(stored.filename or "answer.nii.gz")
         with writer:
             for block in stored.file:
                 writer.write(block)
-            return store.save_label(image, tag, writer, info=info, who=who)
+            return store.save_label(image, tag, writer, info=info, who=task.owner)
+
+    def _require_unchanged(self, task: Task, path: Path) -> None:
+        """A series that came from elsewhere may have left this disk meanwhile; then nothing is compared."""
+        blob = task.blob("input")
+        reference = None if blob is None else read_reference(self._service.file(blob))
+        if reference is not None and path.exists() and place_of(path).key != reference.images[0].key:
+            raise ModelError("the image was changed while the model was at work", "Send the request again.", "input")
 
     def forget(self, task: Task) -> None:
         """Remove a finished task with its files; one that failed stays, for whoever looks into it."""

@@ -82,8 +82,8 @@ def test_formats_without_millimetres_have_no_grid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extension", "content"),
     [
-        (".nii.gz", b"garbage" * 100), (".nii", b""), (".nii.gz", gzip.compress(b"no image at all" * 100, mtime=0)), (".nrrd", b"NRRD0004\n"),
-        (".nrrd", b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 x\nencoding: raw\n\n" + b"\0" * 16),
+        (".nii.gz", b"garbage" * 100), (".nii", b""), (".nii.gz", gzip.compress(b"no image at all" * 100, mtime=0)),
+        (".nrrd", b"NRRD0004\n"), (".nrrd", b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 x\nencoding: raw\n\n" + b"\0" * 16),
         (".nrrd", b"NRRD0004\ntype: short\ndimension: 2\nsizes: 2 2\nencoding: raw\n\n" + b"\0" * 16),
         (".mha", b"ObjectType = Image\n"), (".mha", b"NDims = 3\nDimSize = 2 2\nElementDataFile = LOCAL\n"),
         (".png", b"GIF89a" + b"\0" * 20), (".png", b""), (".svs", PNG), (".jpg", PNG), (".tif", b"II*\0"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 pytest.importorskip("pydicom")
 
@@ -48,6 +51,12 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[tuple[Server, str]]:
+    with serving() as found:
+        yield found
+
+
+@contextmanager
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Server, str]]:
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,9 +77,11 @@ def server() -> Iterator[tuple[Server, str]]:
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        http.socket = tls.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=lambda: http.serve_forever(0.02))
     thread.start()
-    yield state, f"http://127.0.0.1:{http.server_address[1]}/web"
+    yield state, f"{'https' if tls else 'http'}://127.0.0.1:{http.server_address[1]}/web"
     http.shutdown()
     thread.join()
     http.server_close()
@@ -176,3 +187,18 @@ def test_a_server_that_is_not_there_is_tried_again(files: list[Path]) -> None:
     with pytest.raises(DeliveryError, match="nothing listens there") as caught:
         make(StowSettings(name="web", url=f"http://127.0.0.1:{free_port()}")).deliver(files)
     assert not caught.value.is_final
+
+
+def test_a_private_authority_is_trusted_where_it_is_named_and_no_other(files: list[Path], tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ours.pem"))
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "another.pem"))
+    with serving(context) as (state, url):
+        state.answer = 200, answer(dict.fromkeys(UIDS, 0), {})
+        for ca_file in (None, tmp_path / "another.pem"):
+            with pytest.raises(DeliveryError, match=r"certificate of https://127.0.0.1.* could not be verified") as caught:
+                make(StowSettings(name="web", url=url, ca_file=ca_file)).deliver(files)
+            assert not caught.value.is_final and not state.seen
+        make(StowSettings(name="web", url=url, ca_file=tmp_path / "ours.pem")).deliver(files)
+        assert len(state.seen) == 1

@@ -15,9 +15,9 @@ import click
 
 from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION
 from delineate.cli.gateway_explain import explain
+from delineate.cli.gateway_rules import RULES_OPTION, SERVER_OPTION, RulesFile, check
 from delineate.cli.printable import printable
 from delineate.cli.table import print_table, when
-from delineate.errors import MissingPartError, SettingsError
 
 if TYPE_CHECKING:
     from delineate.gateway.node import Node
@@ -40,12 +40,13 @@ def gateway() -> None:
 
 
 gateway.add_command(explain)
+gateway.add_command(check)
 
 
 @gateway.command(short_help="Run the node.")
-@click.option("--rules", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The rules file (TOML).")
+@RULES_OPTION
 @_DATA
-@click.option("--server", metavar="URL", envvar="DELINEATE_SERVER", help="The server of rules that name none.")
+@SERVER_OPTION
 @TOKEN_FILE_OPTION
 @CA_OPTION
 @click.option("--host", help="Address to listen on, instead of the rules file's.")
@@ -55,35 +56,29 @@ def serve(
     rules: Path, data: Path, server: str | None, token_file: Path | None, ca_file: Path | None, host: str | None, port: int | None,
     log_level: str,
 ) -> None:  # fmt: skip
-    """Run the node; prints one line when it listens. It ends on SIGTERM or Ctrl-C, and goes on at the next start.
+    """Run the node; prints one line when it listens. It ends on SIGTERM or Ctrl-C, and goes on at the next start. At SIGHUP it reads
+    its rules anew.
 
     The rules file holds rules, servers, destinations and, in the table [node], how the node listens and keeps.
     """
     from dataclasses import replace
 
-    try:
-        from delineate.gateway.destinations import make
-        from delineate.gateway.node import Node
-        from delineate.gateway.node_settings import NodeSettings
-        from delineate.gateway.rules import Rules, Server
-    except ModuleNotFoundError as error:
-        raise MissingPartError(f"the node's part {error.name}", "dicom") from None
-    settings = NodeSettings.read(rules)
+    file = RulesFile(path=rules, server=server, token_file=token_file, ca_file=ca_file)
+    settings, read, default = file.read()
     settings = replace(settings, host=settings.host if host is None else host, port=settings.port if port is None else port)
-    read = Rules.read(rules)
-    for place in read.destinations.values():
-        make(place)  # what its settings name has to be there before anything comes
-    default = Server(name="", url=server, token_file=token_file, ca_file=ca_file) if server else None
-    if default is None and any(not rule.server for rule in read.rules):
-        raise SettingsError("there are rules without a server", "Give --server, or write [servers.NAME] into the rules file.")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for name in ("httpx", "httpcore", "pynetdicom", "pydicom"):  # they say more than a log may hold
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    from delineate.gateway.node import Node
+    from delineate.gateway.reach import warn
+
     node = Node(settings, read, default, data)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _stop(node))
+    file.follow(node.use)
     click.echo(f"listening as {settings.ae} at {settings.host}:{node.port}")
     sys.stdout.flush()
+    threading.Thread(target=warn, args=(read, default), name="gateway-ask", daemon=True).start()  # it may take its time
     node.run()
 
 

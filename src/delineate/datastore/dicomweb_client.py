@@ -10,7 +10,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -21,9 +20,10 @@ from delineate import __version__
 from delineate.client.address import parse_address
 from delineate.client.file_auth import FileAuth
 from delineate.client.related_parts import FileParts, PartsError, Sink, Splitter, boundary_of
+from delineate.client.stow_answer import read_stow_answer
 from delineate.client.transport import Line
 from delineate.client.unlogged import unlogged
-from delineate.datastore.dicomweb_json import RemoteSeries, is_uid, series_of, text, values
+from delineate.datastore.dicomweb_json import RemoteSeries, is_uid, series_of
 from delineate.datastore.faults import DicomWebError
 from delineate.errors import AddressError, SettingsError
 
@@ -309,17 +309,13 @@ def _told_delay(response: httpx.Response, delay: float | None) -> float | None:
 
 
 def _require_stored(status: int, body: bytes, count: int) -> None:
-    answer: Any = None
-    with suppress(ValueError, RecursionError):
-        answer = json.loads(body)
-    answer = answer[0] if isinstance(answer, list) and answer else answer
-    failed = values(answer, "00081198")
-    if failed or status == 409:
-        reason = text(failed[0], "00081197") if failed else ""
-        shown = f" (reason {int(reason):#06x})" if reason.isdecimal() else ""
+    told = (read_stow_answer(body) or {}).values()
+    stored = sum(one.is_there for one in told)
+    failed = [one.code for one in told if not one.is_there]
+    if failed or (status == 409 and stored < count):
+        shown = f" (reason {failed[0]:#06x})" if failed else ""
         raise DicomWebError(f"the DICOMweb server did not take {len(failed) or count} of {count} instances{shown}", "Look into its log.")
-    stored = values(answer, "00081199")
-    if len(stored) < count:
+    if stored < count:
         raise DicomWebError(
-            f"the DICOMweb server says of {len(stored)} instances out of {count} that it keeps them", "Look into its log.", is_passing=True
+            f"the DICOMweb server says of {stored} instances out of {count} that it keeps them", "Look into its log.", is_passing=True
         )

@@ -36,3 +36,6 @@ class Destination(Protocol):
         DeliveryError
             At least one is not there. What did arrive stays.
         """
+
+    def ask(self) -> None:
+        """Raises `DeliveryError` where it cannot be reached now, or does not let us in."""

@@ -24,6 +24,7 @@ from delineate.gateway.statuses import is_there, may_pass, words
 _TOGETHER: Final = 5.0  # seconds in which a commitment is waited for on the association of its request
 _SLOWEST: Final = 500_000  # bytes a second at which an object may go
 _TITLES: Final = {3: "does not know our AE title {calling}", 7: "has no AE title {ae}"}
+_VERIFICATION: Final = "1.2.840.10008.1.1"
 _AGAIN: Final = "It is tried again."
 _SEE_LOG: Final = "The log of the receiver says more; correct the object's options in the rules, or send it to another destination."
 
@@ -63,17 +64,24 @@ class DicomDestination:
         """As `Destination.deliver`. All objects are sent, also where one of them is refused."""
         objects, notes = objects_of(files), [] if notes is None else notes
         if not self.settings.commitment:
-            with self._association(objects) as association:
+            with self._association(self._contexts(objects)) as association:
                 self._send(association, objects, notes)
             return
         with self.commitments.transaction() as uid:
-            with self._association(objects) as association:
+            with self._association(self._contexts(objects)) as association:
                 self._send(association, objects, notes)
                 end = time.monotonic() + self.settings.commitment_timeout
                 self._ask(association, uid, objects)
                 answer = self.commitments.wait(uid, min(_TOGETHER, self.settings.commitment_timeout))
             answer = answer or self.commitments.wait(uid, end - time.monotonic())
         self._judge(answer, objects)
+
+    def ask(self) -> None:
+        """As `Destination.ask`: by an association, and an echo."""
+        with self._association([self._network.presentation.build_context(_VERIFICATION)]) as association:
+            association.dimse_timeout = self.settings.timeout
+            if association.send_c_echo().get("Status") is None:
+                raise DeliveryError(f"{self._peer} does not answer", _AGAIN)
 
     def _send(self, association: Any, objects: Sequence[Object], notes: list[str]) -> None:
         sent = _Sent([])
@@ -139,11 +147,11 @@ class DicomDestination:
         return f"{self.settings.name} ({self.settings.ae} at {self.settings.host}:{self.settings.port})"
 
     @contextlib.contextmanager
-    def _association(self, objects: Sequence[Object]) -> Iterator[Any]:
+    def _association(self, contexts: list[Any]) -> Iterator[Any]:
         settings = self.settings
         entity = _entity(self._network, settings.calling)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = settings.timeout
-        entity.requested_contexts = self._contexts(objects)
+        entity.requested_contexts = contexts
         events = self._network.evt
         handlers = [(events.EVT_N_EVENT_REPORT, self.commitments.handle), (events.EVT_CONN_OPEN, self._limit)]
         arguments = {"tls_args": (self._trust, settings.host)} if self._trust else {}

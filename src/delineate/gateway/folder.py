@@ -40,6 +40,13 @@ class FolderDestination:
             advice = "It is tried again; check that the folder is there, has room, and may be written to."
             raise DeliveryError(f"{self.settings.name}: the folder cannot be written to: {error.strerror}", advice) from None
 
+    def ask(self) -> None:
+        """As `Destination.ask`."""
+        path = self.settings.path if self.settings.path.exists() else self.settings.path.parent
+        if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            advice = "Make it, or let the node's user write to it."
+            raise DeliveryError(f"{self.settings.name}: there is no folder that can be written to", advice)
+
     def _put(self, item: Object) -> None:
         if not _UID.fullmatch(item.uid) or not item.uid.strip("."):
             raise DeliveryError(f"{self.settings.name}: {item} has no UID that could be a file's name", "Run the rule again.", True)

@@ -92,6 +92,11 @@ class Node:
         self._ended.set()
         self.wake()
 
+    def use(self, rules: Rules) -> None:
+        """Go by these rules from now on; may be called from anywhere."""
+        self._work.use(rules)
+        self.wake()
+
     def wake(self) -> None:
         """Something may be due."""
         with self._changed:

@@ -82,16 +82,21 @@ class NodeSettings:
     spare: int = _GIB
 
     @classmethod
-    def read(cls, path: Path) -> NodeSettings:
-        """From a rules file; all defaults where it has no such table.
+    def of(cls, tables: Table) -> NodeSettings:
+        """From a rules file that was opened; all defaults where it has no such table.
 
         Raises
         ------
         SettingsError
             It makes no sense; names the key.
         """
-        table = Table(rules_file.load(path), path.name, "", path.absolute().parent).table("node")
+        table = tables.table("node")
         return cls() if table is None else _read(table)
+
+    @classmethod
+    def read(cls, path: Path) -> NodeSettings:
+        """As `of`, of a file by its name."""
+        return cls.of(rules_file.opened(path))
 
 
 def _read(table: Table) -> NodeSettings:

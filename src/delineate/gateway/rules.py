@@ -12,6 +12,7 @@ from delineate.gateway import rules_file
 from delineate.gateway.destination_settings import DestinationSettings
 from delineate.gateway.rule import Condition, Explanation, Rule, Server
 from delineate.gateway.rules_patterns import is_telling
+from delineate.gateway.rules_table import Table
 
 __all__ = ["NoRuleError", "Rule", "Rules", "RulesAtOddsError", "Server"]
 
@@ -35,17 +36,22 @@ class Rules:
     destinations: Mapping[str, DestinationSettings] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Rules:
-        """Read ``rules.toml``.
+    def of(cls, tables: Table) -> Rules:
+        """From a rules file that was opened.
 
         Raises
         ------
         SettingsError
-            It cannot be read or makes no sense; names file and line or key.
+            It makes no sense; names file and key.
         """
-        rules, servers, destinations = rules_file.read(path)
+        rules, servers, destinations = rules_file.read(tables)
         ordered = sorted(rules, key=lambda rule: -(rule.priority or 0))
         return cls(rules=tuple(ordered), servers=servers, destinations=destinations)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Rules:
+        """Read ``rules.toml``; errors as in `of`, and where it cannot be read."""
+        return cls.of(rules_file.opened(path))
 
     @property
     def keywords(self) -> frozenset[str]:

@@ -30,16 +30,14 @@ _PRIORITY: Final = 10**6
 _OUTPUTS: Final = ("rtstruct", "seg")
 
 
-def read(path: str | os.PathLike[str]) -> Read:
-    """Rules in the file's order, servers and destinations by name. Paths in it are below the file's own folder.
+def read(tables: Table) -> Read:
+    """Rules in the file's order, servers and destinations by name, of a file that was opened.
 
     Raises
     ------
     SettingsError
-        It cannot be read or makes no sense; names file and line or key.
+        It makes no sense; names file and key.
     """
-    path = Path(path)
-    tables = Table(load(path), path.name, "", path.absolute().parent)
     servers = {name: _server(name, table) for name, table in tables.tables("servers").items()}
     destinations = {name: _destination(name, table) for name, table in tables.tables("destinations").items()}
     rules = [_rule(table, servers, destinations) for table in tables.list_of_tables("rules")]
@@ -47,14 +45,21 @@ def read(path: str | os.PathLike[str]) -> Read:
     tables.end()
     for index, rule in enumerate(rules):
         if rule.name in [other.name for other in rules[:index]]:
-            raise SettingsError(f"{path.name}: two rules have the name {rule.name!r}", "Give each rule a name of its own.")
+            raise SettingsError(f"{tables.file}: two rules have the name {rule.name!r}", "Give each rule a name of its own.")
     return rules, servers, destinations
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A TOML file's tables, unread."""
+def opened(path: str | os.PathLike[str]) -> Table:
+    """The tables of a TOML file, unread. Paths in it are below the file's own folder.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be read; names file and line.
+    """
+    path = Path(path)
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        return Table(tomllib.loads(path.read_bytes().decode("utf-8")), path.name, "", path.absolute().parent)
     except OSError as error:
         raise SettingsError(f"the rules file {path} cannot be read: {error.strerror}", "Check its name and who may read it.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

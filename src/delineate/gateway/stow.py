@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
@@ -15,6 +15,7 @@ from delineate.client.address import Address, parse_address
 from delineate.client.failures import failure_from
 from delineate.client.file_auth import FileAuth
 from delineate.client.related_parts import FileParts
+from delineate.client.stow_answer import Stored, read_stow_answer
 from delineate.client.transport import Line
 from delineate.client.unlogged import unlogged
 from delineate.errors import SettingsError
@@ -23,11 +24,10 @@ from delineate.gateway.destination_settings import StowSettings
 from delineate.gateway.objects import Object, objects_of
 from delineate.gateway.statuses import may_pass, words
 
-_SILENT: Final = -1
-_DOUBLED: Final = 0x0111  # it is there already: sent before
 _LARGEST: Final = 16 << 20  # bytes of an answer
-_STORED, _FAILED, _REASON, _WARNING, _UID = "00081199", "00081198", "00081197", "00081196", "00081155"
 _REFUSED: Final = {400: "it finds the request wrong", 413: "it is too large", 415: "it does not take DICOM files", 422: "it cannot be used"}
+_HEADERS: Final = {"Accept": "application/dicom+json", "User-Agent": f"delineate/{__version__}"}
+_ASKED: Final = 10.0  # seconds for a question whether it is there
 _AGAIN: Final = "It is tried again."
 _SEE_LOG: Final = "The log of the server says more."
 
@@ -60,9 +60,22 @@ class StowDestination:
             raise DeliveryError(f"{self.settings.name}: {failure.message}", f"{failure.advice} {_AGAIN}") from None
         self._judge(status, content, objects, [] if notes is None else notes)
 
+    def ask(self) -> None:
+        """As `Destination.ask`. A server that takes STOW-RS alone may answer questions with whatever error; it is there."""
+        try:
+            with unlogged(), httpx.Client(**self._options, timeout=min(self.settings.timeout, _ASKED)) as client:
+                status = client.get(f"{self._address}/studies", params={"limit": "1"}, headers=_HEADERS).status_code
+        except SettingsError as error:
+            raise DeliveryError(f"{self.settings.name}: {error.message}", error.advice) from None
+        except httpx.HTTPError as error:
+            failure = failure_from(error, self._address, None, self.settings.timeout)
+            raise DeliveryError(f"{self.settings.name}: {failure.message}", failure.advice) from None
+        if status in (401, 403):
+            raise self._refused(status)
+
     def _post(self, client: httpx.Client, objects: Sequence[Object]) -> tuple[int, bytes]:
         body = FileParts([item.path for item in objects], "application/dicom")
-        headers = {**body.headers, "Accept": "application/dicom+json", "User-Agent": f"delineate/{__version__}"}
+        headers = {**body.headers, **_HEADERS}
         with client.stream("POST", f"{self._address}/studies", headers=headers, content=body.blocks()) as answer:
             content, end = b"", time.monotonic() + self.settings.timeout
             for block in answer.iter_bytes():
@@ -72,7 +85,7 @@ class StowDestination:
             return answer.status_code, content
 
     def _judge(self, status: int, content: bytes, objects: Sequence[Object], notes: list[str]) -> None:
-        told = _told(content)
+        told = read_stow_answer(content)
         if told is not None and status in (200, 202, 400, 409):
             self._judge_each(told, objects, notes)
         elif status == 200 and not _is_other(content):
@@ -92,19 +105,18 @@ class StowDestination:
             return DeliveryError(f"{name} answered {status}: {_REFUSED[status]}", _SEE_LOG, True)
         return DeliveryError(f"{name} answered {status}", _AGAIN)
 
-    def _judge_each(self, told: dict[str, tuple[bool, int]], objects: Sequence[Object], notes: list[str]) -> None:
+    def _judge_each(self, told: dict[str, Stored], objects: Sequence[Object], notes: list[str]) -> None:
         failures, is_final = [], True
         for item in objects:
-            is_stored, code = told.get(item.uid, (False, _SILENT))
-            if is_stored:
-                if code:
-                    notes.append(f"{self.settings.name} took {item} with a warning: {words(code)}")
-            elif code == _SILENT:
+            found = told.get(item.uid)
+            if found is None:
                 failures.append(f"the answer says nothing of {item}")
                 is_final = False
-            elif code != _DOUBLED:
-                failures.append(f"{item} was refused: {words(code)}")
-                is_final = is_final and not may_pass(code)
+            elif not found.is_there:
+                failures.append(f"{item} was refused: {words(found.code)}")
+                is_final = is_final and not may_pass(found.code)
+            elif found.code:
+                notes.append(f"{self.settings.name} took {item} with a warning: {words(found.code)}")
         if failures:
             raise DeliveryError(f"{self.settings.name}: {'; '.join(failures)}", _SEE_LOG if is_final else _AGAIN, is_final)
 
@@ -115,20 +127,3 @@ def _is_other(content: bytes) -> bool:
         return bool(content.strip()) and not isinstance(json.loads(content), (dict, list))
     except (ValueError, RecursionError):
         return True
-
-
-def _told(content: bytes) -> dict[str, tuple[bool, int]] | None:
-    """By SOP Instance UID, whether it is stored and with which code; None where the answer is no such answer (PS3.18, 10.5.3)."""
-    try:
-        value = json.loads(content)
-        data: Any = value[0] if isinstance(value, list) and value else value
-        told = {_value(item, _UID): (False, int(_value(item, _REASON) or 0x0110)) for item in data.get(_FAILED, {}).get("Value", ())}
-        told.update({_value(item, _UID): (True, int(_value(item, _WARNING) or 0)) for item in data.get(_STORED, {}).get("Value", ())})
-    except (ValueError, AttributeError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
-        return None
-    return told or None
-
-
-def _value(item: Any, tag: str) -> Any:
-    values = item.get(tag, {}).get("Value") or [""]
-    return values[0]

@@ -47,6 +47,7 @@ from delineate.volume import Volume
 
 _LOG: Final = logging.getLogger("delineate.gateway")
 _SLICE: Final = 3.0  # seconds between looks at whether a task is still wanted
+_ANSWER: Final = 10.0  # seconds for a server to say how a task stands
 _RESULTS: Final = "results"
 _UNEXPECTED: Final = "Tell the developers, with the node's log."
 
@@ -69,12 +70,15 @@ class Work:
         self, holdings: Holdings, spool: Spool, settings: NodeSettings, rules: Rules, server: Server | None, stop: threading.Event
     ) -> None:
         self._holdings, self._spool, self._settings = holdings, spool, settings
-        self._rules = {rule.name: rule for rule in rules.rules}
-        self._all = rules
+        self._rules = rules
         self._server = server
         self._stop = stop
         self.commitments = Commitments()
         self.rows = WorkRows(holdings, settings.attempts, settings.pause, settings.longest_pause)
+
+    def use(self, rules: Rules) -> None:
+        """Go by these rules from now on; whatever was chosen by others is carried out by what bears its name now."""
+        self._rules = rules
 
     # Choosing
 
@@ -105,8 +109,8 @@ class Work:
         with reader.looked_at(self._folder(series, version)) as found:
             if not found.groups and not any(item.error for item in found.skipped):
                 raise _NoImageError
-            group = found.one()
-            return self._all.choose(attributes_of(group, self._all.keywords))
+            group, rules = found.one(), self._rules
+            return rules.choose(attributes_of(group, rules.keywords))
 
     def _folder(self, series: int, version: int) -> Path:
         return self._spool.version(series, version, self._holdings.files(series, version))
@@ -145,28 +149,31 @@ class Work:
         if row is None or row["state"] not in ("waiting", "sent"):
             return
         rule, server = self._rule(row["rule"])
-        folder = self._folder(row["series"], row["version"])
-        with survived(self._spool.job(job)):
-            image = reader.read(folder)
-        if image.lost:
-            raise ImageError(image.lost, "Send the series again; files that cannot be read may be slices of it.")
-        if server.deidentify is not Policy.OFF:  # voxels and grid are all that goes; what could name somebody is on the pixels
-            require_no_names(folder)
-        notes = list(image.notes)
+        self._note_question(row, rule)
+        image = None
         with self._client(server) as client:
-            self._note_question(row, rule)
-            segmentation = self._segmented(client, row, rule, image.volume)
-            notes += client.notes
+            uid = row["task"]
+            if row["state"] == "waiting":
+                image = self._read(row, server)
+                uid = self._submitted(client, row, rule, image.volume)
+            if not self._is_ended(client, job, uid):
+                image = None  # it may take hours: read again, it keeps no memory
+                while not self._is_ended(client, job, uid):
+                    pass
+            image = image or self._read(row, server)
+            segmentation = client.fetch(uid, geometry=image.volume.geometry)
+            notes = [*image.notes, *client.notes]
         outputs = _outputs(rule, segmentation, notes)
         with survived(self._spool.job(job)):
             self._write(job, replace(rule, outputs=outputs), segmentation, image, notes)
         self.rows.written(job, rule.destinations if outputs else (), notes)
 
     def _rule(self, name: str) -> tuple[Rule, Server]:
-        rule = self._rules.get(name)
+        rules = self._rules
+        rule = next((rule for rule in rules.rules if rule.name == name), None)
         if rule is None:
             raise SettingsError(f"the rule {name!r} is no longer in the rules file", "Write it again, or send the series again.")
-        server = self._all.servers[rule.server] if rule.server else self._server
+        server = rules.servers[rule.server] if rule.server else self._server
         if server is None:
             raise SettingsError(f"the rule {name!r} names no server, and the node has none", "Start the node with --server.")
         return rule, server
@@ -175,15 +182,21 @@ class Work:
         token = None if server.token_file is None else read_token(server.token_file)
         return Client(server.url, token=token, ca_file=server.ca_file, timeout=self._settings.task, backoff=Backoff(tries=3))
 
-    def _segmented(self, client: Client, row: Row, rule: Rule, volume: Volume) -> Segmentation:
-        job, uid = row["id"], row["task"]
-        if row["state"] == "waiting":
-            uid = client.submit(
-                [volume], rule.model, priority="batch", prompts=dict(rule.parameters) or None, key=self._key(row, rule), timeout=600.0
-            )
-            self.rows.sent(job, uid)
-        self._wait(client, job, uid)
-        return client.fetch(uid, geometry=volume.geometry)
+    def _read(self, row: Row, server: Server) -> reader.DicomImage:
+        folder = self._folder(row["series"], row["version"])
+        with survived(self._spool.job(row["id"])):
+            image = reader.read(folder)
+        if image.lost:
+            raise ImageError(image.lost, "Send the series again; files that cannot be read may be slices of it.")
+        if server.deidentify is not Policy.OFF:  # voxels and grid are all that goes; what could name somebody is on the pixels
+            require_no_names(folder)
+        return image
+
+    def _submitted(self, client: Client, row: Row, rule: Rule, volume: Volume) -> str:
+        prompts, key = dict(rule.parameters) or None, self._key(row, rule)
+        uid = client.submit([volume], rule.model, priority="batch", prompts=prompts, key=key, timeout=600.0)
+        self.rows.sent(row["id"], uid)
+        return uid
 
     def _note_question(self, row: Row, rule: Rule) -> None:
         """Keep what is asked for; what was asked before the rule was changed is asked anew, or it would go under another model's name."""
@@ -199,25 +212,24 @@ class Work:
         words = f"{self._holdings.name} {row['series']} {row['version']} {row['rule']} {row['round']} {_question(rule)}"
         return hashlib.sha256(words.encode()).hexdigest()[:48]
 
-    def _wait(self, client: Client, job: int, uid: str) -> None:
-        begin = self.rows.job(job)
-        end = (begin["changed"] if begin else 0.0) + self._settings.task
-        while True:
-            if self._stop.is_set() or not self._is_wanted(job):
-                with contextlib.suppress(DelineateError):
-                    if not self._stop.is_set():
-                        client.cancel(uid, timeout=_SLICE)
-                raise _NoMoreError
-            try:
-                client.wait(uid, timeout=_SLICE)
-                return
-            except DeadlineError:
-                if time.time() > end:
-                    raise _too_long(self._settings.task) from None
-
-    def _is_wanted(self, job: int) -> bool:
+    def _is_ended(self, client: Client, job: int, uid: str) -> bool:
+        """Wait for some seconds for a result. A server that is away is an error, which leaves the hand to other jobs."""
         row = self.rows.job(job)
-        return row is not None and row["state"] == "sent"
+        if self._stop.is_set() or row is None or row["state"] != "sent":
+            with contextlib.suppress(DelineateError):
+                if not self._stop.is_set():
+                    client.cancel(uid, timeout=_SLICE)
+            raise _NoMoreError
+        try:
+            client.wait(uid, timeout=_SLICE)
+        except DeadlineError:
+            if time.time() > row["changed"] + self._settings.task:
+                raise _too_long(self._settings.task) from None
+            client.status(uid, timeout=_ANSWER)  # waiting does not say whether the server is there
+            if row["reason"]:
+                self.rows.goes_on(job)
+            return False
+        return True
 
     def _write(self, job: int, rule: Rule, segmentation: Segmentation, image: reader.DicomImage, notes: list[str]) -> None:
         """All results or none: the folder gets its name when they are on the disk."""
@@ -256,7 +268,7 @@ class Work:
             return
         notes: list[str] = []
         try:
-            settings = self._all.destinations.get(row["destination"])
+            settings = self._rules.destinations.get(row["destination"])
             if settings is None:
                 raise SettingsError(f"the destination {row['destination']!r} is no longer in the rules file", "Write it again.")
             files = sorted((self._spool.job(row["job"]) / _RESULTS).iterdir())

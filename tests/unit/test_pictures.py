@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from delineate.errors import GeometryError, MissingPartError
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
-from delineate.pictures import preview
+from delineate.pictures import contrast, preview
 from delineate.segmentation import Segmentation, Structure
 from delineate.testing.phantoms import abdomen_mr, chest_ct
 from delineate.volume import Volume
@@ -139,3 +139,41 @@ def test_names_are_text_not_formulas_nor_controls() -> None:
     masks = {name: np.ones((8, 8, 8), bool) for name in names}
     picture = preview(Volume(np.zeros((8, 8, 8), np.int16), geometry), Segmentation.from_masks(masks, geometry), title="$\\frac{$")
     assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("codes", ["LAS", "SPL"])
+def test_label_maps_in_another_order_of_axes_lie_where_they_belong(codes: str) -> None:
+    """As NIfTI files beside a DICOM series are: of the same size, and counted the other way."""
+    volume, segmentation = two_blocks()
+    turned = segmentation.mapped(reorientation(volume.geometry, codes))
+    assert preview(volume, turned) == preview(volume, segmentation)
+    shifted = Geometry(volume.geometry.size, volume.geometry.spacing, (0.0, 0.0, 0.0))
+    with pytest.raises(GeometryError, match="another grid"):
+        preview(volume, Segmentation(shifted, segmentation.layers, segmentation.structures))
+
+
+def drawn(first: Segmentation, second: Segmentation, volume: Volume) -> np.ndarray:
+    """The planes of a contrast, without its legend."""
+    image = pixels(contrast(volume, first, second, [("Left", "Dice 1"), ("Right", "Dice 1")], title="A: a B: b"))
+    return image[:, : int(image.shape[1] * 0.8)]
+
+
+def test_two_opinions_are_both_seen_where_they_agree_and_where_not() -> None:
+    volume, segmentation = two_blocks()
+    moved = Segmentation(volume.geometry, (np.roll(segmentation.layers[0], 3, axis=2),), segmentation.structures)
+    agreed, apart = drawn(segmentation, segmentation, volume), drawn(segmentation, moved, volume)
+    for image in (agreed, apart):  # a line of A's blue, and B's orange dashes on it
+        assert (blueness(image).sum() > 100) and (image[..., 0] - image[..., 2] > 0.4).sum() > 100
+    assert blueness(apart).sum() > 1.2 * blueness(agreed).sum()
+
+
+def test_opinions_are_drawn_where_they_differ_most_whatever_the_order_of_axes() -> None:
+    volume, segmentation = two_blocks()
+    grown = segmentation.layers[0].copy()
+    grown[22] = 1
+    other = Segmentation(volume.geometry, (grown,), segmentation.structures[:1])
+    entries = [("Left", "")]
+    picture = contrast(volume, segmentation, other, entries)
+    assert picture == contrast(volume, segmentation, other.mapped(reorientation(volume.geometry, "RAS")), entries)
+    bands = pixels(picture)[..., 0] - pixels(picture)[..., 2] > 0.3
+    assert bands[:, : bands.shape[1] // 4].mean() > 0.2  # the slice that is B's alone fills the axial plane

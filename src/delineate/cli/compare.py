@@ -17,16 +17,14 @@ from delineate.cli.structures import Source, kind_of, read_source, read_structur
 from delineate.cli.table import print_table
 from delineate.client.packing import published
 from delineate.geometry import Geometry
-from delineate.orientation import reorientation
 from delineate.scoring.comparison import StructureScore
 from delineate.scoring.comparison import compare as compared
 from delineate.scoring.paths import added_path_lengths
 from delineate.scoring.tolerance import TOLERANCE
-from delineate.segmentation import Colour, Segmentation, Structure
+from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 
 _NAMES: Final = 'a.json beside a.nii.gz with {"1": "Lung_L"}'
-_COLOURS: tuple[Colour, Colour] = ((60, 180, 75), (230, 25, 75))
 
 
 @click.command()
@@ -35,7 +33,9 @@ _COLOURS: tuple[Colour, Colour] = ((60, 180, 75), (230, 25, 75))
 @click.option("--source", type=click.Path(path_type=Path, exists=True), help="The image that they are of: for contours, and for a picture.")
 @click.option("--tolerance", type=float, default=TOLERANCE, show_default=True, help="Of the surface Dice, mm.")
 @click.option("--structure", "names", multiple=True, help="Only this one; repeatable.")
-@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="A PNG file: A in green, B in red.")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="A PNG file: A filled, B a broken line."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @dicom_options
 def compare(
@@ -53,7 +53,7 @@ def compare(
         notes.append(f"no name is in both {a.name} and {b.name}. A file of label and name beside a label map names its labels: {_NAMES}")
     paths = added_path_lengths(first, second)
     if output is not None:
-        _draw(first, second, [score.name for score in scores], image, output)
+        _draw(first, second, scores, image, output, f"A: {a.name}    B: {b.name}")
     if as_json:
         rows = [{**score.to_json(), "added_path": round(paths[score.name], 2) if score.name in paths else 0.0} for score in scores]
         click.echo(printable(json.dumps({"structures": rows, "notes": notes}, ensure_ascii=False)))
@@ -93,18 +93,11 @@ def _millimetres(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _draw(a: Segmentation, b: Segmentation, names: Sequence[str], image: Source | None, output: Path) -> None:
-    from delineate.pictures import preview
+def _draw(a: Segmentation, b: Segmentation, scores: Sequence[StructureScore], image: Source | None, output: Path, title: str) -> None:
+    from delineate.pictures import contrast
 
-    turned = b.mapped(reorientation(b.geometry, a.geometry.axis_codes))
-    layers: list[np.ndarray] = []
-    structures = []
-    for one, letter, colour in ((a, "A", _COLOURS[0]), (turned, "B", _COLOURS[1])):
-        kept = [item for item in one if item.name in names]
-        structures += [Structure(f"{item.name} {letter}", item.label, item.layer + len(layers), colour) for item in kept]
-        layers += [np.ascontiguousarray(layer) for layer in one.layers]
     volume = image.volume if image is not None else Volume(np.zeros(a.geometry.shape, np.uint8), a.geometry)
-    picture = preview(volume, Segmentation(a.geometry, tuple(layers), tuple(structures)), title="A in green, B in red")
+    picture = contrast(volume, a, b, [(score.name, _words(score)) for score in scores], title=title)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with published(output) as file:
@@ -112,3 +105,10 @@ def _draw(a: Segmentation, b: Segmentation, names: Sequence[str], image: Source 
     except OSError as error:
         raise write_error(error, output) from error
     click.echo(f"wrote {printable(str(output))}", err=True)
+
+
+def _words(score: StructureScore) -> str:
+    """Beside a name in the picture's legend."""
+    if score.in_a and score.in_b:
+        return f"Dice {score.dice:.2f}"
+    return "A alone" if score.in_a else "B alone"

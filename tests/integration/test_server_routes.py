@@ -610,7 +610,7 @@ def test_health_metrics_and_landing_page(server: Served) -> None:
     assert 'route="/api/tasks/"' in text
     page = server.http.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "<code>noop</code>" in page.text
+    assert "<code>noop</code>" in page.text and "the API of MONAI Label" in page.text
     assert "<script" not in page.text
 
 

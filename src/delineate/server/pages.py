@@ -24,7 +24,7 @@ table {{ border-collapse: collapse }} td {{ padding: .2em 1.5em .2em 0; vertical
 </style></head><body>
 <h1>Delineate {version}</h1>
 <p>Images leave the workstation, a model delineates, structures come back where they belong. This server speaks the inference-server
-protocol in its three dialects.</p>
+protocol in its three dialects, and the API of MONAI Label: the plugins of 3D Slicer, QuPath and others take this very address.</p>
 <h2>Models</h2>
 {models}
 <h2>For programs</h2>

@@ -22,9 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from delineate.dicom.parts import pydicom
+from delineate.errors import MissingPartError
+from delineate.gateway import dicom_send, stow  # noqa: F401 - which forks would import, each anew
 from delineate.gateway import node as node_module
 from delineate.gateway.node import Node
 from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.parts import pynetdicom
 from delineate.gateway.rules import Rules, Server
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -109,6 +113,9 @@ def run(folder: Path, server: str, last: int) -> None:
 def main() -> None:
     """A fork for each line of the standard input."""
     folder, server = Path(sys.argv[1]), sys.argv[2]
+    pydicom()
+    with contextlib.suppress(MissingPartError):
+        pynetdicom()
     while line := sys.stdin.readline():
         process = os.fork()
         if not process:

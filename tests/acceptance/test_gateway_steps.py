@@ -27,7 +27,9 @@ from delineate.cli.embedded import embedded_server
 from delineate.gateway.upper_layer import APPLICATION
 from delineate.geometry import Geometry
 from delineate.testing.dicom import CT, EXPLICIT, ROOT, stack_of, write_series
+from delineate.testing.dicomweb import DicomWebServer
 from delineate.testing.gateway import RULES, read
+from delineate.testing.pacs import Pacs
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or not Path("/proc/self/fd").exists(), reason="forks, and looks into /proc: Linux")
 
@@ -249,3 +251,55 @@ def removed(steps: Steps, last: int) -> int:
     if not runs or steps.is_ended():
         steps.start()
     return steps.kill()
+
+
+PLACES = """
+[destinations.web]
+kind = "stow"
+url = "{web}"
+
+[destinations.pacs]
+kind = "dicom"
+host = "127.0.0.1"
+port = {pacs}
+ae = "PACS"
+commitment = true
+"""
+
+
+@pytest.mark.timeout(1200)
+def test_killed_at_each_step_of_delivering_it_brings_the_same_objects(steps: Steps, files: list[Path]) -> None:
+    pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: results go by it")
+    with DicomWebServer() as web, Pacs(commits="same").running() as pacs:
+        rules = QUICK.replace('destinations = ["kept"]', 'destinations = ["kept", "web", "pacs"]')
+        (steps.folder / "rules.toml").write_text(rules + PLACES.format(web=web.url, pacs=pacs.port))
+        carry(steps, files, 0)
+        with contextlib.closing(sqlite3.connect(steps.folder / "node" / "node.sqlite")) as line, line:
+            line.execute("UPDATE deliveries SET state = 'waiting'")
+            line.execute("UPDATE jobs SET state = 'delivering'")
+            line.execute("UPDATE versions SET state = 'working'")
+        uids = {item.SOPInstanceUID for item in read(sorted((steps.folder / "node" / "jobs").rglob("*.dcm")))}
+        assert len(uids) == 2
+        shutil.rmtree(steps.folder / "before", ignore_errors=True)
+        shutil.copytree(steps.folder / "node", steps.folder / "before")
+        count = delivered(steps, 0)
+        for last in range(1, count + 1, STRIDE):
+            shutil.rmtree(steps.folder / "results")
+            web.stored.clear()
+            pacs.objects.clear()
+            delivered(steps, last)
+            assert {path.stem for path in (steps.folder / "results").iterdir()} == uids, last
+            assert set(web.stored) == set(pacs.objects) == uids, last
+
+
+def delivered(steps: Steps, last: int) -> int:
+    """Have results delivered by a node that is killed at a step; the count of steps."""
+    shutil.rmtree(steps.folder / "node")
+    shutil.copytree(steps.folder / "before", steps.folder / "node")
+    end, runs = time.monotonic() + LIMIT, steps.start(last)
+    while rows(steps.folder, "SELECT state FROM versions") != [("done",)]:
+        assert time.monotonic() < end, f"killed at step {last}: {rows(steps.folder, 'SELECT destination, state, reason FROM deliveries')}"
+        if not runs or steps.is_ended():
+            runs = steps.start()
+        time.sleep(0.01)
+    return steps.kill() if runs else 0

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 NOTE: Final = "dicomweb"
 """In a label's information: what is known of it in the server."""
 
+WANTED: Final = "as"
+"""In such a note: as what the label is to be sent, whatever its tag."""
+
 DERIVED: Final = ("SEG", "RTSTRUCT")
 """Modalities of series that hold labels."""
 
@@ -52,12 +55,12 @@ def instance_uid(owner: str, label: LabelRecord, kind: str) -> str:
 
 
 def unsent(store: LocalDatastore, tags: Collection[str]) -> list[tuple[ImageRecord, LabelRecord]]:
-    """Labels of these tags of which the server has not heard in their newest version."""
+    """Labels of these tags, or that are to be sent whatever theirs, of which the server has not heard in their newest version."""
     return [
         (entry.image, label)
         for entry in store.state().entries.values()
         for label in entry.labels.values()
-        if label.tag in tags and label.extension.lower() in LABEL_MAPS and not _is_told(label)
+        if (label.tag in tags or note_of(label).get(WANTED)) and label.extension.lower() in LABEL_MAPS and not _is_told(label)
     ]
 
 

@@ -1,7 +1,7 @@
 """A small DICOMweb server on a free loopback port, with faults that may be switched on while it runs.
 
-QIDO for series, WADO for series, instances and metadata, STOW. It keeps instances in memory as they came. Needs the extra
-``dicom``; shares nothing with Delineate's own client of DICOMweb.
+QIDO for studies and series, WADO for series, instances, frames and metadata, STOW. It keeps instances in memory as they came.
+Needs the extra ``dicom``; shares nothing with Delineate's own client of DICOMweb.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class Stored:
         """One of its UIDs, by keyword."""
         return str(self.data.get(name, ""))
 
+    @property
+    def series(self) -> str:
+        """Where its series is below the service."""
+        return f"studies/{self.uid('StudyInstanceUID')}/series/{self.uid('SeriesInstanceUID')}"
+
 
 @dataclass
 class Behaviour:
@@ -47,7 +52,8 @@ class Behaviour:
     statuses : answered first, one request after the other; slow : seconds before each answer; cut : bytes after which a series
     breaks off, once for each of `cuts`; lost : instances of a series that are not sent; claimed : instances of a series that it
     says it has, 0 for the truth; length : a false Content-Length; refuses : STOW is answered with a reason; moved : where all is
-    redirected to; authorization : the header that opens it.
+    redirected to; authorization : the header that opens it; believes : where it believes to be, which then stands in its answers;
+    hangs_up : so many requests more lose their connection.
     """
 
     most: int = 1000
@@ -63,6 +69,8 @@ class Behaviour:
     refuses: bool = False
     moved: str = ""
     authorization: str = ""
+    believes: str = ""
+    hangs_up: int = 0
 
 
 class DicomWebServer:
@@ -128,6 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._empty(400)
         elif path == "/series":
             self._json(self._page(query))
+        elif path == "/studies":
+            self._json(self._studies(query))
+        elif found := re.fullmatch(r"/studies/([\d.]+)/metadata", path):
+            self._json([self._metadata(one) for one in list(self.peer.stored.values()) if one.uid("StudyInstanceUID") == found[1]])
+        elif found := re.fullmatch(r"/studies/[\d.]+/series/[\d.]+/instances/([\d.]+)/(?:frames/1|bulk/7FE00010)", path):
+            pixels = pydicom().dcmread(io.BytesIO(self.peer.stored[found[1]].content)).PixelData
+            self._parts([pixels], "application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1")
         elif found := re.fullmatch(r"/studies/([\d.]+)/series/([\d.]+)(?:/instances/([\d.]+))?(/metadata)?", path):
             instances = [
                 one
@@ -137,9 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             if not instances:
                 self._empty(404)
             elif found[4]:
-                self._json([_metadata(one) for one in instances])
+                self._json([self._metadata(one) for one in instances])
             else:
-                self._parts(instances)
+                self._parts([one.content for one in instances][self.peer.behaviour.lost :])
         else:
             self._empty(404)
 
@@ -172,6 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", how.moved)
             self.send_header("Content-Length", "0")
             self.end_headers()
+        elif how.hangs_up:
+            how.hangs_up -= 1
+            self.close_connection = True
         elif how.statuses:
             self._empty(how.statuses.pop(0))
         else:
@@ -189,16 +207,29 @@ class _Handler(BaseHTTPRequestHandler):
     def _shown(self, same: list[Stored]) -> dict[str, Any]:
         shown = {name: same[0].data[name] for name in _SHOWN if name in same[0].data}
         answer = {f"{element.tag:08X}": {"vr": element.VR, "Value": [str(element.value)]} for element in shown.values()}
-        count = self.peer.behaviour.claimed or len(same)
+        count, believes = self.peer.behaviour.claimed or len(same), self.peer.behaviour.believes
+        if believes:
+            answer["00081190"] = {"vr": "UR", "Value": [f"{believes}/{same[0].series}"]}
         return {**answer, "00201209": {"vr": "IS", "Value": [count]}}
 
-    def _parts(self, instances: list[Stored]) -> None:
+    def _studies(self, query: dict[str, str]) -> list[Any]:
+        studies = {one.uid("StudyInstanceUID"): self._shown([one]) for one in self.peer.stored.values()}
+        wanted = query.get("StudyInstanceUID", "")
+        return [shown for uid, shown in studies.items() if wanted in ("", uid)]
+
+    def _metadata(self, one: Stored) -> Any:
+        found, believes = one.data.to_json_dict(), self.peer.behaviour.believes
+        place = f"{believes}/{one.series}/instances/{one.uid('SOPInstanceUID')}"
+        found[_PIXELS] = {"vr": "OW", "BulkDataURI": f"{place}/bulk/{_PIXELS}" if believes else "bulk"}
+        return found
+
+    def _parts(self, contents: list[bytes], kind: str = "application/dicom") -> None:
         how = self.peer.behaviour
         boundary = secrets.token_hex(8)
-        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = b"".join(part for one in instances[how.lost :] for part in (head, one.content, b"\r\n"))
+        head = f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode()
+        body = b"".join(part for content in contents for part in (head, content, b"\r\n"))
         body += f"--{boundary}--\r\n".encode()
-        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        kind = f'multipart/related; type="{kind}"; boundary={boundary}'
         if how.cut and how.cuts:
             how.cuts -= 1
             self._send(200, kind, body[: how.cut], len(body))
@@ -220,9 +251,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length))
         self.end_headers()
         self.wfile.write(body)
-
-
-def _metadata(one: Stored) -> Any:
-    found = one.data.to_json_dict()
-    found[_PIXELS] = {"vr": "OW", "BulkDataURI": "bulk"}
-    return found

@@ -19,11 +19,15 @@ from delineate.server.monai_label.batch_records import BatchRecord
 from delineate.server.monai_label.batches import Batches, Run
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
+from delineate.server.monai_label.inference import IN_DICOM
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.works import All, Running, Sync
 from delineate.server.security import Guard
 from delineate.server.service import Service
 
+InDicom = Annotated[
+    Literal["dicom_seg", "rtstruct"] | None, Query(description="Labels in DICOM: beside their series in the PACS, else as files.")
+]
 Images = Annotated[Literal["all", "labeled", "unlabeled"], Query(description="Those with or without a `final` label, or all.")]
 
 
@@ -43,7 +47,9 @@ class BatchRoutes:
         routes.add(wire.BATCH_PATH, "GET", self.status)
         routes.add(wire.BATCH_PATH, "DELETE", self.stop)
 
-    async def start(self, request: Request, model: str, images: Images = "unlabeled", run_sync: Sync = False) -> Response:
+    async def start(
+        self, request: Request, model: str, images: Images = "unlabeled", run_sync: Sync = False, output: InDicom = None
+    ) -> Response:  # fmt: skip
         """Run a model on many images of the datastore and save what it finds as labels.
 
         JSON: the model's parameters, `label_tag` (`original` where it is not given), `save_label`. 429 while one runs.
@@ -54,12 +60,12 @@ class BatchRoutes:
         tag = check_tag(wanted.label_tag or ORIGINAL_TAG)
         chosen = None if images == "all" else images == "unlabeled"
         found = await self._files.run(lambda: self._annotation.datastore.images(unlabelled=chosen))
-        asked = {"model": model, "images": images, **params}
+        asked = {"model": model, "images": images, **({"output": output} if output else {}), **params}
         own = ("save_label", "label_tag", "max_workers", "max_batch_size")
         record = BatchRecord(
             id=self._batches.records.new_id(), model=model, images=tuple(image.id for image in found),
             tag="" if wanted.save_label is False else tag, params={name: value for name, value in params.items() if name not in own},
-            request=asked, owner=self._guard.owner(request), started=time.time(),
+            request=asked, owner=self._guard.owner(request), started=time.time(), output=IN_DICOM.get(output or "", ""),
         )  # fmt: skip
         run = await self._batches.start(record)
         if not run_sync:

@@ -44,8 +44,14 @@ class Errand(Protocol):
 
 def errands_of(store: DicomWebDatastore, settings: Settings) -> list[Errand]:
     """What there is to be done for a datastore."""
-    sending: list[Errand] = [Sending(store, settings)] if settings.dicomweb_labels else []
-    return [*sending, Reading(store)]
+    return [Sending(store, settings), Reading(store)]
+
+
+def sent_as(kind: str) -> dict[str, Any]:
+    """What stands with a label that goes to the server whatever its tag. kind : ``seg`` or ``rtstruct``."""
+    from delineate.datastore.dicomweb_labels import NOTE, WANTED
+
+    return {NOTE: {WANTED: [kind]}}
 
 
 class Sending:
@@ -56,7 +62,7 @@ class Sending:
     def __init__(self, store: DicomWebDatastore, settings: Settings) -> None:
         self._store = store
         self._kinds = settings.dicomweb_labels
-        self._tags = settings.dicomweb_label_tags
+        self._tags = settings.dicomweb_label_tags if self._kinds else ()
 
     def due(self) -> Pairs:
         """Those that are not there in their newest version."""
@@ -81,9 +87,11 @@ class Sending:
         _note(self._store, label, {"version": label.version, "failed": reason})
 
     def _uids(self, label: LabelRecord) -> dict[str, str]:
-        from delineate.datastore.dicomweb_labels import instance_uid
+        from delineate.datastore.dicomweb_labels import WANTED, instance_uid, note_of
 
-        return {kind: instance_uid(self._store.uid, label, kind) for kind in self._kinds}
+        always = self._kinds if label.tag in self._tags else ()
+        kinds = dict.fromkeys([*always, *note_of(label).get(WANTED, ())])
+        return {kind: instance_uid(self._store.uid, label, kind) for kind in kinds}
 
 
 class Reading:

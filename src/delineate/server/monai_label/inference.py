@@ -27,7 +27,7 @@ Output = Annotated[
     Query(description="Which part of the answer, all of it where not given; or a file in DICOM, of images that came from there."),
 ]
 
-_IN_DICOM: Final = {"dicom_seg": "seg", "rtstruct": "rtstruct"}
+IN_DICOM: Final = {"dicom_seg": "seg", "rtstruct": "rtstruct"}
 """What a worker makes, by what clients of this API call it."""
 
 _FORM: Final = {
@@ -69,7 +69,7 @@ class InferRoutes:
         file, the JSON alone. With `dicom_seg` and `rtstruct` one file in DICOM. Who hangs up cancels.
         """
         record = await self._infers.model(model)
-        in_dicom = _IN_DICOM.get(output or "", "")
+        in_dicom = IN_DICOM.get(output or "", "")
         task, asked = await self._infers.ended(
             request,
             {wire.FILE_FIELD, wire.LABEL_FIELD},

@@ -17,10 +17,14 @@ import pytest
 pytest.importorskip("pydicom")
 
 from delineate.dicom.parts import pydicom
+from delineate.errors import SettingsError
 from delineate.gateway.adoption import adopt
 from delineate.gateway.destination_settings import FolderSettings
 from delineate.gateway.destinations import make
 from delineate.gateway.holdings import Holdings
+from delineate.gateway.node import Node
+from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.rules import Rules
 from delineate.gateway.spool import Spool
 from delineate.gateway.watching import release
 from delineate.testing.gateway import RULES, write_small
@@ -138,3 +142,12 @@ def test_a_second_node_does_not_start_beside_one_that_runs_or_stands_still(tmp_p
     assert third.stdout.readline().startswith("listening")
     third.kill()
     third.communicate(timeout=30)
+
+
+def test_a_folder_that_cannot_be_locked_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(SettingsError, match="cannot be locked: No locks available"):
+        Node(NodeSettings(port=0), Rules(rules=()), None, tmp_path / "node")

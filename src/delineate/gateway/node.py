@@ -186,6 +186,8 @@ def _alone(data: Path) -> Iterator[None]:
     with (data / "node.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise SettingsError(f"another node works on {data}", "Stop it, or name another folder with --data.") from None
+        except OSError as error:
+            raise SettingsError(f"{data} cannot be locked: {error.strerror}", "Name a folder on a local disk with --data.") from None
         yield

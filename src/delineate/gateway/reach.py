@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from delineate.client.address import parse_address
 from delineate.client.secret_files import read_token
 from delineate.client.sync import Client
 from delineate.errors import DelineateError
-from delineate.gateway.destination_settings import DestinationSettings, StowSettings
+from delineate.gateway.destination_settings import DestinationSettings, FolderSettings, StowSettings
 from delineate.gateway.destinations import make
 from delineate.gateway.rules import Rules, Server
 from delineate.protocols.messages import Backoff
 
 _LOG: Final = logging.getLogger("delineate.gateway")
-_SECONDS: Final = 15.0  # for one server
-_AT_ONCE: Final = 8
+_SECONDS: Final = 10.0  # for one of them
 _OURS: Final = "of the node"
 
 
@@ -35,14 +37,27 @@ def missing(rules: Rules, server: Server | None) -> list[str]:
         models.setdefault(rule.server, []).append(rule.model)
     servers = {name: rules.servers[name] if name else server for name in models}
     named = dict.fromkeys(name for rule in used for name in rule.destinations)
-    with ThreadPoolExecutor(_AT_ONCE, "gateway-ask") as threads:
-        asked = [threads.submit(_models, found, models[name]) for name, found in servers.items() if found is not None]
-        asked += [threads.submit(_destination, rules.destinations[name]) for name in named]
-        found = [sentence for answer in asked for sentence in answer.result()]
+    questions = [partial(_models, item, models[name]) for name, item in servers.items() if item is not None]
+    found = _asked([*questions, *(partial(_destination, rules.destinations[name]) for name in named)])
     secrets = [(f"server {item.name or _OURS}", item.url) for item in servers.values() if item is not None and item.token_file]
     places = [rules.destinations[name] for name in named]
     secrets += [(f"destination {item.name}", item.url) for item in places if isinstance(item, StowSettings) and _has_secret(item)]
     return found + [f"{name} is sent a token or password without TLS. Give an https address." for name, url in secrets if _is_open(url)]
+
+
+def _asked(questions: Sequence[Callable[[], list[str]]]) -> list[str]:
+    """All at once: who does not answer takes its time. Threads that would keep no process from its end."""
+    answers: list[list[str]] = [[] for _ in questions]
+
+    def ask(number: int) -> None:
+        answers[number] = questions[number]()
+
+    threads = [threading.Thread(target=ask, args=(number,), name="gateway-ask", daemon=True) for number in range(len(questions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [sentence for answer in answers for sentence in answer]
 
 
 def _has_secret(settings: StowSettings) -> bool:
@@ -73,6 +88,8 @@ def _models(server: Server, wanted: list[str]) -> list[str]:
 
 
 def _destination(settings: DestinationSettings) -> list[str]:
+    if not isinstance(settings, FolderSettings):
+        settings = replace(settings, timeout=min(settings.timeout, _SECONDS))
     try:
         make(settings).ask()
     except DelineateError as error:

@@ -27,7 +27,6 @@ from delineate.gateway.statuses import may_pass, words
 _LARGEST: Final = 16 << 20  # bytes of an answer
 _REFUSED: Final = {400: "it finds the request wrong", 413: "it is too large", 415: "it does not take DICOM files", 422: "it cannot be used"}
 _HEADERS: Final = {"Accept": "application/dicom+json", "User-Agent": f"delineate/{__version__}"}
-_ASKED: Final = 10.0  # seconds for a question whether it is there
 _AGAIN: Final = "It is tried again."
 _SEE_LOG: Final = "The log of the server says more."
 
@@ -63,7 +62,7 @@ class StowDestination:
     def ask(self) -> None:
         """As `Destination.ask`. A server that takes STOW-RS alone may answer questions with whatever error; it is there."""
         try:
-            with unlogged(), httpx.Client(**self._options, timeout=min(self.settings.timeout, _ASKED)) as client:
+            with unlogged(), httpx.Client(**self._options, timeout=self.settings.timeout) as client:
                 status = client.get(f"{self._address}/studies", params={"limit": "1"}, headers=_HEADERS).status_code
         except SettingsError as error:
             raise DeliveryError(f"{self.settings.name}: {error.message}", error.advice) from None

@@ -100,6 +100,16 @@ def test_a_model_that_fails(chest: Path, tmp_path: Path, server: str) -> None:
     assert "Traceback" in delineate("log", str(rows[0]["id"]), "--server", server).stdout, "an administrator knows no uid"
 
 
+def test_the_log_of_a_server_of_its_own_is_not_lost(chest: Path, tmp_path: Path) -> None:
+    arguments = ["segment", str(chest), "-m", "raiser", "--models", str(FOLDER), "-o", str(tmp_path), "-q"]
+    assert "--verbose shows it" in delineate(*arguments, code=4).stderr
+    command = [sys.executable, "-m", "delineate.cli", *arguments, "--verbose"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "Traceback" in done.stderr and "told to fail" in done.stderr
+    assert "Fatal Python error" not in done.stderr, "the server ends by itself"
+
+
 def test_unknown_model_lists_what_to_do(chest: Path, tmp_path: Path, server: str) -> None:
     done = delineate("segment", chest, "--model", "lungs-mr", "-o", tmp_path, "--server", server, "-q", code=2)
     assert "lungs-mr" in done.stderr and "delineate models" in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,8 +16,11 @@ from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
 from delineate.cli.structures import TO_OPTION, read_source, require_target, way_to_write
-from delineate.errors import DeadlineError
+from delineate.errors import DeadlineError, DelineateError, TaskFailedError
 from delineate.files import is_dicom
+
+if TYPE_CHECKING:
+    from delineate.client.sync import Client
 
 
 @click.command()
@@ -39,7 +42,7 @@ from delineate.files import is_dicom
 @click.option("--no-picture", is_flag=True, help="Do not draw a picture of the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
-@click.option("--verbose", "-v", is_flag=True, help="Show the log of the embedded server.")
+@click.option("--verbose", "-v", is_flag=True, help="Show the log of the embedded server, and the model's where it fails.")
 @dicom_options
 @connection_options
 def segment(
@@ -77,8 +80,22 @@ def segment(
             if uids and not embedded:
                 click.echo(f"The task goes on. Its result: delineate fetch {printable(uids[0])} -o {output} --server {server}", err=True)
             raise
+        except TaskFailedError:
+            if uids and embedded:  # its log goes with the server
+                _show_log(client, uids[0], verbose)
+            raise
         show(1.0, "writing")
         how = way_to_write(formats, source, model, notes)
         written = write_result(segmentation, output, model, None if no_picture else reference, title=model, **how)
         written.notes += notes + client.notes
     say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))
+
+
+def _show_log(client: Client, uid: str, verbose: bool) -> None:
+    """What a model printed before it failed, for whoever asked for it; else that it can be asked for."""
+    with contextlib.suppress(DelineateError):  # the failure itself is what is to be told
+        text = client.log(uid)
+        if text and verbose:
+            click.echo(printable(text, lines=True), err=True)
+        elif text:
+            click.echo(f"The model left a log of {len(text.splitlines())} lines; --verbose shows it.", err=True)

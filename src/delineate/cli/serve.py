@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -69,7 +70,8 @@ def _ended_with_input(folder: Path) -> Iterator[None]:
     """Stop when standard input closes, because who started this has gone; remove `folder` at the end, whatever ended it."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        # Not by sys.stdin: Python aborts where a thread is within its reader while the interpreter ends.
+        while os.read(sys.stdin.fileno(), 1):
             pass
         signal.raise_signal(signal.SIGTERM)
 

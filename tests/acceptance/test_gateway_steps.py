@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -164,11 +164,14 @@ def read_instance(file: bytes) -> bytes:
     return file[at : at + int.from_bytes(file[at - 2 : at], "little")]
 
 
-def carry(steps: Steps, files: list[Path], *lasts: int) -> int:
-    """Send a series to a new node that is killed at a step, again at one of its next start, …, until it is done; the last's count."""
+def carry(steps: Steps, batches: Sequence[list[Path]], *lasts: int) -> int:
+    """Send a series to a new node that is killed at a step, again at one of its next start, …, until it is done; the last's count.
+
+    What comes in several batches makes as many versions.
+    """
     for name in ("node", "results"):
         shutil.rmtree(steps.folder / name, ignore_errors=True)
-    left = list(lasts)
+    left, coming = list(lasts), list(batches)
     end, sent, runs = time.monotonic() + LIMIT, False, steps.start(left.pop(0))
     while True:
         assert time.monotonic() < end, (
@@ -177,9 +180,12 @@ def carry(steps: Steps, files: list[Path], *lasts: int) -> int:
         if not runs or steps.is_ended():
             runs = steps.start(left.pop(0) if left else 0)
         elif not sent:
-            sent = is_sent(steps.port, files)
-        elif rows(steps.folder, "SELECT state FROM versions") == [("done",)]:
-            return steps.kill()
+            sent = is_sent(steps.port, coming[0])
+        elif rows(steps.folder, "SELECT state FROM versions") == [("done",)] * (1 + len(batches) - len(coming)):
+            del coming[0]
+            if not coming:
+                return steps.kill()
+            sent = False
         else:
             time.sleep(0.01)
 
@@ -207,11 +213,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.timeout(1200)
 def test_killed_at_each_step_it_brings_one_result(steps: Steps, files: list[Path]) -> None:
     (steps.folder / "rules.toml").write_text(QUICK)
-    count, data = carry(steps, files, 0), steps.folder / "node"
+    count, data = carry(steps, [files], 0), steps.folder / "node"
     assert count > 100
     for last in range(1, count + 1, STRIDE):
         again = [(count - last) // 2 + 8] if last % 2 else []  # half of what is left: a start has some steps of its own
-        carry(steps, files, last, *again)
+        carry(steps, [files], last, *again)
         what = f"killed at steps {last, *again}"
         assert rows(steps.folder, "SELECT count(*) FROM instances") == [(SLICES,)], what
         assert rows(steps.folder, "SELECT state, round FROM jobs") == [("done", 0)], what
@@ -227,7 +233,7 @@ def test_killed_at_each_step_it_brings_one_result(steps: Steps, files: list[Path
 @pytest.mark.timeout(1200)
 def test_killed_at_each_step_of_removing_it_leaves_nothing(steps: Steps, files: list[Path]) -> None:
     (steps.folder / "rules.toml").write_text(QUICK)
-    carry(steps, files, 0)
+    carry(steps, [files], 0)
     shutil.copytree(steps.folder / "node", steps.folder / "before")
     (steps.folder / "rules.toml").write_text(QUICK.replace("[node]", "[node]\nkeep_days = 0"))
     count = removed(steps, 0)
@@ -267,13 +273,26 @@ commitment = true
 """
 
 
+@pytest.mark.timeout(2400)
+def test_killed_at_each_step_late_slices_make_one_more_version(steps: Steps, files: list[Path]) -> None:
+    (steps.folder / "rules.toml").write_text(QUICK)
+    batches = [files[:2], files[2:]]
+    count = carry(steps, batches, 0)
+    for last in range(count // 2, count + 1, 1 if STRIDE == 1 else 3 * STRIDE):  # the first half is that of one version
+        carry(steps, batches, last)
+        what = f"killed at step {last}"
+        assert rows(steps.folder, "SELECT number, instances FROM versions ORDER BY number") == [(1, 2), (2, 3)], what
+        assert rows(steps.folder, "SELECT version, state, round FROM jobs ORDER BY id") == [(1, "done", 0), (2, "done", 0)], what
+        assert len(found(steps.folder / "results")) == 4, what
+
+
 @pytest.mark.timeout(1200)
 def test_killed_at_each_step_of_delivering_it_brings_the_same_objects(steps: Steps, files: list[Path]) -> None:
     pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: results go by it")
     with DicomWebServer() as web, Pacs(commits="same").running() as pacs:
         rules = QUICK.replace('destinations = ["kept"]', 'destinations = ["kept", "web", "pacs"]')
         (steps.folder / "rules.toml").write_text(rules + PLACES.format(web=web.url, pacs=pacs.port))
-        carry(steps, files, 0)
+        carry(steps, [files], 0)
         with contextlib.closing(sqlite3.connect(steps.folder / "node" / "node.sqlite")) as line, line:
             line.execute("UPDATE deliveries SET state = 'waiting'")
             line.execute("UPDATE jobs SET state = 'delivering'")

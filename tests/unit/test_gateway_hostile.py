@@ -22,9 +22,9 @@ from pydicom import DataElement, Dataset
 from delineate.dicom.header import DEFLATED, IMPLICIT
 from delineate.errors import ImageError, StoreError
 from delineate.gateway.association import Association, Link
-from delineate.gateway.commands import NO_TRANSACTION, SUCCESS, Command
 from delineate.gateway.commitment import COMMITMENT, transaction_of
 from delineate.gateway.completion import Completion, Whole
+from delineate.gateway.dimse import NO_TRANSACTION, SUCCESS, Command
 from delineate.gateway.holdings import Holdings
 from delineate.gateway.node_settings import Limits, NodeSettings
 from delineate.gateway.retention import Retention

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delineate.gateway import upper_layer as layer
-from delineate.gateway.commands import STORE, Command, answer, read_command
+from delineate.gateway.dimse import STORE, Command, answer, read_command
 from delineate.gateway.upper_layer import Answered, Proposed, ProtocolError, Request
 
 pynetdicom = pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: it is the other side")

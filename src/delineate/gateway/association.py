@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from delineate.gateway import upper_layer as layer
-from delineate.gateway.commands import CANCEL, ECHO, NOT_UNDERSTOOD, SUCCESS, UNKNOWN_OPERATION, Command, answer, read_command
+from delineate.gateway.dimse import CANCEL, ECHO, NOT_UNDERSTOOD, SUCCESS, UNKNOWN_OPERATION, Command, answer, read_command
 from delineate.gateway.node_settings import Limits
 from delineate.gateway.upper_layer import Answered, ProtocolError, Request
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from delineate.dicom.header import LONG
 from delineate.dicom.parts import pydicom
 from delineate.dicom.uids import new_uid
-from delineate.gateway.commands import NO_TRANSACTION
+from delineate.gateway.dimse import NO_TRANSACTION
 
 COMMITMENT: Final = "1.2.840.10008.1.20.1"
 """SOP Class UID of the Storage Commitment Push Model."""

@@ -20,8 +20,8 @@ from delineate.dicom.parts import pydicom
 from delineate.errors import SettingsError
 from delineate.gateway import upper_layer as layer
 from delineate.gateway.association import Association, Link, Refusal, Sink
-from delineate.gateway.commands import EVENT_REPORT, NO_TRANSACTION, NOT_UNDERSTOOD, STORE, SUCCESS, Command
 from delineate.gateway.commitment import COMMITMENT, transaction_of
+from delineate.gateway.dimse import EVENT_REPORT, NO_TRANSACTION, NOT_UNDERSTOOD, STORE, SUCCESS, Command
 from delineate.gateway.lines import Line, Lines, Sparing, places
 from delineate.gateway.node_settings import Network, NodeSettings, Tls, require_file
 from delineate.gateway.store import Store

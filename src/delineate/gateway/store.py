@@ -13,8 +13,8 @@ from typing import Final
 from delineate.dicom.header import Header, NotDicomError
 from delineate.errors import ImageError, StoreError
 from delineate.gateway.association import Link
-from delineate.gateway.commands import DOES_NOT_MATCH, KEPT_ASIDE, NOT_UNDERSTOOD, OUT_OF_RESOURCES, SUCCESS, Command
 from delineate.gateway.completion import Completion
+from delineate.gateway.dimse import DOES_NOT_MATCH, KEPT_ASIDE, NOT_UNDERSTOOD, OUT_OF_RESOURCES, SUCCESS, Command
 from delineate.gateway.holdings import Holdings
 from delineate.gateway.node_settings import NodeSettings
 from delineate.gateway.spool import Part, Spool, TooLargeError, meta, same_object

@@ -87,6 +87,7 @@ def test_addresses_behind_trusted_proxies(client: str, forwarded: str, owner: st
         ({"origin": "https://viewer.example"}, False),
         ({"origin": "http://evil.example"}, True),
         ({"origin": "null"}, True),
+        ({"origin": "http://["}, True),
         ({"origin": ""}, True),
         ({"origin": "http://127.0.0.1:9000"}, True),
         ({"origin": "https://public.example", "x_forwarded_host": "public.example"}, True),

@@ -66,7 +66,10 @@ class Guard:
         hosts = {headers.get("host", "").lower()}
         if self._is_proxy(_peer(scope)):
             hosts.add(headers.get("x-forwarded-host", "").lower())
-        return urlsplit(origin).netloc.lower() not in hosts - {""}
+        try:
+            return urlsplit(origin).netloc.lower() not in hosts - {""}
+        except ValueError:  # no address, such as one with half a bracket
+            return True
 
     def identity(self, request: Request) -> Identity | None:
         """Who asks, None where nobody had to say."""

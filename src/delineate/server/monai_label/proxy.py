@@ -20,6 +20,7 @@ from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.proxy_answers import first_part, readdressed
 from delineate.server.monai_label.routing import Routes
+from delineate.server.monai_label.shares import Shares
 from delineate.server.monai_label.wado_uri import DICOM, retrieval_of
 from delineate.server.security import Guard
 
@@ -34,6 +35,7 @@ _MOST_SEGMENTS: Final = 32  # bulk data lies deep within sequences
 _STOWED: Final = re.compile(r"studies(?:/[0-9][0-9.]{0,63})?")
 _LONGEST_QUERY: Final = 8192
 _CONNECTIONS: Final = 64
+_OF_ONE: Final = 16  # of these for one user
 _SENT_ON: Final = ("accept", "accept-language", "range", "if-range", "if-none-match", "if-modified-since")
 _SENT_ON_WITH_BODY: Final = ("accept", "content-type", "content-length", "content-encoding")
 _SENT_BACK: Final = (
@@ -54,6 +56,7 @@ class ProxyRoutes:
         self._guard = guard
         self._limit = limit
         self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._shares = Shares(_OF_ONE)
 
     def add_to(self, routes: Routes) -> None:
         """Add the routes."""
@@ -75,19 +78,22 @@ class ProxyRoutes:
         With `requestType=WADO` in the query and nothing behind the path, WADO-URI: an instance, or a picture of it.
         """
         if not path.strip("/") and "requestType" in request.query_params:
-            return await self._by_uri(request)
-        return await self._handed_on(request, _confined(path))
+            return await self._shares.held(self._guard.owner(request), lambda: self._by_uri(request))
+        return await self._shared(request, _confined(path))
 
     async def qido(self, request: Request, path: str = "") -> Response:
         """Search for studies, series and instances: QIDO-RS of the DICOMweb server behind this one."""
-        return await self._handed_on(request, _confined(path))
+        return await self._shared(request, _confined(path))
 
     async def stow(self, request: Request, path: str = "") -> Response:
         """Store instances: STOW-RS of the DICOMweb server behind this one."""
         path = path.rstrip("/")
         if not _STOWED.fullmatch(path):
             raise NotHereError("instances cannot be stored there", f"Post them to {PREFIX}/stow/studies.")
-        return await self._handed_on(request, path, self._limited(request))
+        return await self._shared(request, path, self._limited(request))
+
+    async def _shared(self, request: Request, path: str, body: AsyncIterator[bytes] | None = None) -> Response:
+        return await self._shares.held(self._guard.owner(request), lambda: self._handed_on(request, path, body))
 
     async def _by_uri(self, request: Request) -> Response:
         asked = retrieval_of(request.query_params)

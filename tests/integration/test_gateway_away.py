@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from delineate.cli.main import cli
 from delineate.gateway import work
 from delineate.gateway.reach import missing
+from delineate.gateway.room import room
 from delineate.gateway.rules import Rules, Server
 from delineate.geometry import Geometry
 from delineate.protocols import messages
@@ -233,3 +234,17 @@ def test_a_running_node_warns_and_reads_its_rules_anew(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.communicate(timeout=30)
+
+
+def test_a_series_larger_than_memory_is_held_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = 4 * 12 * 16
+    monkeypatch.setattr("delineate.gateway.room.room", lambda: 3.0 * voxels - 1)
+    with running_node(tmp_path, RULES) as node:
+        send(node.port, slices(tmp_path / "source", 1))
+        node.until(lambda: node.state() == "held")
+        assert node.count("jobs") == 0
+        assert "GB of memory" in node.holdings.rows("SELECT reason FROM versions")[0]["reason"]
+        monkeypatch.setattr("delineate.gateway.room.room", lambda: 3.0 * voxels)
+        CliRunner().invoke(cli, ["gateway", "retry", "1", "--data", str(node.data)])
+        node.until(lambda: node.count("jobs") == 1)
+    assert 2**28 < room() < 2**50

@@ -35,6 +35,7 @@ from delineate.gateway.commitment import Commitments
 from delineate.gateway.destinations import DeliveryError, make
 from delineate.gateway.holdings import Holdings, Row
 from delineate.gateway.node_settings import NodeSettings
+from delineate.gateway.room import require_room
 from delineate.gateway.rule import Output
 from delineate.gateway.rules import Rule, Rules, Server
 from delineate.gateway.rules_attributes import attributes_of
@@ -110,7 +111,10 @@ class Work:
             if not found.groups and not any(item.error for item in found.skipped):
                 raise _NoImageError
             group, rules = found.one(), self._rules
-            return rules.choose(attributes_of(group, rules.keywords))
+            chosen = rules.choose(attributes_of(group, rules.keywords))
+            if not all(rule.leaves for rule in chosen):
+                require_room(group)
+            return chosen
 
     def _folder(self, series: int, version: int) -> Path:
         return self._spool.version(series, version, self._holdings.files(series, version))

@@ -77,7 +77,8 @@ class Steps:
 
     def kill(self) -> int:
         """End it; the count of its steps."""
-        os.kill(self._node, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # at its last step just now
+            os.kill(self._node, signal.SIGKILL)
         self._said.get(timeout=LIMIT)
         return len((self.folder / "steps").read_text().splitlines())
 

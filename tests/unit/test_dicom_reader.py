@@ -16,6 +16,8 @@ import pytest
 
 pytest.importorskip("pydicom")
 
+import pydicom
+
 from delineate import files
 from delineate.client.packing import loaded, packed
 from delineate.dicom.header import read_header
@@ -475,3 +477,65 @@ def test_without_a_reader_of_dicom_the_part_is_named(tmp_path: Path, monkeypatch
     with pytest.raises(MissingPartError) as caught:
         files.read_volume(tmp_path)
     assert "delineate[dicom]" in caught.value.advice
+
+
+def _table(first: int, values: np.ndarray, bits: int = 16) -> Any:
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(values) % 65536, first, bits])
+    item.add_new("LUTData", "OW", values.astype("<u2" if bits > 8 else "u1").tobytes())
+    item.ModalityLUTType = "HU"
+    return [item]
+
+
+@pytest.mark.parametrize(("bits", "first"), [(16, 0), (12, -20), (8, 5)])
+def test_real_values_by_a_table(bits: int, first: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 1 << bits, 30)
+    stored = np.random.default_rng(4).integers(first - 4, first + 34, GRID.shape).astype(np.int16)
+    write_series(
+        tmp_path, stack_of(stored, GRID, change=lambda data, number: setattr(data, "ModalityLUTSequence", _table(first, values, bits)))
+    )
+    volume = read(tmp_path).volume
+    assert np.array_equal(volume.voxels, values[np.clip(stored - first, 0, 29)]) and (volume.slope, volume.intercept) == (1, 0)
+    assert volume.units == "HU"
+
+
+def test_tables_of_some_slices_alone_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    stored = np.zeros(GRID.shape, np.int16)
+
+    def some(data: Any, number: int) -> None:
+        if number:
+            data.ModalityLUTSequence = _table(0, np.arange(9))
+
+    write_series(tmp_path / "some", stack_of(stored, GRID, change=some))
+    assert "some slices have a table of real values" in refused(tmp_path / "some")
+
+    def short(data: Any, number: int) -> None:
+        data.ModalityLUTSequence = _table(0, np.arange(9))
+        data.ModalityLUTSequence[0].LUTDescriptor = [10, 0, 16]
+
+    path = write_series(tmp_path / "short", stack_of(stored, GRID, change=short))[0]
+    assert "table of real values" in refused(path)
+
+
+def test_pixels_of_other_kinds_are_refused_by_their_names(tmp_path: Path) -> None:
+    def floating(data: Any, number: int) -> None:
+        data.FloatPixelData = np.zeros(data.Rows * data.Columns, "<f4").tobytes()
+        del data.PixelData
+
+    assert "floating point pixels" in refused(write_series(tmp_path / "float", at((30.0,), change=floating))[0])
+
+    def bits(data: Any, number: int) -> None:
+        data.BitsAllocated, data.BitsStored, data.HighBit = 1, 1, 0
+
+    assert "BitsAllocated" in refused(write_series(tmp_path / "bits", at((30.0,), change=bits))[0])
+
+
+def test_a_slice_that_calls_itself_a_localiser_is_told_of(tmp_path: Path) -> None:
+    def change(data: Any, number: int) -> None:
+        if number == 0:
+            data.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    write_series(tmp_path, stack_of(np.zeros(GRID.shape, np.int16), GRID, change=change))
+    notes: list[str] = []
+    found = read(tmp_path, notes=notes)
+    assert notes == ["1 of the series calls itself a localiser (ImageType): left out"] and found.lost == ""

@@ -37,6 +37,8 @@ def frames_of(header: Header) -> list[Slice]:
     ImageError
         A functional group is missing or makes no sense; names file, frame and attribute.
     """
+    if "ModalityLUTSequence" in header.elements:
+        raise ImageError(f"{header.name} has frames and one table of real values (ModalityLUTSequence), which is not read", AGAIN)
     try:
         data = pydicom().dcmread(header.path, stop_before_pixels=True, force=True)
         shared = data.get("SharedFunctionalGroupsSequence") or [None]

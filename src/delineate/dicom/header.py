@@ -245,6 +245,12 @@ def inflate(packed: bytes, name: str, most: int) -> bytes:
         raise ImageError(f"{name} is damaged: it cannot be inflated", AGAIN) from error
 
 
+def _pixels(tag: int, at: int, length: int, elements: dict[str, bytes]) -> tuple[int, int]:
+    if tag in FLOAT_PIXELS:
+        elements["FloatPixelData"] = b"1"
+    return (at, -1 if length == UNDEFINED else length) if tag == PIXELS else (-1, -1)
+
+
 def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[str, bytes]) -> tuple[int, int]:
     """Collect elements up to the pixels; where their value begins and its length, (-1, -1) where there are none.
 
@@ -275,7 +281,7 @@ def _walk(data: bytes, at: int, order: str, is_explicit: bool, elements: dict[st
             at += 8
         tag = group << 16 | element
         if tag >= PIXELS or tag in FLOAT_PIXELS:
-            return (at, -1 if length == UNDEFINED else length) if tag == PIXELS else (-1, -1)
+            return _pixels(tag, at, length, elements)
         name = NAMES.get(tag)
         if name is not None and name not in PRESENCE and length != UNDEFINED:
             elements[name] = data[at : at + min(length, _LONGEST)]

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import numpy as np
 
 from delineate import ahead
+from delineate.dicom.header import Header
 from delineate.dicom.pixel_format import PixelFormat
 from delineate.dicom.pixels import LARGEST, planes_of
 from delineate.dicom.planes import SHIFT, Planes
@@ -79,6 +80,9 @@ def read(
     with looked_at(path) as found:
         group = found.one(choice)
         image = read_group(group, gaps=gaps, doubled=doubled)
+    if count := found.localisers(group):
+        words = f"{count} of the series {'calls itself a localiser' if count == 1 else 'call themselves localisers'} (ImageType): left out"
+        image = replace(image, notes=(*image.notes, words))
     lost = found.missed(group)
     if lost:
         named = "; ".join(map(str, lost[:_NAMED]))
@@ -204,6 +208,8 @@ def _voxels(slices: Sequence[Slice], form: PixelFormat) -> tuple[np.ndarray, flo
     shape = (len(slices), form.rows, form.columns)
     frames = [(item.header, item.frame) for item in slices]
     scales = {(item.slope, item.intercept) for item in slices}
+    if any(item.table is not None for item in slices):
+        return _by_tables(slices, form, frames), 1.0, 0.0
     if len(scales) == 1:
         voxels = ahead.empty(shape, form.dtype)
         for _ in planes_of(frames, form, voxels):
@@ -215,6 +221,17 @@ def _voxels(slices: Sequence[Slice], form: PixelFormat) -> tuple[np.ndarray, flo
         np.multiply(plane, slices[index].slope, out=voxels[index], dtype=np.float64, casting="unsafe")
         voxels[index] += kind.type(slices[index].intercept)
     return voxels, 1.0, 0.0
+
+
+def _by_tables(slices: Sequence[Slice], form: PixelFormat, frames: Sequence[tuple[Header, int]]) -> np.ndarray:
+    tables = [item.table for item in slices if item.table is not None]
+    if len(tables) < len(slices):
+        other = next(item.name for item in slices if item.table is None)
+        raise ImageError(f"some slices have a table of real values (ModalityLUTSequence), {other} has none", "Export the series again.")
+    voxels = ahead.empty((len(slices), form.rows, form.columns), np.dtype(np.uint16))
+    for index, plane in planes_of(frames, form, np.empty((1, form.rows, form.columns), form.dtype)):
+        voxels[index] = tables[index].real(plane)
+    return voxels
 
 
 def _common_type(scales: set[tuple[float, float]], form: PixelFormat) -> np.dtype:

@@ -134,6 +134,11 @@ class Found:
         of = _of(group.header) if group.uid else None
         return [item for item in self.skipped if item.error or ((item.series, item.kind) == of and item.reason != LOCALISER)]
 
+    def localisers(self, group: Group) -> int:
+        """How many files of an image's series call themselves localisers."""
+        of = _of(group.header) if group.uid else None
+        return sum((item.series, item.kind) == of and item.reason == LOCALISER for item in self.skipped)
+
     def _none(self) -> ImageError:
         if len(self.skipped) == 1:
             (item,) = self.skipped

@@ -10,6 +10,7 @@ import numpy as np
 
 from delineate.dicom.attributes import APART
 from delineate.dicom.header import AGAIN, Header
+from delineate.dicom.modality_table import ModalityTable, table_of
 from delineate.dicom.pixel_format import PixelFormat
 from delineate.dicom.pixels import format_of
 from delineate.errors import ImageError
@@ -49,6 +50,7 @@ class Slice:
     slope: float = 1.0
     intercept: float = 0.0
     said: tuple[bool, bool] = (True, True)
+    table: ModalityTable | None = None
     units: str = ""
     apart: Mapping[str, str] = field(default_factory=dict)
 
@@ -71,7 +73,8 @@ def why_not(header: Header) -> str:
     if modality in _OTHERS:
         return _OTHERS[modality]
     if not header.has_pixels:
-        return f"no image (modality {modality or 'unknown'})"
+        is_float = "FloatPixelData" in header.elements
+        return "with floating point pixels, which are not read" if is_float else f"no image (modality {modality or 'unknown'})"
     kind = header.texts("ImageType")[2:]
     if "LOCALIZER" in kind or "SCOUT" in kind:
         return LOCALISER
@@ -105,8 +108,7 @@ def slice_of(header: Header) -> Slice:
         if value is None:
             raise ImageError(f"{header.name} has no {name}", _CONVERT)
     assert position is not None and orientation is not None and between is not None
-    if "ModalityLUTSequence" in header.elements:
-        raise ImageError(f"{header.name} has its real values in a table (ModalityLUTSequence), which is not read", _CONVERT)
+    table = table_of(header)
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
     modality = header.text("Modality")
     return Slice(
@@ -120,7 +122,8 @@ def slice_of(header: Header) -> Slice:
         slope=checked_slope(1.0 if slope is None else slope, header.name),
         intercept=0.0 if intercept is None else intercept,
         said=(slope is not None, intercept is not None),
-        units=units_of(modality, header.text("RescaleType"), header.text("Units")),
+        table=table,
+        units=units_of(modality, header.text("RescaleType") if table is None else table.kind, header.text("Units")),
         apart={name: word for name in APART if (word := header.word(name))},
     )
 

@@ -87,7 +87,11 @@ def test_next_upload_save(run: Run, server: ScriptedLabelServer) -> None:
     for image in ("ct", "a b", "ct_small"):
         assert run("save", image, "label.nii.gz", "-q", "-P", 'label_info=[{"name": "x"}]', server=server)[0] == 0
     assert server.labels["a b", "final"] == {"label_info": [{"name": "x"}]}
-    assert run("next", server=server) == (0, "", "no image is left: each has a label, or somebody else has it in hand\n")
+    assert run("next", server=server) == (
+        0,
+        "",
+        "no image is left: each has a label, or somebody else has it in hand; `delineate label datastore` lists them\n",
+    )
     assert run("next", "--json", server=server)[:2] == (0, "{}\n")
     out = run("datastore", server=server)[1]
     assert "a b" in out and "final" in out

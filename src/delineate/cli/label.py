@@ -66,7 +66,7 @@ def next(strategy: str, parameters: tuple[str, ...], as_json: bool, **connection
     if as_json or sample:
         say(sample, as_json, str(sample.get("id", "")))
     else:  # a shell variable stays empty, and the person knows why
-        click.echo("no image is left: each has a label, or somebody else has it in hand", err=True)
+        click.echo("no image is left: each has a label, or somebody else has it in hand; `delineate label datastore` lists them", err=True)
 
 
 # ---------------------------------------------------------------- datastore

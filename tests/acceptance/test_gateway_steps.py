@@ -24,6 +24,7 @@ import pytest
 
 import delineate.testing.models
 from delineate.cli.embedded import embedded_server
+from delineate.client.sync import Client
 from delineate.gateway.upper_layer import APPLICATION
 from delineate.geometry import Geometry
 from delineate.testing.dicom import CT, EXPLICIT, ROOT, stack_of, write_series
@@ -45,7 +46,7 @@ class Steps:
     """The process of `gateway_steps`, and the node that it runs."""
 
     def __init__(self, folder: Path, server: str) -> None:
-        self.folder = folder
+        self.folder, self.server = folder, server
         command = [sys.executable, str(Path(__file__).with_name("gateway_steps.py")), str(folder), server]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._said: queue.Queue[dict[str, int]] = queue.Queue()
@@ -191,6 +192,12 @@ def carry(steps: Steps, batches: Sequence[list[Path]], *lasts: int) -> int:
             time.sleep(0.01)
 
 
+def tasks(steps: Steps) -> int:
+    """The tasks that the server ever had."""
+    with Client(steps.server) as client:
+        return int(client.tasks(limit=1)[0]["id"])
+
+
 def found(folder: Path) -> list[str]:
     """Files and folders below, relative."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
@@ -218,11 +225,13 @@ def test_killed_at_each_step_it_brings_one_result(steps: Steps, files: list[Path
     assert count > 100
     for last in range(1, count + 1, STRIDE):
         again = [(count - last) // 2 + 8] if last % 2 else []  # half of what is left: a start has some steps of its own
+        before = tasks(steps)
         carry(steps, [files], last, *again)
         what = f"killed at steps {last, *again}"
         assert rows(steps.folder, "SELECT count(*) FROM instances") == [(SLICES,)], what
         assert rows(steps.folder, "SELECT state, round FROM jobs") == [("done", 0)], what
         assert rows(steps.folder, "SELECT state FROM deliveries") == [("done",)], what
+        assert tasks(steps) == before + 1, what
         (job,) = [row[0] for row in rows(steps.folder, "SELECT id FROM jobs")]
         kept = sorted((data / "jobs" / str(job)).rglob("*.dcm"))
         assert sorted(item.SOPInstanceUID + ".dcm" for item in read(kept)) == found(steps.folder / "results"), what

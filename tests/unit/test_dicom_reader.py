@@ -241,6 +241,24 @@ def test_transfer_syntaxes(syntax: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(volume.voxels, voxels)
 
 
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_the_fastest_decoder_is_taken_and_another_where_it_fails(is_broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg_ls = pytest.importorskip("jpeg_ls")
+    voxels = np.tile(VOXELS, (1, 6, 6))
+    write_series(tmp_path, replace(stack(syntax=JPEG_LS), voxels=voxels))
+    decode, calls = jpeg_ls.decode_pixel_data, []
+
+    def counted(source: bytes) -> Any:
+        calls.append(len(source))
+        if is_broken:
+            raise RuntimeError("no")
+        return decode(source)
+
+    monkeypatch.setattr(jpeg_ls, "decode_pixel_data", counted)
+    np.testing.assert_array_equal(read(tmp_path).volume.voxels, voxels)
+    assert len(calls) >= len(voxels)
+
+
 @pytest.mark.parametrize("syntax", [BIG_ENDIAN, RLE])
 def test_transfer_syntaxes_of_frames(syntax: str, tmp_path: Path) -> None:
     volume = read(write_frames(tmp_path / "a.dcm", stack(syntax=syntax))).volume

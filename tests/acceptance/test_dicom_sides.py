@@ -399,6 +399,20 @@ def test_what_is_pointed_at(server: Server, image: str, model: str, tmp_path: Pa
     assert differences(answered({}, {"label": (drawn.name, drawn.read_bytes())}), STORED[image].truth) == []
 
 
+@pytest.mark.parametrize("how", [{"shear": 0.3}, {"steps": (3, 3, 2.5, 3, 3, 3, 3, 3, 3, 3, 3.4, 3)}], ids=["tilted", "uneven"])
+def test_a_point_in_slices_on_no_grid_is_in_millimetres(server: Server, how: dict[str, Any], tmp_path: Path) -> None:
+    scan = scan_of(X, Y, **how)
+    sent = {"file": ("study.zip", packed(write_slices(scan, tmp_path / "in")))}
+    for prompts in ({"foreground": [[10, 7, 3]]}, {"roi": [5, 20, 6, 15, 2, 9]}):
+        answer = server.infer("balls", prompts, sent, output="dicom_seg")
+        assert answer.status_code == 422, answer.text
+        assert "indices do not say where a point is" in answer.json()["message"]
+    place = scan.points[6, 7, 10]
+    answer = server.infer("balls", {"foreground": [place.tolist()], "prompt_space": "lps"}, sent, output="dicom_seg")
+    found = seg_points(written(answer, tmp_path / "seg.dcm"), scan)["Anterior"]
+    assert 1 <= len(found) <= 2 and np.abs(found - place).max() <= 3.5  # within a slice of it: by interpolation it may be on two
+
+
 def test_an_image_that_is_replaced_while_a_model_is_at_work_gets_no_label(server: Server, tmp_path: Path) -> None:
     path, folder = server.studies / "replaced.nrrd", server.models / "balls-waits"
     with ThreadPoolExecutor(1) as thread:

@@ -39,7 +39,7 @@ from delineate.worker.job import LazyJob
 from delineate.worker.publish import free_name, publish
 from delineate.worker.referred import Files, read_reference
 from delineate.worker.retries import retry_after
-from delineate.worker.series import require_source
+from delineate.worker.series import require_known_places, require_source
 from delineate.worker.slide import add_outlines, require_outlines, staged_slide
 from delineate.worker.stage import stage
 from delineate.worker.staged import ReferredImages, Staged, from_archive
@@ -223,6 +223,7 @@ class Attempt:
         params = {**model.config, **without_dicom(self._task.prompts)}
         try:
             prompts = read_prompts(params, staged.grids[0], model.labels) if model.prompts else Prompts()
+            require_known_places(staged.series, prompts, params)
             wanted = read_wanted(params, staged.suffix) if self._task.protocol == MONAI_LABEL else None
         except InputError as error:
             raise ModelError(error.message, error.advice, "input") from error

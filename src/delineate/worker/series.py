@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from delineate import files
-from delineate.errors import ImageError, ModelError
+from delineate.errors import ImageError, InputError, ModelError
+from delineate.prompt import Prompts
 from delineate.protocols.dicom_request import DicomAsked, not_dicom
 from delineate.volume import Volume
 
@@ -52,6 +54,16 @@ def read_image(path: Path, asked: DicomAsked, scratch: Path, name: str = "") -> 
         raise ImageError(f"files that may be slices cannot be used: {'; '.join(missed[:5])}", "Send these files again, or remove them.")
     image = read_group(group, gaps=asked.gaps, doubled=asked.doubled)  # type: ignore[arg-type]
     return ReadImage(image.volume, image.series, image.notes)
+
+
+def require_known_places(series: Series | None, prompts: Prompts, params: Mapping[str, Any]) -> None:
+    """Refuse points by index in a series whose slices are on no grid: who sent them does not know the volume made of it: `InputError`."""
+    is_by_index = bool(prompts.clicks or prompts.boxes) and params.get("prompt_space", "index") == "index"
+    if series is not None and series.planes.geometry is None and is_by_index:
+        raise InputError(
+            "the slices are tilted or unevenly spaced: indices do not say where a point is",
+            "Send points and boxes in millimetres (prompt_space lps or ras).",
+        )
 
 
 def require_source(series: Series | None, asked: DicomAsked) -> None:

@@ -557,3 +557,13 @@ def test_a_slice_that_calls_itself_a_localiser_is_told_of(tmp_path: Path) -> Non
     notes: list[str] = []
     found = read(tmp_path, notes=notes)
     assert notes == ["1 of the series calls itself a localiser (ImageType): left out"] and found.lost == ""
+
+
+def test_real_values_that_are_not_read_are_told_of(tmp_path: Path) -> None:
+    def mapped(data: Any, number: int) -> None:
+        data.RealWorldValueMappingSequence = [pydicom.Dataset()]
+        data.RealWorldValueMappingSequence[0].RealWorldValueSlope = 0.5
+        data.RescaleSlope, data.RescaleIntercept = 1, 0
+
+    write_series(tmp_path, stack(change=mapped))
+    assert "RealWorldValueMappingSequence" in read(tmp_path).notes[0]

@@ -48,6 +48,7 @@ TAGS: Final[dict[str, int]] = {
     "RescaleSlope": 0x00281053,
     "RescaleType": 0x00281054,
     "ModalityLUTSequence": 0x00283000,
+    "RealWorldValueMappingSequence": 0x00409096,
     "Units": 0x00541001,
     "SharedFunctionalGroupsSequence": 0x52009229,
     "PerFrameFunctionalGroupsSequence": 0x52009230,
@@ -61,7 +62,9 @@ SHORTS: Final = frozenset(("SamplesPerPixel", "Rows", "Columns", "BitsAllocated"
 DOUBLES: Final = frozenset(("DiffusionBValue", "DiffusionGradientOrientation", "NominalPercentageOfCardiacPhase"))
 """Binary, eight bytes a value (FD); old files have them as text."""
 
-PRESENCE: Final = frozenset(("ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"))
+PRESENCE: Final = frozenset(
+    ("ModalityLUTSequence", "RealWorldValueMappingSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+)
 """Sequences, of which only is kept that they are there."""
 
 PIXELS: Final = 0x7FE00010

@@ -150,6 +150,8 @@ def read_group(group: Group, *, gaps: Gaps = "refuse", doubled: Doubled = "refus
         voxels = on_grid(planes, voxels, geometry, float(fill))
         notes.append(_resampled(planes, geometry))
     first = slices[0]
+    if "RealWorldValueMappingSequence" in first.header.elements and (slope, intercept) == (1, 0):
+        notes.append("real values are told by RealWorldValueMappingSequence alone, which is not read: these are stored values")
     volume = Volume(voxels, geometry, slope, intercept, modality=first.header.text("Modality"), units=first.units)
     return DicomImage(volume=volume, series=series_of(slices, planes), notes=tuple(notes))
 

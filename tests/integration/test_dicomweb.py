@@ -51,6 +51,17 @@ def peer(tmp_path: Path) -> Iterator[DicomWebServer]:
 Serving = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def shared(label_server_class: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, DicomWebServer]]:
+    """A server that looks at its peer once, and the peer: for tests that change nothing."""
+    with DicomWebServer() as peer:
+        peer.add(write_series(tmp_path_factory.mktemp("one"), stack_of(voxels(), GRID, series=1)))
+        server = label_server_class(tmp_path_factory.mktemp("server"), has_studies=False, dicomweb=peer.url, dicomweb_interval=600.0)
+        until(lambda: server.http.get("/datastore/").json()["total"] == 1)
+        yield server, peer
+        server.stop()
+
+
 @pytest.fixture
 def serving(label_server: Start, peer: DicomWebServer) -> Serving:
     """Starts servers over it, and waits until they know its series."""
@@ -335,8 +346,8 @@ def test_instances_are_stored_through_us(serving: Serving, peer: DicomWebServer,
         "wado/studies/...", "qido/studies/%5c%5cevil",
     ],
 )  # fmt: skip
-def test_nothing_but_dicomweb_is_handed_on(serving: Serving, peer: DicomWebServer, path: str) -> None:
-    server = serving(dicomweb_interval=600.0)
+def test_nothing_but_dicomweb_is_handed_on(shared: tuple[Any, DicomWebServer], path: str) -> None:
+    server, peer = shared
     before = len(peer.requests)
     answer = server.http.send(httpx.Request("GET", f"{server.url}/proxy/dicom/{path}"))
     assert answer.status_code in (404, 422), answer.text

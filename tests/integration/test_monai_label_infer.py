@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ def server(label_server: Start) -> Any:
 def idle(label_server: Start) -> Any:
     """Nobody works here: what is refused is refused before."""
     return label_server("ct.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def shared_idle(label_server_class: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The same for tests that leave nothing."""
+    server = label_server_class(tmp_path_factory.mktemp("idle"), ("ct.nii.gz",))
+    yield server
+    server.stop()
 
 
 @pytest.fixture
@@ -180,11 +188,11 @@ def test_an_answer_is_saved_as_a_label_too(server: Any) -> None:
         ({"image": "ct", "output": "xyz"}, {}, 422, "output"),
     ],
 )
-def test_what_is_refused_says_why(idle: Any, query: dict[str, str], params: Any, status: int, words: str) -> None:
-    answer = infer(idle, params=params, **query)
+def test_what_is_refused_says_why(shared_idle: Any, query: dict[str, str], params: Any, status: int, words: str) -> None:
+    answer = infer(shared_idle, params=params, **query)
     assert answer.status_code == status
     assert words in answer.json()["detail"]
-    assert idle.service.tasks.tasks() == []
+    assert shared_idle.service.tasks.tasks() == []
 
 
 @pytest.mark.parametrize(
@@ -196,11 +204,11 @@ def test_what_is_refused_says_why(idle: Any, query: dict[str, str], params: Any,
         ("x.txt", b"hello", "extension"),
     ],
 )
-def test_a_file_that_is_none_leaves_nothing(idle: Any, name: str, data: bytes, words: str) -> None:
-    answer = infer(idle, files={"file": (name, data)})
+def test_a_file_that_is_none_leaves_nothing(shared_idle: Any, name: str, data: bytes, words: str) -> None:
+    answer = infer(shared_idle, files={"file": (name, data)})
     assert answer.status_code == 422
     assert words in answer.json()["detail"]
-    assert [path for path in (idle.settings.data / "blobs").rglob("*") if path.is_file()] == []
+    assert [path for path in (shared_idle.settings.data / "blobs").rglob("*") if path.is_file()] == []
 
 
 def test_a_good_file_with_a_bad_request_leaves_nothing(idle: Any) -> None:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,19 @@ def server(label_server: Start) -> Any:
     return label_server("a.nii.gz", "b.nii.gz")
 
 
-@pytest.fixture
-def mask(server: Any, tmp_path: Path) -> bytes:
+@pytest.fixture(scope="module")
+def shared(label_server_class: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The same for tests that change nothing."""
+    server = label_server_class(tmp_path_factory.mktemp("server"), ("a.nii.gz", "b.nii.gz"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def mask(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A label on the grid of the images."""
-    path = tmp_path / "mask.nii.gz"
-    image = nifti.read(server.studies / "a.nii.gz")
+    path = tmp_path_factory.mktemp("mask") / "mask.nii.gz"
+    image = nifti.read(shared.studies / "a.nii.gz")
     nifti.write_labels(path, (image.voxels > 0).astype(np.uint8), image.geometry)
     return path.read_bytes()
 
@@ -77,8 +85,8 @@ def test_a_path_without_its_slash_is_redirected(server: Any) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/info/"), ("DELETE", "/session/none"), ("DELETE", "/train/")])
-def test_a_stale_length_is_not_waited_for(server: Any, method: str, path: str) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+def test_a_stale_length_is_not_waited_for(shared: Any, method: str, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", shared.port), 10) as connection:
         connection.settimeout(30)
         connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))  # to its end: what came next would be taken for the body
@@ -103,10 +111,10 @@ def test_samples_and_leases(server: Any, mask: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "status"), [("{bad", 422), ("[1]", 422), ('{"label_tag": 1}', 422), ('{"label_tag": "../x"}', 422), ("", 200)]
 )
-def test_what_is_asked_of_a_strategy_is_checked(server: Any, body: str, status: int) -> None:
-    answer = server.http.post("/activelearning/first", content=body, headers={"content-type": "application/json"})
+def test_what_is_asked_of_a_strategy_is_checked(shared: Any, body: str, status: int) -> None:
+    answer = shared.http.post("/activelearning/first", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
-    unknown = server.http.post("/activelearning/nope")
+    unknown = shared.http.post("/activelearning/nope")
     assert (unknown.status_code, "strategy" in unknown.json()["detail"]) == (404, True)
 
 
@@ -217,20 +225,20 @@ def test_a_label_on_another_grid_is_a_conflict_that_names_both(server: Any, tmp_
         ("x", "a.nii.gz", b"IMAGE", "[]", 422),
     ],
 )
-def test_bad_images_leave_nothing(server: Any, image: str, name: str, data: bytes, params: str, status: int) -> None:
-    before = sorted(path.relative_to(server.studies) for path in server.studies.rglob("*") if path.is_file())
-    content = (server.studies / "a.nii.gz").read_bytes() if data == b"IMAGE" else data
-    answer = server.http.put("/datastore/", params={"image": image}, files={"params": (None, params), "file": (name, content)})
+def test_bad_images_leave_nothing(shared: Any, image: str, name: str, data: bytes, params: str, status: int) -> None:
+    before = sorted(path.relative_to(shared.studies) for path in shared.studies.rglob("*") if path.is_file())
+    content = (shared.studies / "a.nii.gz").read_bytes() if data == b"IMAGE" else data
+    answer = shared.http.put("/datastore/", params={"image": image}, files={"params": (None, params), "file": (name, content)})
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["detail"]
-    after = sorted(path.relative_to(server.studies) for path in server.studies.rglob("*") if path.is_file())
+    after = sorted(path.relative_to(shared.studies) for path in shared.studies.rglob("*") if path.is_file())
     assert [path for path in after if path not in before and path.name != "datastore_v2.json"] == []
 
 
 @pytest.mark.parametrize(("query", "status"), [({"image": "nope"}, 404), ({"image": "a", "tag": "../../x"}, 422), ({}, 422)])
-def test_bad_labels(server: Any, mask: bytes, query: dict[str, str], status: int) -> None:
-    answer = server.http.put("/datastore/label", params=query, files={"label": ("l.nii.gz", mask)})
+def test_bad_labels(shared: Any, mask: bytes, query: dict[str, str], status: int) -> None:
+    answer = shared.http.put("/datastore/label", params=query, files={"label": ("l.nii.gz", mask)})
     assert answer.status_code == status
     assert answer.json()["detail"]
 
@@ -246,8 +254,8 @@ def test_bad_labels(server: Any, mask: bytes, query: dict[str, str], status: int
         b"--b--\r\n",
     ],
 )
-def test_broken_forms(server: Any, body: bytes) -> None:
-    answer = server.http.put("/datastore/", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+def test_broken_forms(shared: Any, body: bytes) -> None:
+    answer = shared.http.put("/datastore/", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
     assert answer.status_code == 422
     assert answer.json()["detail"]
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,13 @@ def _no_standing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where other tests run at once, what stands back from all of them never ends."""
     monkeypatch.setattr(delineate.engines.local, "BACKGROUND_NICE", 0)
     monkeypatch.setattr(delineate.engines.local, "BACKGROUND_SESSION_NICE", 0)
+
+
+@pytest.fixture(scope="module")
+def idle(label_server_class: Callable[..., LabelServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelServer]:
+    server = label_server_class(tmp_path_factory.mktemp("server"), ("a.nii.gz",))
+    yield server
+    server.stop()
 
 
 def until(look: Callable[[], Found | None], seconds: float = 60.0) -> Found:
@@ -168,12 +175,11 @@ def test_one_run_at_a_time_which_can_be_stopped(label_server: Callable[..., Labe
         ("/scoring/dice", '{"y_pred": 3}', 422),
     ],
 )
-def test_what_is_asked_is_checked(label_server: Callable[..., LabelServer], path: str, body: str, status: int) -> None:
-    server = label_server("a.nii.gz")
-    answer = server.http.post(path, content=body, headers={"content-type": "application/json"})
+def test_what_is_asked_is_checked(idle: LabelServer, path: str, body: str, status: int) -> None:
+    answer = idle.http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["detail"]
-    assert server.http.get("/scoring/").status_code == 404, "nothing was started"
+    assert idle.http.get("/scoring/").status_code == 404, "nothing was started"
 
 
 def test_a_label_that_was_drawn_anew_meanwhile_keeps_its_own_scores(label_server: Callable[..., LabelServer]) -> None:

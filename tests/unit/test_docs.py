@@ -93,6 +93,16 @@ def test_the_settings_file_of_the_page_loads(tmp_path: Path) -> None:
     assert Settings.load(file, {}).root_path == "/delineate"
 
 
+@pytest.mark.parametrize("page", ["docs/accounts.md", "docs/dicomweb.md"])
+def test_settings_that_a_page_shows_are_settings(page: str, tmp_path: Path) -> None:
+    blocks = [text for language, text in BLOCK.findall(PAGES[page]) if language == "toml"]
+    assert blocks
+    for block in blocks:
+        file = tmp_path / "server.toml"
+        file.write_text(block.replace("…", "secret"), encoding="utf-8")
+        Settings.load(file, {})  # raises for what there is not
+
+
 def test_every_option_of_serve_is_a_setting() -> None:
     options = {
         parameter.name for parameter in cli.get_command(click.Context(cli), "serve").params if not getattr(parameter, "hidden", False)

@@ -318,6 +318,16 @@ def test_a_scale_that_some_slices_lack_is_not_guessed(names: tuple[str, ...], tm
     np.testing.assert_array_equal(read(tmp_path / "none").volume.values(), VOXELS)
 
 
+def test_a_ct_without_any_scale_is_read_with_a_note(tmp_path: Path) -> None:
+    def change(data: Any, number: int) -> None:
+        del data.RescaleSlope, data.RescaleIntercept
+
+    write_series(tmp_path / "ct", stack(change=change))
+    assert "taken for Hounsfield units" in read(tmp_path / "ct").notes[0]
+    write_series(tmp_path / "mr", stack(change=change, modality="MR"))
+    assert read(tmp_path / "mr").notes == ()
+
+
 def test_inverted_display_does_not_change_values(tmp_path: Path) -> None:
     def change(data: Any, _: int) -> None:
         data.PhotometricInterpretation = "MONOCHROME1"

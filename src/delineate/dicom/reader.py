@@ -140,6 +140,7 @@ def read_group(group: Group, *, gaps: Gaps = "refuse", doubled: Doubled = "refus
     notes = list(group.notes)
     _require_no_gap(planes, slices, gaps, notes)
     _require_scales(slices)
+    notes += _silent(slices)
     form = slices[0].form
     geometry = planes.geometry or grid_over(planes)
     if np.prod(geometry.size, dtype=np.float64) * form.allocated / 8 > LARGEST:
@@ -193,6 +194,14 @@ def _require_scales(slices: Sequence[Slice]) -> None:
     if silent:
         named = ", ".join(item.name for item in silent[:_NAMED]) + (" and more" if silent[_NAMED:] else "")
         raise ImageError(f"RescaleSlope or RescaleIntercept is missing in some slices, but not in all: {named}", "Export the series again.")
+
+
+def _silent(slices: Sequence[Slice]) -> list[str]:
+    """A CT that says nothing of its scale, which the standard wants, may hold anything."""
+    is_told = any(any(item.said) or item.table is not None for item in slices)
+    if is_told or slices[0].header.text("Modality") != "CT":
+        return []
+    return ["RescaleSlope and RescaleIntercept are missing in a CT: stored values were taken for Hounsfield units"]
 
 
 def _resampled(planes: Planes, geometry: Geometry) -> str:

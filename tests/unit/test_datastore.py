@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -204,6 +205,16 @@ def test_a_file_nobody_indexed_yet_becomes_the_older_version(store: LocalDatasto
     record = add(store, "x", image_bytes(2), who="ann")
     assert record.version == 2
     assert [value(v.path) for v in store.image_versions("x")] == [1, 2]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_read(store: LocalDatastore) -> None:
+    add(store, "x")
+    os.mkfifo(store.layout.label("final", "x", ".nii.gz"))
+    os.mkfifo(store.layout.images / "y.nii.gz")
+    with pytest.raises(StoreError, match="is no file"):
+        save(store, "x", "final")
+    assert add(store, "y").path.name == "y-2.nii.gz"
+    assert {record.id for record in store.images()} == {"x", "y"}
 
 
 def test_information_grows_key_by_key(store: LocalDatastore) -> None:

@@ -253,6 +253,19 @@ def test_links_of_files_are_followed_and_those_of_folders_are_not(folder: Path, 
     assert target.read_bytes() == b"content", "the link is ours to remove, not what it names"
 
 
+def test_what_is_no_file_hides_nothing_and_is_not_read(folder: Path, database: Database) -> None:
+    put(folder / "good.nii.gz")
+    (folder / "self.nii.gz").symlink_to("self.nii.gz")
+    os.mkfifo(folder / "pipe.nii.gz")
+    (folder / "series").mkdir()
+    os.mkfifo(folder / "series" / "a.dcm")
+    (folder / "zero.nii.gz").symlink_to("/dev/zero")
+    put(folder / "two\nlines.nii.gz")
+    Path(os.fsdecode(bytes(folder) + b"/no text \xff.nii.gz")).write_bytes(b"content")
+    store = opened(folder, database)
+    assert set(paths(store)) == {"good"}
+
+
 # ---- MONAI Label
 
 

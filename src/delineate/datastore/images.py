@@ -150,7 +150,7 @@ class ImageVerbs(DatastoreReader):
             return self.layout.folder / str(row.path)
         parent = self.layout.images if row is None else (self.layout.folder / row.path).parent
         path, number = parent / f"{arrival.id}{arrival.extension}", 1
-        while os.path.lexists(path) and (row is not None or self._is_indexed(connection, path)):
+        while os.path.lexists(path) and (row is not None or not path.is_file() or self._is_indexed(connection, path)):
             number += 1
             path = parent / f"{arrival.id}-{number}{arrival.extension}"
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ class Scanner:
                 name = entry.name
                 if name in before.files:
                     files[name] = before.files[name]
-                elif name.startswith("."):
+                elif name.startswith(".") or not name.isprintable():  # also what is no text
                     continue
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(name)
@@ -198,6 +199,8 @@ def _joined(folder: str, name: str) -> str:
 def _stamp(entry: os.DirEntry[str]) -> Stamp | None:
     try:
         status = entry.stat()
-    except FileNotFoundError:
-        return None  # gone already, or a link to nothing
+    except OSError:
+        return None  # gone already, or a link to nothing or to itself
+    if not stat.S_ISREG(status.st_mode):
+        return None  # a pipe or a device, of which reading may never end
     return Stamp(status.st_size, status.st_mtime_ns)

@@ -33,6 +33,8 @@ class Downloads:
             raise missing from None
         if stat.S_ISDIR(status.st_mode):
             return self.zipped(zip_blocks(_files_of(path)), f"{stem}.zip")
+        if not stat.S_ISREG(status.st_mode):  # of a pipe reading never ends
+            raise missing
         tag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
         body = FileBody(str(path), 0, status.st_size)
         return BodyResponse(body, tag=tag, media_type=OCTETS, filename=path.name, threads=self._threads)

@@ -37,8 +37,12 @@ demo: $(VENV)/.installed-all
 demo-mim: $(VENV)/.installed-all
 	@$(BIN)/delineate mim demo $(if $(IMAGE),"$(IMAGE)") --model $(MODEL) -o $(OUT)
 
+# Two processes for tests that share no server; the second part runs whatever the first one found, unless somebody interrupts.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	@trap 'exit 130' INT; status=0; \
+	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile || status=$$?; \
+	$(BIN)/python -m pytest --ignore tests/unit || status=$$?; \
+	exit $$status
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -86,6 +86,7 @@ def test_a_planners_words_come_back_by_way_of_a_seg(plain: DicomImage, tmp_path:
     assert (target.CodeValue, target.EquivalentCodeSequence[0].CodeValue) == ("228793007", "PTVp")
     own = observations[2].RTROIIdentificationCodeSequence[0]
     assert own.CodeValue == "PTVp" and "EquivalentCodeSequence" not in own
+    assert "RTROIIdentificationCodeSequence" not in observations[0] and "RTROIIdentificationCodeSequence" not in observations[1]
     lung = observations[3].RTROIIdentificationCodeSequence[0]
     assert (lung.CodeValue, lung.CodingSchemeDesignator, lung.CodeMeaning) == ("7310", "FMA", "Left lung")
 

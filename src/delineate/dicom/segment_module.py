@@ -174,10 +174,10 @@ def what_was_said(segment: Any) -> dict[str, str]:
     """What an item of SegmentSequence says, without what is written where nobody knows anything."""
     said = of_segment(segment)
     codes = codes_in(said, CODES)
-    told = [code for code in codes if code[0] not in GENERAL or (code[0] != _TISSUE[0] and len(codes) == 1)]
-    said |= {CODES: "\\".join(map("^".join, told))} if codes else {}
     if kind := next((GENERAL[value] for value, _, _ in codes if value in GENERAL), ""):
         said.setdefault(KIND, kind)
+    is_object = len(codes) == 1 and codes[0][0] == _OBJECT[0] and KIND not in said
+    said |= {CODES: "\\".join("^".join(code) for code in codes if code[0] not in GENERAL or is_object)} if codes else {}
     implied = _BY_TYPE.get(said.get(KIND, ""), _OTHERS)[0]
     if any(value == implied[0] for value, _, _ in codes_in(said, CATEGORY)):
         del said[CATEGORY]

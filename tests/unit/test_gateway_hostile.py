@@ -298,3 +298,17 @@ def test_a_clock_that_is_set_ahead_removes_nothing(holdings: Holdings, tmp_path:
     assert retention.sweep() == 0 and "the clock was set" in caplog.text
     assert Retention(holdings, spool, NodeSettings(keep=86400.0)).sweep() == 1
     spool.close()
+
+
+@pytest.mark.parametrize(("written", "shown"), [(b"CT", "CT"), (b"\x1b[31mDOE^JANE", "?"), (b"", "")])
+def test_a_modality_is_shown_where_it_is_one(holdings: Holdings, tmp_path: Path, written: bytes, shown: str) -> None:
+    spool = Spool(tmp_path)
+    store = Store(NodeSettings(spare=0), holdings, spool, Completion(holdings, quiet=10, broken=60))
+    command = Command({0x0002: CT.encode(), 0x1000: b"1.2.1"})
+    arrival = store.begin(Link("CT", "::1"), Answered(1, CT, IMPLICIT), command)
+    for element, value in ((0x160008, CT.encode()), (0x180008, b"1.2.1"), (0x600008, written), (0xE0020, b"1.2")):
+        value += b"\0" * (len(value) % 2)
+        arrival.write(memoryview(element.to_bytes(4, "little") + len(value).to_bytes(4, "little") + value))
+    assert arrival.end()[0] == SUCCESS
+    assert holdings.rows("SELECT modality FROM series")[0]["modality"] == shown
+    spool.close()

@@ -23,6 +23,8 @@ from delineate.gateway.upper_layer import Answered
 _LOG: Final = logging.getLogger("delineate.gateway")
 _UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
 
+_MODALITY: Final = re.compile(r"[A-Z0-9_]{0,16}")
+
 _OTHER: Final = "other content than before came for one instance: kept aside, the first stays"
 
 
@@ -77,7 +79,7 @@ class Store:
     def keep(self, link: Link, command: Command, part: Part, header: Header) -> tuple[int, str]:
         """Bring an object to the disk and note it; what to answer."""
         uid = header.text("SeriesInstanceUID")
-        series = self._holdings.series(uid, link.calling, header.text("Modality")[:16])
+        series = self._holdings.series(uid, link.calling, _shown(header.text("Modality")))
         self._completion.arrived(series, link)
         is_synced = self._settings.disk == "object"
         path = part.keep(self._spool.series(series), is_synced)
@@ -169,6 +171,11 @@ def _mismatch(header: Header, command: Command) -> str:
     if not _UID.fullmatch(header.text("SeriesInstanceUID")):
         return "the data set has no SeriesInstanceUID"
     return ""
+
+
+def _shown(modality: str) -> str:
+    """As lists and the log show it, whatever a sender wrote there: a terminal might obey it, or a name be read."""
+    return modality if _MODALITY.fullmatch(modality) else "?"
 
 
 def _fault(error: OSError) -> tuple[int, str]:

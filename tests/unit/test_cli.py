@@ -136,6 +136,12 @@ def test_nobody_there_is_3(image: Path, nobody: str, tmp_path: Path, capsys: pyt
     assert "Check the server's address" in err
 
 
+def test_where_nobody_is_no_check_fails_for_it(nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(["conformance", nobody, "--dialect", "v1"], capsys)
+    assert (code, out) == (3, "")
+    assert "could not be spoken to" in err and "that the server runs" in err
+
+
 def test_an_address_without_scheme_is_explained(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(["submit", str(image), "--model", "m", "--server", "server.example", "-q"], capsys)
     assert code == 3

@@ -12,7 +12,9 @@ import click
 from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION, TOKEN_OPTION
 from delineate.cli.printable import printable
 from delineate.client.secret_files import read_token
+from delineate.errors import ConnectionFailedError
 from delineate.testing.conformance import SUITES, run
+from delineate.testing.conformance.checks import UNSPOKEN
 
 
 @click.command()
@@ -31,6 +33,11 @@ def conformance(
     It posts small tasks; of the MONAI Label API it adds images to the datastore and removes them.
     """
     checks = run(url, dialect, model, read_token(token_file) if token_file else token, ca_file)
+    if all(check.detail.startswith(UNSPOKEN) for check in checks):
+        reason = checks[0].detail.removeprefix(UNSPOKEN).removeprefix(": ")
+        raise ConnectionFailedError(
+            f"{url} could not be spoken to: {reason}", "Check the server's address and port, and that the server runs."
+        )
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(check) for check in checks]))
     else:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import httpx
 
 from delineate.testing.conformance.plain import NotAnnouncedError, NotConformingError, Server
+
+UNSPOKEN: Final = "the server could not be spoken to"
+"""What the detail of a check begins with that did not get as far as an answer."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Checks:
         except NotConformingError as error:
             return Check(label, False, str(error))
         except httpx.HTTPError as error:
-            return Check(label, False, f"the server could not be spoken to: {type(error).__name__}: {error}")
+            return Check(label, False, f"{UNSPOKEN}: {type(error).__name__}: {error}")
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             return Check(label, False, f"an answer could not be read: {type(error).__name__}: {error}")
         return Check(label, True)

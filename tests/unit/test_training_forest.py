@@ -27,7 +27,8 @@ from delineate.testing.phantoms import Phantom, abdomen_mr, chest_ct
 from delineate.training import applying
 from delineate.training.features import NAMES, Features
 from delineate.training.files import Reservoir, read_forest, write_forest
-from delineate.training.forest import Forest, grow, mirrored, twin
+from delineate.training.forest import Forest, grow
+from delineate.training.lessons import mirrored, twin
 from delineate.training.sampling import Case, draw
 from delineate.training.shaping import filled, settled, smoothness
 from delineate.training.speaking import speaking_planes
@@ -42,7 +43,7 @@ SPACING = 5.0
 @pytest.fixture(scope="module", autouse=True)
 def few_trees() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("delineate.training.forest.ROUNDS", 25)
+        patch.setattr("delineate.training.boosting.ROUNDS", 25)
         yield
 
 

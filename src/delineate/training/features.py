@@ -72,28 +72,31 @@ class Features:
         self._wide = [wide, _edge(wide)]
         self._depth, self._across, self._along = _places(half, image)
 
-    def blocks(self) -> Iterator[Block]:
-        """All voxels, some planes at a time."""
-        depth_, height, width = self._values.shape
-        thick = max(1, _BLOCK_VOXELS // (height * width))
-        for first in range(0, depth_, thick):
-            planes = slice(first, min(first + thick, depth_))
-            yield Block(planes, self._rows(planes))
+    def blocks(self, planes: slice | None = None) -> Iterator[Block]:
+        """All voxels, or those of some planes, a few planes at a time."""
+        for part in self._parts(planes or slice(0, self._values.shape[0])):
+            yield Block(part, self._rows(part))
 
     def rows(self, index: npt.NDArray[np.int64]) -> Array:
         """Features of some voxels, given by their number in C order; shape (voxels, features)."""
         rows = np.empty((index.size, len(NAMES)), dtype=np.float32)
         plane = self._values.shape[1] * self._values.shape[2]
-        for block in self.blocks():
-            first, last = block.planes.start * plane, block.planes.stop * plane
-            here = (index >= first) & (index < last)
-            rows[here] = block.rows[index[here] - first]
+        for part in self._parts(slice(0, self._values.shape[0])):
+            first = part.start * plane
+            here = (index >= first) & (index < part.stop * plane)
+            if here.any():
+                rows[here] = self._rows(part)[index[here] - first]
         return rows
 
     def only(self, names: Sequence[str]) -> Array:
         """Some features of all voxels, shape (voxels, names)."""
         columns = [NAMES.index(name) for name in names]
         return np.concatenate([block.rows[:, columns] for block in self.blocks()])
+
+    def _parts(self, planes: slice) -> Iterator[slice]:
+        thick = max(1, _BLOCK_VOXELS // (self._values.shape[1] * self._values.shape[2]))
+        for first in range(planes.start, planes.stop, thick):
+            yield slice(first, min(first + thick, planes.stop))
 
     def _rows(self, planes: slice) -> Array:
         shape = (planes.stop - planes.start, *self._values.shape[1:])

@@ -9,54 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
-from delineate.errors import InputError, MissingPartError, TaskCancelledError
+from delineate.errors import InputError
+from delineate.training.boosting import Never, Stop, boosted, loaded
 from delineate.training.features import NAMES, NARROW
+from delineate.training.lessons import gathered, with_twins
 from delineate.training.sampling import MOST_STRUCTURES, Samples
 from delineate.training.working import Array
 
-ROUNDS: Final = 100
 SEVERAL: Final = 3
 """Images from which on features of the wide surroundings are used."""
-
-_OF_A_SIDE: Final = 0.8
-"""Mean of the side, -1 to 1, from which on a structure is of one side."""
-
-_ALIKE: Final = 0.5
-"""Of the voxels of two structures: where so many have values in common, and places from front to back, one mirrors the other."""
-
-MOST_ROWS: Final = 400_000
-"""Voxels one structure is learned from; with many images fewer of each."""
-
-_SETTINGS: Final = {
-    "objective": "binary",
-    "num_leaves": 31,
-    "learning_rate": 0.1,
-    "min_data_in_leaf": 20,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
-    "seed": 1,
-}
-
-
-class Stop(Protocol):
-    """Anything with `is_set`, such as a ``threading.Event``."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-
-
-class Never:
-    """Nobody asks to stop."""
-
-    def is_set(self) -> bool:
-        """Never."""
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +73,7 @@ class Forest:
     def _booster(self, number: int, own: bool) -> Any:
         if (number, own) not in self._boosters:
             grown = self.structures[number]
-            self._boosters[number, own] = _lightgbm().Booster(model_str=(grown.own if own else "") or grown.trees)
+            self._boosters[number, own] = loaded().Booster(model_str=(grown.own if own else "") or grown.trees)
         return self._boosters[number, own]
 
 
@@ -154,14 +119,14 @@ def grow(
 def _grow_one(name: str, cases: Sequence[Samples], told: Callable[[float], None], stop: Stop, threads: int) -> Grown:
     judged = [case for number, case in enumerate(cases) if number % 5 == 4]
     taught = [case for number, case in enumerate(cases) if number % 5 != 4]
-    rows, truth = _gathered(name, taught, [np.ones_like(case.held) if judged else ~case.held for case in taught])
+    rows, truth = gathered(name, taught, [np.ones_like(case.held) if judged else ~case.held for case in taught])
     if not truth.any():
         raise InputError(f"no voxel of {name} is labelled", "Label it in an image, or leave it out.")
     few = len(cases) < SEVERAL
     share = 0.5 if few else 1.0
-    wide = _with_twins(name, taught, rows, truth) if few else (rows, truth)
-    trees = _boosted(*wide, NARROW if few else NAMES, lambda fraction: told(share * fraction), stop, threads)
-    own = _boosted(rows, truth, NAMES, lambda fraction: told(share + share * fraction), stop, threads) if few else None
+    wide = with_twins(name, taught, rows, truth) if few else (rows, truth)
+    trees = boosted(*wide, NARROW if few else NAMES, lambda fraction: told(share * fraction), stop, threads)
+    own = boosted(rows, truth, NAMES, lambda fraction: told(share + share * fraction), stop, threads) if few else None
     column = [case.names.index(name) for case in cases]
     contrasts = [float(case.contrasts[c]) for case, c in zip(cases, column, strict=True) if case.contrasts[c] > 0]
     return Grown(
@@ -174,86 +139,6 @@ def _grow_one(name: str, cases: Sequence[Samples], told: Callable[[float], None]
         closing=min(int(case.closings[c]) for case, c in zip(cases, column, strict=True)),
         dice=_dice(name, judged or cases, trees),
     )
-
-
-def _boosted(rows: Array, truth: Array, features: Sequence[str], told: Callable[[float], None], stop: Stop, threads: int) -> Any:
-    """Trees over some of the features; the others are penalised away rather than left out, so that rows are the same for all."""
-    lightgbm = _lightgbm()
-    settings = {**_SETTINGS, "num_threads": threads}
-    if len(features) < len(NAMES):
-        settings["feature_contri"] = [1.0 if feature in features else 0.0 for feature in NAMES]
-    names = [f"f{i}" for i in range(len(NAMES))]
-    booster = lightgbm.Booster(settings, lightgbm.Dataset(rows, label=truth, params=settings, feature_name=names))
-    for number in range(ROUNDS):
-        if stop.is_set():
-            raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
-        booster.update()
-        told((number + 1) / ROUNDS)
-    return booster
-
-
-def _gathered(name: str, cases: Sequence[Samples], use: Sequence[np.ndarray]) -> tuple[Array, Array]:
-    """Rows that speak of a structure, and whether they are of it."""
-    use = [u & case.known[:, case.names.index(name)] for case, u in zip(cases, use, strict=True)]
-    share = max(1, -(-sum(int(u.sum()) for u in use) // MOST_ROWS))
-    rows = np.concatenate([case.rows[u][::share] for case, u in zip(cases, use, strict=True)])
-    truth = np.concatenate([case.truth[u][::share] == case.names.index(name) + 1 for case, u in zip(cases, use, strict=True)])
-    return rows, truth.astype(np.float32)
-
-
-def _with_twins(name: str, cases: Sequence[Samples], rows: Array, truth: Array) -> tuple[Array, Array]:
-    """With what the other side shows of a structure, mirrored.
-
-    One patient shows little of each side: where a left lung is cut off as a sliver and a right one in full, in the next it may be
-    the other way round. A body is the same on both sides, as far as the features for other patients see it.
-    """
-    for case in cases:
-        other = twin(case, case.names.index(name))
-        if other is not None:
-            use = ~case.held & case.known[:, other]
-            rows = np.concatenate([rows, mirrored(case.rows[use])])
-            truth = np.concatenate([truth, (case.truth[use] == other + 1).astype(np.float32)])
-    return rows, truth
-
-
-def twin(case: Samples, column: int) -> int | None:
-    """The structure of the other side that mirrors one, by its number: each is the most alike of all to the other."""
-    other, common = _likest(case, column)
-    return other if common >= _ALIKE and _likest(case, other)[0] == column else None
-
-
-def _likest(case: Samples, column: int) -> tuple[int, float]:
-    """The structure that is most alike, by its number, and how much."""
-    common = [_alike(case, column, other) for other in range(len(case.names))]
-    best = int(np.argmax(common))
-    return best, common[best]
-
-
-def _alike(case: Samples, one: int, other: int) -> float:
-    """How much two structures have in common, 0 to 1; 0 where they are not of opposite sides."""
-    across, value, along = (case.rows[:, NAMES.index(feature)] for feature in ("across", "value", "along"))
-    first, second = ((case.truth == label + 1) & ~case.held for label in (one, other))
-    if not first.any() or not second.any():
-        return 0.0
-    sides = np.sign(across[first]).mean(), np.sign(across[second]).mean()
-    if min(np.abs(sides)) < _OF_A_SIDE or np.prod(sides) > 0:
-        return 0.0
-    return min(_in_common(feature[first], feature[second]) for feature in (value, along))
-
-
-def _in_common(first: Array, second: Array) -> float:
-    """What the histograms of two sets of numbers share, 0 to 1."""
-    edges = np.histogram_bin_edges(np.concatenate([first, second]), bins=16)
-    shares = [np.histogram(values, bins=edges)[0] / values.size for values in (first, second)]
-    return float(np.minimum(*shares).sum())
-
-
-def mirrored(rows: Array) -> Array:
-    """Features of voxels, shape (voxels, features), as they would be on the other side of the body."""
-    order = [NAMES.index(name.replace("-L", "+L") if "-L" in name else name.replace("+L", "-L")) for name in NAMES]
-    result = rows[:, order]
-    result[:, NAMES.index("across")] *= -1
-    return result
 
 
 def _dice(name: str, cases: Sequence[Samples], booster: Any) -> float | None:
@@ -270,11 +155,3 @@ def _dice(name: str, cases: Sequence[Samples], booster: Any) -> float | None:
         both += float(weight[found & truth].sum())
         either += float(weight[found].sum() + weight[truth].sum())
     return 2 * both / either if either else None
-
-
-def _lightgbm() -> ModuleType:
-    try:
-        import lightgbm
-    except (ImportError, OSError) as error:  # OSError: the system has no OpenMP runtime (libgomp)
-        raise MissingPartError("LightGBM, with the OpenMP runtime it needs,", "train") from error
-    return lightgbm

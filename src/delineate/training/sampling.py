@@ -17,7 +17,7 @@ from delineate.segmentation import Segmentation
 from delineate.training.features import NAMES, Features
 from delineate.training.shaping import smoothness
 from delineate.training.speaking import speaking_planes
-from delineate.training.working import HU, Array, fingerprint, nearest, working
+from delineate.training.working import HU, Array, Working, fingerprint, nearest, working
 from delineate.volume import Volume
 
 MOST_STRUCTURES: Final = 255
@@ -82,7 +82,7 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
-class _Truth:
+class Truth:
     """Labels on the working grid: 1 + index of the structure, and for each structure where that is known, broadcasting to the grid."""
 
     labels: npt.NDArray[np.uint8]
@@ -94,8 +94,27 @@ class _Truth:
         return np.broadcast_to(np.logical_or.reduce(self.known), self.labels.shape)
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A case on its working grid.
+
+    looks : of each voxel what `even` goes by, shape (voxels, features).
+    """
+
+    case: Case
+    image: Working
+    truth: Truth
+    features: Features
+    looks: Array
+
+
 def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[str], None] = lambda text: None) -> Samples:
-    """Choose voxels of a case and compute their features.
+    """Choose voxels of a case and compute their features: `look`, then `chosen`."""
+    return chosen(look(case, spacing, scale, log), seed)
+
+
+def look(case: Case, spacing: float, scale: str, log: Callable[[str], None] = lambda text: None) -> Looked:
+    """Bring a case to the working grid.
 
     Parameters
     ----------
@@ -111,30 +130,35 @@ def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[s
     if len(case.labels.names) > MOST_STRUCTURES:
         raise InputError(f"the label has {len(case.labels.names)} structures", f"Label at most {MOST_STRUCTURES}; an image is no label.")
     image = working(case.image, spacing, scale, log)
-    seen = _on_working_grid(case, image.geometry)
-    truth, annotated = seen.labels, seen.annotated
-    if not annotated.any():
+    truth = _on_working_grid(case, image.geometry)
+    if not truth.annotated.any():
         raise InputError("no voxel of the image is annotated", "Label a slice at least, or say which slices are annotated.")
+    features = Features(image)
+    return Looked(case, image, truth, features, features.only(_LOOKS))
+
+
+def chosen(looked: Looked, seed: int = 0) -> Samples:
+    """Voxels that teach what was labelled, and their features."""
+    case, image, seen = looked.case, looked.image, looked.truth
+    truth, annotated = seen.labels, seen.annotated
     rng = np.random.default_rng(seed)
     names = tuple(case.labels.names)
     planes = np.asarray(annotated.any(axis=(1, 2)))
     held_planes = _held(planes)
-    features = Features(image)
-    looks = features.only(_LOOKS)
-    learn = _learned(truth, annotated & ~held_planes[:, None, None], looks, len(names), rng)
+    learn = _learned(truth, annotated & ~held_planes[:, None, None], looked.looks, len(names), rng)
     judge, weight = _judged(truth, annotated & held_planes[:, None, None], len(names), rng)
-    chosen = np.concatenate([learn, judge])
-    rows, known = features.rows(chosen), _known(seen, chosen)
-    if scale == HU:
-        gas, unlike = _room_air(rows, truth.ravel()[chosen], len(names), rng)
+    index = np.concatenate([learn, judge])
+    rows, known = looked.features.rows(index), _known(seen, index)
+    if image.scale == HU:
+        gas, unlike = _room_air(rows, truth.ravel()[index], len(names), rng)
         rows, known = np.concatenate([gas, rows]), np.concatenate([np.broadcast_to(unlike, (len(gas), len(names))), known])
-        chosen, learn = np.concatenate([np.full(len(gas), -1), chosen]), np.concatenate([np.full(len(gas), -1), learn])
+        index, learn = np.concatenate([np.full(len(gas), -1), index]), np.concatenate([np.full(len(gas), -1), learn])
     return Samples(
         names=names,
         rows=rows,
-        truth=np.where(chosen < 0, np.uint8(0), truth.ravel()[chosen]),
+        truth=np.where(index < 0, np.uint8(0), truth.ravel()[index]),
         known=known,
-        held=np.arange(chosen.size) >= learn.size,
+        held=np.arange(index.size) >= learn.size,
         weight=np.concatenate([np.ones(learn.size, np.float32), weight]),
         parts=np.array([_parts(truth == label, annotated) for label in range(1, len(names) + 1)]),
         volumes=np.array([case.labels.volume_ml(name) for name in names]),
@@ -144,7 +168,7 @@ def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[s
     )
 
 
-def _on_working_grid(case: Case, grid: Geometry) -> _Truth:
+def _on_working_grid(case: Case, grid: Geometry) -> Truth:
     """Structures and what is known at the nearest voxel of each working voxel. Where structures overlap the smallest one counts."""
     axes = reorientation(case.image.geometry, "LPS")
     turned = axes.grid(case.image.geometry)
@@ -161,16 +185,16 @@ def _on_working_grid(case: Case, grid: Geometry) -> _Truth:
             raise GeometryError(
                 f"annotated voxels of shape {np.shape(case.annotated)} do not fit an image of shape {case.image.geometry.shape}"
             ) from None
-        return _Truth(truth, [axes.apply(mask)[places]] * len(order))
+        return Truth(truth, [axes.apply(mask)[places]] * len(order))
     values, planes = axes.apply(case.image.voxels), places[0].ravel()
     known = []
     for structure in case.labels:
         labelled = axes.apply(case.labels.layers[structure.layer]) == structure.label
         known.append(speaking_planes(labelled, values, turned.spacing[2])[planes, None, None])
-    return _Truth(truth, known)
+    return Truth(truth, known)
 
 
-def _known(seen: _Truth, chosen: Index) -> Mask:
+def _known(seen: Truth, chosen: Index) -> Mask:
     """Which structures the chosen voxels speak of; a voxel of one structure is none of any other."""
     columns = [np.broadcast_to(known, seen.labels.shape).ravel()[chosen] for known in seen.known]
     result: Mask = np.stack(columns, axis=1) | (seen.labels.ravel()[chosen] > 0)[:, None]

@@ -11,9 +11,11 @@ from typing import Final
 from delineate.errors import InputError, ModelError, TaskCancelledError
 from delineate.model import Model, ModelInput
 from delineate.segmentation import Structure
+from delineate.training.boosting import Never, Stop
+from delineate.training.continuing import continued
 from delineate.training.files import Reservoir, write_forest
-from delineate.training.forest import Forest, Never, Stop, grow
-from delineate.training.sampling import Case, Samples, draw
+from delineate.training.forest import Forest, grow
+from delineate.training.sampling import Case, Samples, chosen, look
 from delineate.training.trainers import FOREST
 from delineate.training.working import COARSEST, HU, scale_of, spacing_for
 
@@ -70,7 +72,7 @@ def train(
             raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
         report(0.7 * number / len(examples), f"looking at image {number + 1} of {len(examples)}")
         try:
-            cases.append(_samples(example, reservoir, spacing, scale, number, log))
+            cases.append(_samples(example, reservoir, spacing, scale, number, log, stop, threads))
         except (InputError, ModelError) as error:
             log(f"image {number + 1} was left out: {error.sentence()}")
 
@@ -80,11 +82,21 @@ def train(
     return grow(cases, spacing=spacing, scale=scale, report=told, stop=stop, threads=threads)
 
 
-def _samples(example: Example, reservoir: Reservoir, spacing: float, scale: str, seed: int, log: Callable[[str], None]) -> Samples:
+def _samples(
+    example: Example,
+    reservoir: Reservoir,
+    spacing: float,
+    scale: str,
+    seed: int,
+    log: Callable[[str], None],
+    stop: Stop | None,
+    threads: int,
+) -> Samples:
     version = f"{example.version} {spacing:g} {scale}"
     samples = reservoir.get(example.image, version)
     if samples is None:
-        samples = draw(example.load(), spacing, scale, seed=seed, log=log)
+        looked = look(example.load(), spacing, scale, log)
+        samples = continued(chosen(looked, seed), looked, seed, stop, threads)
         reservoir.put(example.image, version, samples)
     return samples
 

@@ -433,3 +433,16 @@ def test_real_files_equal_their_nrrd() -> None:
     pairs = {"sparse-labelmap-noppv.dcm": sparse, "sparse-labelmap-ppv5.dcm": sparse, "seg/label.seg": "nrrd/label.nrrd"}
     for name, wanted in pairs.items():
         assert np.array_equal(read_seg(tiny / name, source).layers[0] == 1, labels(f"tiny_24x38x3/{wanted}") == 1)
+
+
+@pytest.mark.parametrize(("number", "written"), [("7", 1007), ("", 1000), ("2147483000", 2**31 - 1)])
+def test_it_is_shown_behind_its_image(number: str, written: int, tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in", stack_of(np.zeros(GRID.shape, np.int16), GRID))
+    for path in paths:
+        data = pydicom.dcmread(path)
+        data.SeriesNumber = number
+        data.save_as(path)
+    segmentation = Segmentation.from_masks({"ring": masks()["ring"]}, GRID)
+    for write in (write_seg, write_rtstruct):
+        write(tmp_path / "out.dcm", segmentation, read(tmp_path / "in").series)
+        assert pydicom.dcmread(tmp_path / "out.dcm").SeriesNumber == written

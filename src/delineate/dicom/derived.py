@@ -19,6 +19,8 @@ from delineate.dicom.uids import follows, new_uid
 from delineate.errors import ImageError
 
 _MAKER: Final = "Delineate"
+_BEHIND: Final = 1000
+_LARGEST: Final = 2**31 - 1  # of an integer string
 
 # Of the image's patient and study: what a file must have although it may be empty, and what it has where it is known.
 REQUIRED: Final = (
@@ -56,7 +58,7 @@ def derived(source: Series, sop_class: str, modality: str, at: datetime, descrip
         SeriesInstanceUID=follows(uid, "series"),
         SeriesDate=date,
         SeriesTime=time,
-        SeriesNumber=1,
+        SeriesNumber=_number(source),
         SeriesDescription=description[:64],
         Modality=modality,
         Manufacturer=_MAKER,
@@ -66,6 +68,13 @@ def derived(source: Series, sop_class: str, modality: str, at: datetime, descrip
         PositionReferenceIndicator="",
         **dict(_taken_over(source)),
     )
+
+
+def _number(source: Series) -> int:
+    """A series number behind the image's: viewers show series in the order of their numbers, some the first one alone."""
+    text = flat_text(source.attributes.get("SeriesNumber")).strip()
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    return number + _BEHIND if number + _BEHIND <= _LARGEST else _LARGEST
 
 
 def _taken_over(source: Series) -> Iterator[tuple[str, str]]:

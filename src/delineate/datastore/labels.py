@@ -130,7 +130,7 @@ class LabelVerbs(ImageVerbs):
     def _keep_stray(self, image: str, tag: str, extension: str, path: Path) -> None:
         """Keep a file that lies where a label is to lie, and that nobody indexed yet, as an older version."""
         if os.path.lexists(path) and not path.is_file():  # of a pipe reading never ends
-            raise StoreError(f"{path.name} in the datastore's labels of {tag} is no file", "Remove it, then save the label again.")
+            raise StoreError(f"what lies where the image's label {tag} is to lie is no file", "Remove it, then save the label again.")
         kept = self._files.keep(path)
         if kept is None:
             return

@@ -22,7 +22,7 @@ from delineate.training import applying
 from delineate.training.continuing import continued
 from delineate.training.forest import Forest, grow
 from delineate.training.lessons import are_sides
-from delineate.training.sampling import Case, chosen, look
+from delineate.training.sampling import Case, Samples, chosen, look
 from delineate.training.working import HU
 from delineate.volume import Volume
 
@@ -61,10 +61,12 @@ def below(case: Case, planes: int) -> Case:
     return replace(case, labels=replace(case.labels, layers=tuple(layer * looked for layer in case.labels.layers)))
 
 
-def taught(case: Case, *, onwards: bool) -> Forest:
-    looked = look(case, SPACING, HU)
+@pytest.fixture(scope="module")
+def seen() -> tuple[Samples, Samples]:
+    """What the slivers show, and what is seen beyond them."""
+    looked = look(below(wedges(), THIN), SPACING, HU)
     samples = chosen(looked)
-    return grow([continued(samples, looked) if onwards else samples], spacing=SPACING, scale=HU)
+    return samples, continued(samples, looked)
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -76,17 +78,15 @@ def worst(forest: Forest, case: Case) -> float:
     return min(dice(found.mask(name), case.labels.mask(name)) for name in found.names)
 
 
-def test_slivers_teach_what_they_become() -> None:
-    case, other = below(wedges(), THIN), wedges(3, 12)
-    before, after = taught(case, onwards=False), taught(case, onwards=True)
+def test_slivers_teach_what_they_become(seen: tuple[Samples, Samples]) -> None:
+    other = wedges(3, 12)
+    before, after = (grow([samples], spacing=SPACING, scale=HU) for samples in seen)
     assert worst(before, other) < 0.5
     assert min(worst(after, other), worst(after, wedges())) > 0.9
 
 
-def test_what_was_labelled_stays_as_it_was() -> None:
-    looked = look(below(wedges(), THIN), SPACING, HU)
-    before = chosen(looked)
-    after = continued(before, looked)
+def test_what_was_labelled_stays_as_it_was(seen: tuple[Samples, Samples]) -> None:
+    before, after = seen
     count = len(before.rows)
     assert len(after.rows) > count and not after.held[count:].any()
     for name in ("rows", "truth", "known", "held", "weight"):

@@ -74,7 +74,7 @@ def serving(label_server: Start, peer: DicomWebServer) -> Serving:
     return start
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come"

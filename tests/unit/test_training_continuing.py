@@ -46,7 +46,7 @@ def wedges(seed: int = 0, moved: int = 0) -> Case:
     body = ((y - 28) / 24) ** 2 + ((x - 32) / 29) ** 2 + 0 * z < 1
     inner = ((y - 28) / 20) ** 2 + ((x - 32) / 25) ** 2 + 0 * z < 1
     thick = np.clip(z - 3 + moved, 0, 24)
-    lung = inner & (y > 46 - thick) & (np.abs(x - 32) > 4) & (thick > 0)
+    lung = inner & (y > 47 - thick) & (np.abs(x - 32) > 4) & (thick > 0)
     values = np.where(body, 40.0, -1000.0)
     values[lung] = -850
     values = ndimage.gaussian_filter(values, 0.5) + np.random.default_rng(seed).normal(0, 15, SHAPE)

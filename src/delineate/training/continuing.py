@@ -22,6 +22,9 @@ from delineate.training.sampling import Index, Looked, Mask, Samples, even
 from delineate.training.shaping import filled, settled
 from delineate.training.speaking import tapers
 
+_SLIVER: Final = 3.5
+"""Working voxels: where no labelled one is as deep inside, in its plane, all of them are at an edge. Thicker ones speak for themselves."""
+
 _LEAST: Final = 15.0
 """mm beyond the labels that must be unknown: between slices labelled here and there nothing is looked for."""
 
@@ -77,7 +80,7 @@ class _Found:
 
 
 def continued(samples: Samples, looked: Looked, seed: int = 0, stop: Stop | None = None, threads: int = 1) -> Samples:
-    """Samples with those of slices beyond the labels, wherever a structure goes on there.
+    """Samples with those of slices beyond the labels, wherever a structure labelled in slivers alone goes on there.
 
     Parameters
     ----------
@@ -102,11 +105,11 @@ def continued(samples: Samples, looked: Looked, seed: int = 0, stop: Stop | None
 
 
 def _ways(looked: Looked, column: int) -> Iterator[_Way]:
-    """Up and down, where a structure does not taper off and enough planes beyond it are unknown."""
+    """Up and down, where what is labelled of a structure is thin, does not taper off, and enough planes beyond are unknown."""
     mask = looked.truth.labels == column + 1
     known = np.asarray(looked.truth.known[column].any(axis=(1, 2)))
     there = np.flatnonzero(mask.any(axis=(1, 2)))
-    if there.size == 0:
+    if there.size == 0 or max(float(ndimage.distance_transform_edt(mask[k]).max()) for k in there) > _SLIVER:
         return
     areas = np.count_nonzero(mask[there], axis=(1, 2))
     extent = int(there[-1] - there[0] + 1)

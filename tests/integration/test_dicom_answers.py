@@ -22,6 +22,7 @@ pytest.importorskip("pydicom")
 
 import pydicom
 
+from delineate import nifti
 from delineate.client import AsyncClient, Client
 from delineate.dicom import rtstruct, seg
 from delineate.dicom.reader import DicomImage, read
@@ -690,6 +691,19 @@ def test_a_bare_array_is_saved_on_the_grid_of_a_series(server: Any, tmp_path: Pa
     told = save_raw(server, "chest", labels.tobytes() + b"x")
     assert told.status_code == 422
     assert "voxels" in told.json()["message"]
+
+
+def test_a_label_of_a_series_on_another_grid_is_a_conflict(server: Any, tmp_path: Path) -> None:
+    """Mirrored, it would be the other side."""
+    grid = read(server.studies / "chest").volume.geometry
+    mirrored = replace(grid, direction=(-grid.direction[0], *grid.direction[1:]))
+    for geometry, status in ((grid, 200), (mirrored, 409), (grid, 200)):
+        path = tmp_path / "label.nii.gz"
+        nifti.write_labels(path, np.ones(geometry.shape, np.uint8), geometry)
+        answer = server.http.put(
+            "/datastore/label", params={"image": "chest", "tag": "mirror"}, files={"label": ("l.nii.gz", path.read_bytes())}
+        )
+        assert answer.status_code == status, answer.text
 
 
 def test_a_bare_array_on_slices_that_are_on_no_grid(label_server: Callable[..., Any], tmp_path: Path) -> None:

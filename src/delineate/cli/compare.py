@@ -33,9 +33,7 @@ _NAMES: Final = 'a.json beside a.nii.gz with {"1": "Lung_L"}'
 @click.option("--source", type=click.Path(path_type=Path, exists=True), help="The image that they are of: for contours, and for a picture.")
 @click.option("--tolerance", type=float, default=TOLERANCE, show_default=True, help="Of the surface Dice, mm.")
 @click.option("--structure", "names", multiple=True, help="Only this one; repeatable.")
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="A PNG file: A filled, B a broken line."
-)
+@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="A PNG file: A filled, B a broken line.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @dicom_options
 def compare(

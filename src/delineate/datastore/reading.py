@@ -79,6 +79,11 @@ class DatastoreReader:
         """One image. Raises `UnknownImageError`."""
         return self._entry(id).image
 
+    def may_be_series(self, id: str) -> bool:
+        """Whether an image is many files, or was not there when somebody last asked; never waits."""
+        entry = self._snapshot.last.entries.get(id)
+        return entry is None or entry.image.is_series
+
     def images(self, *, unlabelled: bool | None = None, tag: str = FINAL) -> list[ImageRecord]:
         """All images in the order in which they came; those without (True) or with (False) a label of `tag` only."""
         entries = self.state().entries.values()

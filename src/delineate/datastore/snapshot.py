@@ -101,6 +101,11 @@ class Snapshot:
             self._seen = changes
         return self._state
 
+    @property
+    def last(self) -> State:
+        """What was there when somebody last asked; never waits."""
+        return self._state
+
     def load(self, connection: Connection) -> State:
         """The state that a transaction sees; before the transaction changes anything itself."""
         with self._lock:

@@ -96,6 +96,8 @@ class SavingRoutes:
             await self._annotation.fetch(image)
             if form.filenames.get(LABEL_FIELD, "").lower().endswith(RAW):
                 await self._grids.learn(image)
+            else:
+                await self._grids.try_to_learn(image)
             record = await form.finish(
                 lambda: store.save_label(image, tag, taker.require(LABEL_FIELD), info=self._with_names(image, info), who=owner)
             )

@@ -1,4 +1,4 @@
-"""Grids of series, which only a worker can read: asked for when a label is a bare array on one."""
+"""Grids of series, which only a worker can read: asked for when a label is saved for one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from delineate.worker.referred import place_of
 WORK_NAME: Final = "series-grid"
 _OWNER: Final = "server"
 _PATIENCE: Final = 30.0  # s; workers may be busy for longer, and somebody waits
+_SHORT: Final = 5.0  # s; for a label that can be kept without it
+_REMEMBERED: Final = 10_000
 
 
 class SeriesGrids:
@@ -30,9 +32,27 @@ class SeriesGrids:
         self._annotation = annotation
         self._works = works
         self._files = files
+        self._without: dict[tuple[str, int, float], None] = {}  # versions of images of which nothing came out, the oldest first
 
-    async def learn(self, image: str) -> None:
-        """Have the grid of an image known to the datastore, if it is a series whose slices are on one.
+    async def try_to_learn(self, image: str) -> None:
+        """As `learn`, for a label that says itself where it lies: nothing is raised, and nobody waits twice for a series
+        that cannot be read, has no grid, or found all workers busy."""
+        if not self._annotation.datastore.may_be_series(image):
+            return
+        key = await self._files.run(lambda: self._key(image))
+        if key is None or key in self._without:
+            return
+        with contextlib.suppress(DelineateError):
+            if await self.learn(image, _SHORT):
+                return
+        self._without[key] = None
+        if len(self._without) > _REMEMBERED:
+            del self._without[next(iter(self._without))]
+
+    async def learn(self, image: str, patience: float = _PATIENCE) -> bool:
+        """Have the grid of an image known to the datastore, if it is a series whose slices are on one: whether it is known now.
+
+        `patience` : how long to wait for a worker, seconds.
 
         Raises
         ------
@@ -42,17 +62,26 @@ class SeriesGrids:
         with contextlib.suppress(UnknownItemError):  # whoever asked says so in its own words
             record = await self._files.run(lambda: self._unknown(image))
             if record is None:
-                return
+                return True
             task = await self._files.run(lambda: self._submit(record))
             try:
-                ended = await asyncio.wait_for(self._works.ended(task), _PATIENCE)
+                ended = await asyncio.wait_for(self._works.ended(task), patience)
                 grid = (await self._works.answer(ended)).get("grid")
             except asyncio.TimeoutError:
-                return
+                return False
             finally:
                 await self._files.run(lambda: self._forget(task))
             if grid is not None:
                 self._annotation.datastore.learn_grid(record, Geometry(**{name: tuple(values) for name, values in grid.items()}))
+                return True
+        return False
+
+    def _key(self, image: str) -> tuple[str, int, float] | None:
+        """The version of a series whose grid is not known; None for any other image, or none."""
+        with contextlib.suppress(UnknownItemError):
+            record = self._unknown(image)
+            return None if record is None else (record.id, record.version, record.mtime)
+        return None
 
     def _unknown(self, image: str) -> ImageRecord | None:
         record = self._annotation.datastore.image(image)

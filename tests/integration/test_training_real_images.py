@@ -80,6 +80,19 @@ def test_lungs_under_one_label_with_nothing_said(tmp_path: Path, teacher: str, r
     assert dice(applying.segment(forest, other.image).mask("Lungs"), other.labels.mask("Lungs")) >= 0.9
 
 
+@pytest.mark.parametrize("sides", [1, 2])
+def test_slivers_behind_the_liver_teach_whole_lungs(tmp_path: Path, sides: int) -> None:
+    """The lower half of the slices that hold lungs, nothing said; under one label, or left and right apart."""
+    whole, other = (case if sides == 2 else _as_one(case) for case in (trunk(), chest()))
+    lungs = np.logical_or.reduce([whole.labels.mask(name) for name in whole.labels.names]).any(axis=(1, 2))
+    there = np.flatnonzero(lungs)
+    lower = (np.arange(lungs.size) < (there[0] + there[-1] + 1) // 2)[:, None, None]
+    taught = replace(whole, labels=replace(whole.labels, layers=tuple(layer * lower for layer in whole.labels.layers)))
+    forest = train([Example(image="trunk", version="1", load=lambda: taught)], Reservoir(tmp_path))
+    found = applying.segment(forest, other.image)
+    assert min(dice(found.mask(name), other.labels.mask(name)) for name in found.names) >= 0.9
+
+
 def _as_one(case: Case) -> Case:
     both = case.labels.mask("Lung_L") | case.labels.mask("Lung_R")
     return Case(case.image, Segmentation.from_masks({"Lungs": both}, case.image.geometry))

@@ -77,6 +77,7 @@ def test_wado_uri_is_wado_rs() -> None:
     ("wrong", "said"),
     [
         ({"requestType": "x"}, "no request"), ({"studyUID": ""}, "studyUID"), ({"objectUID": "../1"}, "objectUID"),
+        ({"seriesUID": ".."}, "seriesUID"),
         ({"contentType": "text/html"}, "contentType"), ({"frameNumber": "1/../.."}, "frameNumber"),
         ({"contentType": "application/dicom", "transferSyntax": '1"'}, "transferSyntax"),
     ],

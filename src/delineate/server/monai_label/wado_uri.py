@@ -14,7 +14,7 @@ from delineate.errors import InputError
 
 DICOM: Final = "application/dicom"
 
-_UID: Final = re.compile(r"[0-9.]{1,64}")
+_UID: Final = re.compile(r"[0-9][0-9.]{0,63}")  # not dots alone, which lead out of a path
 _RENDERED: Final = frozenset({"image/jpeg", "image/png", "image/gif"})
 _SYNTAX: Final = re.compile(r"[0-9.]{1,64}|\*")
 

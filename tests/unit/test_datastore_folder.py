@@ -261,9 +261,10 @@ def test_what_is_no_file_hides_nothing_and_is_not_read(folder: Path, database: D
     os.mkfifo(folder / "series" / "a.dcm")
     (folder / "zero.nii.gz").symlink_to("/dev/zero")
     put(folder / "two\nlines.nii.gz")
+    put(folder / "胸部\u3000造影.nii.gz")
     Path(os.fsdecode(bytes(folder) + b"/no text \xff.nii.gz")).write_bytes(b"content")
     store = opened(folder, database)
-    assert set(paths(store)) == {"good"}
+    assert set(paths(store)) == {"good", "胸部\u3000造影"}
 
 
 # ---- MONAI Label

@@ -31,7 +31,9 @@ RAW: Final = ".bin"
 
 _LONGEST: Final = 200  # bytes: a file name has room for 255, and an extension and a number are added
 _RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-_FORBIDDEN: Final = re.compile(r"[/\\:\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NO_TEXT: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+_FORBIDDEN: Final = re.compile(rf"[/\\:{_NO_TEXT}]")
+_UNSPEAKABLE: Final = re.compile(f"[{_NO_TEXT}]")
 
 
 def check_id(text: str) -> str:
@@ -61,6 +63,11 @@ def _fault(text: str) -> str:
     if text[0] == "." or text[-1] == "." or text != text.strip():
         return "begins or ends with a dot or a blank"
     return "is a name that some systems keep for themselves" if _RESERVED.fullmatch(text) else ""
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name fits into a line of text: no control characters, no bytes that are none of its encoding."""
+    return _UNSPEAKABLE.search(name) is None
 
 
 def split(name: str, extensions: Collection[str] = IMAGE_EXTENSIONS) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from delineate.datastore.formats import is_dicom
 from delineate.datastore.layout import Layout, Stamp
-from delineate.datastore.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, split
+from delineate.datastore.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, is_text, split
 
 _DEPTH: Final = 16  # sub-folders of sub-folders
 _SNIFFED: Final = 3  # files of a folder that are read to see whether it is a DICOM series
@@ -153,7 +153,7 @@ class Scanner:
                 name = entry.name
                 if name in before.files:
                     files[name] = before.files[name]
-                elif name.startswith(".") or not name.isprintable():  # also what is no text
+                elif name.startswith(".") or not is_text(name):
                     continue
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(name)

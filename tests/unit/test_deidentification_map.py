@@ -51,6 +51,15 @@ def answers_of(path: Path, damaged: list[bytes]) -> set[tuple[str, ...]]:
     return found
 
 
+def test_where_there_are_no_links_it_is_made_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", refused)
+    assert asked(path) == asked(path)
+    assert list(path.parent.iterdir()) == [path] and path.stat().st_mode & 0o777 == 0o600
+
+
 def test_cut_off_anywhere_it_is_refused(path: Path) -> None:
     asked(path)
     whole = path.read_bytes()

@@ -220,14 +220,11 @@ class IdentityMap:
         if self._connection.execute("PRAGMA user_version").fetchone() == (1,):  # no other process was here first
             if self._connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError
-            for table, rows in _ROWS.items():
+            for table, key in {"uids": ("original", "patient"), "patients": ("original",), "studies": ("sent",)}.items():
                 self._connection.execute(f"ALTER TABLE {table} ADD COLUMN proof INTEGER NOT NULL DEFAULT 0")
-                found = [row[:-1] for row in self._connection.execute(rows)]
-                keys = " AND ".join(f"{name} = ?" for name in ("original", "patient")[: 2 if table == "uids" else 1])
-                keys = "sent = ?" if table == "studies" else keys
-                count = keys.count("?")
-                words = f"UPDATE {table} SET proof = ? WHERE {keys}"  # noqa: S608
-                self._connection.executemany(words, [(_proof(table, *row), *row[:count]) for row in found])
+                found = [row[:-1] for row in self._connection.execute(_ROWS[table])]
+                words = f"UPDATE {table} SET proof = ? WHERE {' AND '.join(f'{name} = ?' for name in key)}"  # noqa: S608
+                self._connection.executemany(words, [(_proof(table, *row), *row[: len(key)]) for row in found])
             self._connection.execute(f"PRAGMA user_version = {_VERSION}")
         self._connection.execute("COMMIT")
 
@@ -252,8 +249,14 @@ def _make(path: Path) -> None:
                 connection.execute("COMMIT")
             finally:
                 connection.close()
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(part, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links, where half a map may be seen, and is refused
+            with contextlib.suppress(FileExistsError), path.open("xb") as file:
+                path.chmod(0o600)
+                file.write(part.read_bytes())
     finally:
         part.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from delineate import nifti
+from delineate.datastore.local import LocalDatastore
 from delineate.geometry import Geometry
 
 Start = Callable[..., Any]
@@ -191,6 +193,27 @@ def test_labels(server: Any, mask: bytes) -> None:
     assert server.http.request("DELETE", "/datastore/label", params={"id": "a", "tag": "mine"}).json() == {}
     assert server.http.request("DELETE", "/datastore/label", params={"id": "a", "tag": "mine"}).json() == {}
     assert server.http.get("/datastore/").json()["label_tags"] == {"final": 1}
+
+
+def test_a_label_whose_file_was_replaced_by_one_of_another_name_is_looked_for_again(
+    server: Any, mask: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(server, "a", mask)
+    stale: list[Any] = []
+    look = LocalDatastore.label
+
+    def label(self: LocalDatastore, id: str, tag: str) -> Any:
+        found = look(self, id, tag)
+        if stale:
+            return found
+        stale.append(replace(found, path=found.path.with_name("gone.seg.nrrd")))
+        return stale[0]
+
+    monkeypatch.setattr(LocalDatastore, "label", label)
+    assert server.http.get("/datastore/label", params={"label": "a", "tag": "final"}).content == mask
+    assert stale
+    monkeypatch.setattr(LocalDatastore, "label", lambda *_: stale[0])
+    assert server.http.get("/datastore/label", params={"label": "a", "tag": "final"}).status_code == 404
 
 
 def test_a_reviewer(server: Any, mask: bytes) -> None:

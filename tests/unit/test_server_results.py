@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delineate.protocols.messages import Body, FileBody, JoinedBody
-from delineate.server.results import SMALL, BodyResponse, part_of
+from delineate.server.results import SMALL, BodyResponse, HeldFileBody, OpenFile, part_of
 
 
 def ask(body: Body, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes, int]:
@@ -36,7 +36,7 @@ def ask(body: Body, method: str = "GET", **headers: str) -> tuple[int, dict[str,
     return sent[0]["status"], found, b"".join(blocks), max(map(len, blocks))
 
 
-@pytest.fixture(params=["memory", "file", "joined", "large"])
+@pytest.fixture(params=["memory", "file", "joined", "large", "held"])
 def body(request: pytest.FixtureRequest, tmp_path: Path) -> Body:
     data = os.urandom(3 * SMALL + 5 if request.param == "large" else 1000)
     path = tmp_path / "f"
@@ -45,7 +45,24 @@ def body(request: pytest.FixtureRequest, tmp_path: Path) -> Body:
         return Body(data)
     if request.param == "joined":
         return JoinedBody([Body(data[:10]), FileBody(str(path), 12, 500), JoinedBody([Body(data[510:900]), Body(b"")]), Body(data[900:])])
+    if request.param == "held":
+        return HeldFileBody(OpenFile(os.open(path, os.O_RDONLY)), 2, len(data))
     return FileBody(str(path), 2, len(data))
+
+
+def test_a_file_that_is_held_is_the_one_that_was_opened(tmp_path: Path) -> None:
+    path, data = tmp_path / "f", os.urandom(3 * SMALL)
+    path.write_bytes(data)
+    held = HeldFileBody(OpenFile(os.open(path, os.O_RDONLY)), 0, len(data))
+    (tmp_path / "other").write_bytes(bytes(5))
+    (tmp_path / "other").replace(path)
+    assert ask(held)[2] == data
+    path.unlink()
+    descriptor = held.file.descriptor
+    assert b"".join(part_of(held, 10, 20)) == data[10:20]
+    del held
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
 
 
 def test_the_whole(body: Body) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from typing import Final
@@ -13,12 +15,40 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from delineate.protocols.messages import Body, FileBody, JoinedBody
+from delineate.protocols.messages import BLOCK, Body, FileBody, JoinedBody
 
 SMALL: Final = 1 << 18
 """Bytes up to which an answer is read at once, without changing threads."""
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})\Z")
+
+
+class OpenFile:
+    """A descriptor that is closed when nobody holds it any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+
+class HeldFileBody(Body):
+    """A file that is open, or `length` bytes of it from `offset` on: what is sent is the file that was looked at, also where
+    another takes its place, or it goes, while it is sent."""
+
+    def __init__(self, file: OpenFile, offset: int, length: int) -> None:
+        super().__init__()
+        self.file = file
+        self.offset = offset
+        self.length = length
+
+    def __iter__(self) -> Iterator[bytes]:
+        done = 0
+        while done < self.length:
+            block = os.pread(self.file.descriptor, min(BLOCK, self.length - done), self.offset + done)
+            if not block:
+                raise OSError("a file became shorter while it was sent")
+            done += len(block)
+            yield block
 
 
 class BodyResponse(Response):
@@ -124,6 +154,8 @@ def part_of(body: Body, start: int, end: int) -> Body:
         return JoinedBody(parts)
     if isinstance(body, FileBody):
         return FileBody(body.path, body.offset + start, end - start)
+    if isinstance(body, HeldFileBody):
+        return HeldFileBody(body.file, body.offset + start, end - start)
     return Body(b"".join(body)[start:end])
 
 

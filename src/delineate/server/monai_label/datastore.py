@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Annotated, Final, Literal
 
@@ -26,6 +27,7 @@ Tag = Annotated[str, Query(description="Of the label: `final` from a person, `or
 Id = Annotated[str, Query(description="The image's id.")]
 
 _CHECK_SUM: Final = re.compile(r"(?:(SHA256|SHA512|MD5)[:=])?([0-9a-f]+)\Z", re.IGNORECASE)
+_LOOKS: Final = 3  # for a label whose file was replaced by one of another name in between
 
 
 class DatastoreRoutes:
@@ -105,11 +107,14 @@ class DatastoreRoutes:
 
     async def label(self, label: Label, tag: Tag) -> Response:
         """A label as it lies in the folder; in ranges where they are asked for."""
-        record = await self._files.run(lambda: self._datastore.label(label, tag))
         missing = UnknownLabelError("the label's file is gone")
-        if record.path is None:
-            raise missing
-        return await self._downloads.whole(record.path, record.image, missing)
+        for _ in range(_LOOKS):
+            record = await self._files.run(lambda: self._datastore.label(label, tag))
+            if record.path is None:
+                break
+            with contextlib.suppress(UnknownLabelError):
+                return await self._downloads.whole(record.path, record.image, missing)
+        raise missing
 
     async def has_label(self, image: Image, tag: Tag) -> Response:
         """Whether the image has a label of the tag: 200 or 404."""

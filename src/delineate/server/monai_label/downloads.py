@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -11,9 +12,8 @@ from starlette.responses import Response, StreamingResponse
 
 from delineate.datastore.dataset import zip_blocks
 from delineate.errors import DelineateError
-from delineate.protocols.messages import FileBody
 from delineate.server.files import Files
-from delineate.server.results import BodyResponse, disposition
+from delineate.server.results import BodyResponse, HeldFileBody, OpenFile, disposition
 
 OCTETS = "application/octet-stream"
 
@@ -28,7 +28,7 @@ class Downloads:
     async def whole(self, path: Path, stem: str, missing: DelineateError) -> Response:
         """A file under its own name, or a folder as ``STEM.zip``. Raises `missing` where it is gone."""
         try:
-            status = await self._files.run(path.stat)
+            file, status = await self._files.run(lambda: _opened(path))
         except OSError:
             raise missing from None
         if stat.S_ISDIR(status.st_mode):
@@ -36,12 +36,17 @@ class Downloads:
         if not stat.S_ISREG(status.st_mode):  # of a pipe reading never ends
             raise missing
         tag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
-        body = FileBody(str(path), 0, status.st_size)
+        body = HeldFileBody(file, 0, status.st_size)
         return BodyResponse(body, tag=tag, media_type=OCTETS, filename=path.name, threads=self._threads)
 
     def zipped(self, blocks: Iterator[bytes], filename: str) -> Response:
         """A zip of unknown length."""
         return StreamingResponse(blocks, media_type=OCTETS, headers={"content-disposition": disposition(filename)})
+
+
+def _opened(path: Path) -> tuple[OpenFile, os.stat_result]:
+    file = OpenFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))  # to open a pipe waits for its writer otherwise
+    return file, os.fstat(file.descriptor)
 
 
 def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:

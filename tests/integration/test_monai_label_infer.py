@@ -371,6 +371,21 @@ def test_a_batch_stops_and_one_at_a_time_runs(slow: Any) -> None:
     assert slow.http.get("/batch/infer", params={"check_if_running": True}).status_code == 404
 
 
+def test_a_batch_of_so_many_images_and_so_many_at_once(label_server: Start) -> None:
+    server = label_server("c.nii.gz", "a.nii.gz", "b.nii.gz")  # nobody works
+    begun = server.http.post("/batch/infer/threshold", json={"max_batch_size": 2, "max_workers": 1}).json()
+    assert begun["request"]["max_batch_size"] == 2
+    until(lambda: len(server.service.tasks.tasks()) == 1)
+    (record,) = server.http.get("/batch/infer", params={"all": True}).json()
+    assert record["details"] == ["0 of 2 images done"]
+    assert server.http.delete("/batch/infer").json()["status"] == "STOPPED"
+    assert len(server.service.tasks.tasks()) == 1, "the second one waited for the first"
+    every = server.http.post("/batch/infer/threshold", json={"max_batch_size": 0, "max_workers": 0})
+    assert every.status_code == 200
+    until(lambda: len(server.service.tasks.tasks(state=TaskState.PENDING)) == 2)
+    assert server.http.get("/batch/infer").json()["details"] == ["0 of 3 images done"]
+
+
 def test_a_batch_goes_on_after_a_restart(label_server: Start, tmp_path: Path) -> None:
     server = label_server("a.nii.gz", "b.nii.gz")  # nobody works
     server.http.post("/batch/infer/threshold")

@@ -52,7 +52,8 @@ class BatchRoutes:
     ) -> Response:  # fmt: skip
         """Run a model on many images of the datastore and save what it finds as labels.
 
-        JSON: the model's parameters, `label_tag` (`original` where it is not given), `save_label`. 429 while one runs.
+        JSON: the model's parameters, `label_tag` (`original` where it is not given), `save_label`; `max_batch_size`, the first so many
+        images by id, and `max_workers`, so many at once: 0 for no limit. 429 while one runs.
         """
         params = json_object(await small_body(request), "the request")
         wanted = wire.BatchParams.from_json(params, strict=True)
@@ -60,12 +61,15 @@ class BatchRoutes:
         tag = check_tag(wanted.label_tag or ORIGINAL_TAG)
         chosen = None if images == "all" else images == "unlabeled"
         found = await self._files.run(lambda: self._annotation.datastore.images(unlabelled=chosen))
+        if (first := wanted.max_batch_size or 0) > 0:
+            found = sorted(found, key=lambda image: image.id)[:first]
         asked = {"model": model, "images": images, **({"output": output} if output else {}), **params}
         own = ("save_label", "label_tag", "max_workers", "max_batch_size")
         record = BatchRecord(
             id=self._batches.records.new_id(), model=model, images=tuple(image.id for image in found),
             tag="" if wanted.save_label is False else tag, params={name: value for name, value in params.items() if name not in own},
             request=asked, owner=self._guard.owner(request), started=time.time(), output=IN_DICOM.get(output or "", ""),
+            most=max(0, wanted.max_workers or 0),
         )  # fmt: skip
         run = await self._batches.start(record)
         if not run_sync:

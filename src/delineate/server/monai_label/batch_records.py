@@ -25,6 +25,7 @@ class BatchRecord:
     """One batch.
 
     images : ids, as chosen when it began; tag : of the labels that are saved, empty to save none.
+    most : images at once, 0 for as many as the workers take.
     output : what is made of each image in DICOM, of `delineate.protocols.dicom_request.OUTPUTS`; empty for nothing.
     request : as it was sent; started, ended : Unix seconds, `ended` None while it runs or is to go on.
     state : one of the states of the API, as of its end; details : the last lines that are to be said of it.
@@ -42,6 +43,7 @@ class BatchRecord:
     state: str = "RUNNING"
     details: tuple[str, ...] = field(default=())
     output: str = ""
+    most: int = 0
 
 
 class BatchRecords:

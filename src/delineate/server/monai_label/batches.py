@@ -112,6 +112,8 @@ class Batches:
     async def _run(self, run: Run) -> None:
         images = iter(run.record.images)
         wide = max(1, self._service.settings.workers) * _AHEAD
+        if run.record.most:
+            wide = min(wide, run.record.most)
         try:
             await asyncio.gather(*(self._one_after_the_other(run, images) for _ in range(wide)))
         except Exception:

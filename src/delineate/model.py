@@ -19,6 +19,9 @@ SLIDES = "SM"
 KINDS = ("segmentation", "deepedit", "deepgrow", "scribbles", "classification", "detection", "others")
 """What a model is to a client that draws its controls by it."""
 
+CONTOURS = ("blocks", "smooth")
+"""How labels on the image's grid come to a finer contour grid."""
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]{0,127}")
 
 
@@ -61,6 +64,7 @@ class Model:
     orientation : ``as-sent``, or axis codes such as ``LPS`` that the worker converts to and back from.
     spacing : mm (x, y, z) to resample to, None for the image's own; needs an orientation.
     one_grid : whether all images must be on one grid.
+    contours : how labels on the image's grid come to a sender's finer contour grid: ``blocks``, exactly, or ``smooth``.
     structures : declared structures; empty when their names come with each result.
     prompts : kinds of prompt it takes (``foreground``, ``background``, ``roi``, ``scribbles``).
     kind : one of `KINDS`; dimension : 3, or 2 for one that works on a slice or a flat image.
@@ -78,6 +82,7 @@ class Model:
     orientation: str = AS_SENT
     spacing: tuple[float, float, float] | None = None
     one_grid: bool = True
+    contours: str = "blocks"
     structures: tuple[Structure, ...] = ()
     prompts: tuple[str, ...] = ()
     kind: str = "segmentation"
@@ -98,6 +103,8 @@ class Model:
             raise SettingsError(f"model {self.name} declares a spacing without an orientation", 'Add orientation = "LPS".')
         if self.kind not in KINDS:
             raise SettingsError(f"model {self.name} is of the kind {self.kind!r}, which is not known", f"Use one of {', '.join(KINDS)}.")
+        if self.contours not in CONTOURS:
+            raise SettingsError(f"model {self.name} has contours = {self.contours!r}", f"Use one of {', '.join(CONTOURS)}.")
         if self.dimension not in (2, 3):
             raise SettingsError(f"model {self.name} has dimension {self.dimension!r}", "Write dimension = 3, or 2.")
         if not self.inputs:

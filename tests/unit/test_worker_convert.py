@@ -7,6 +7,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
+from delineate.errors import SettingsError
 from delineate.geometry import Geometry
 from delineate.model import Model, ModelInput
 from delineate.orientation import reorientation
@@ -92,6 +93,46 @@ def test_as_sent_changes_nothing() -> None:
     labels, grid = from_model(answer(seen), image.geometry, (2, 2, 1), expected, model)
     assert grid == image.geometry.refined((2, 2, 1))
     assert world(labels, grid) == list(LPS.to_world(POINT))
+
+
+@pytest.mark.parametrize("codes", CODES[::7])
+@pytest.mark.parametrize("orientation", ["as-sent", "LPS"])
+def test_smooth_contours_of_a_ball_are_nearer_to_it_and_where_it_is(codes: str, orientation: str) -> None:
+    """On a contour grid of 3 x 2 x 1 voxels in each of the image, which shows a ball in steps."""
+    grid, centre = Geometry((20, 18, 12), (2.0, 2.4, 3.0), (-11.0, 5.0, 30.0)), np.array([8.6, 24.9, 46.1])
+    factor = (3, 2, 1)
+
+    def ball(where: Geometry) -> np.ndarray:
+        index = np.stack(np.meshgrid(*map(np.arange, where.shape), indexing="ij"), axis=-1)[..., ::-1]
+        inside: np.ndarray = ((where.to_world(index) - centre) ** 2).sum(axis=-1) < 144.0
+        return inside
+
+    image = Volume(ball(grid).astype(np.int16), grid).mapped(reorientation(grid, codes))
+    wrong = {}
+    for contours in ("blocks", "smooth"):
+        model = Model(name="m", runner="toy", orientation=orientation, contours=contours)
+        (seen,) = to_model((image,), model)
+        expected = expected_grid(image.geometry, seen.geometry, factor, model)
+        labels, fine = from_model(answer(seen), image.geometry, factor, expected, model)
+        assert fine == image.geometry.refined(factor) and labels.shape == fine.shape
+        wrong[contours] = np.count_nonzero(labels.astype(bool) != ball(fine)) / np.count_nonzero(ball(fine))
+        np.testing.assert_allclose(world(labels, fine), centre, atol=0.35)
+    assert wrong["smooth"] < 0.9 * wrong["blocks"]
+
+
+def test_smooth_contours_without_a_finer_grid_or_on_it_already_change_nothing() -> None:
+    image, model = sent("ARS"), Model(name="m", runner="toy", contours="smooth")
+    expected = expected_grid(image.geometry, image.geometry, (2, 2, 1), model)
+    labels, _ = from_model(answer(image, (2, 2, 1)), image.geometry, (2, 2, 1), expected, model)
+    assert labels.sum() == 4
+    expected = expected_grid(image.geometry, image.geometry, (1, 1, 1), model)
+    labels, grid = from_model(answer(image), image.geometry, (1, 1, 1), expected, model)
+    assert labels.sum() == 1 and grid is image.geometry
+
+
+def test_a_way_to_contours_that_is_none() -> None:
+    with pytest.raises(SettingsError, match="contours = 'round'"):
+        Model(name="m", runner="toy", contours="round")
 
 
 def test_units_are_those_the_model_declares() -> None:

@@ -33,15 +33,18 @@ def expected_grid(image: Geometry, seen: Geometry, factor: Factor, model: Model)
 def from_model(layer: LabelMap, image: Geometry, factor: Factor, expected: ExpectedGrid, model: Model) -> tuple[np.ndarray, Geometry]:
     """Labels of one layer on the contour grid of `image`, with that grid.
 
-    A result on the image's grid becomes one on the contour grid by exact block replication.
+    A result on the image's grid becomes one on the contour grid by exact block replication, or, where the model declares it,
+    by interpolation of each structure, from the model's own grid at once.
     """
     contours = image.refined(factor) if factor != (1, 1, 1) else image
-    labels = layer.labels
-    if model.orientation != AS_SENT:
-        found = expected.contours if layer.fine else expected.image
+    labels, is_fine = layer.labels, layer.fine
+    is_smooth = model.contours == "smooth" and not is_fine and contours is not image
+    if model.orientation != AS_SENT or is_smooth:
+        found = image if model.orientation == AS_SENT else expected.contours if is_fine else expected.image
+        is_fine = is_fine or is_smooth
         segmentation = Segmentation.from_labels(labels, found, dict(layer.names))
-        labels = labels_to_grid(segmentation, contours if layer.fine else image).layers[0]
-    if not layer.fine and contours is not image:
+        labels = labels_to_grid(segmentation, contours if is_fine else image).layers[0]
+    if not is_fine and contours is not image:
         labels = Segmentation.from_labels(labels, image, {}).refined(factor).layers[0]
     return np.ascontiguousarray(labels), contours
 

@@ -75,6 +75,23 @@ def test_around_all_formats(series: Path, tmp_path: Path) -> None:
     assert pydicom.dcmread(tmp_path / "e.dcm").Modality == "RTSTRUCT" and pydicom.dcmread(tmp_path / "f.dcm").Modality == "SEG"
 
 
+def test_contours_as_a_planner_wants_them(series: Path, tmp_path: Path) -> None:
+    ring = np.zeros(GRID.shape, np.uint8)
+    ring[:, 2:14, 2:18] = 1
+    ring[:, 6:10, 6:14] = 0
+    write_segmentation(tmp_path / "a.nii.gz", Segmentation.from_labels(ring, GRID, {1: "A name of more than 16 letters"}))
+    into = ["--to", "rtstruct", "--source", series]
+    run("convert", tmp_path / "a.nii.gz", tmp_path / "usual.dcm", *into)
+    usual = pydicom.dcmread(tmp_path / "usual.dcm")
+    assert {item.ContourGeometricType for item in usual.ROIContourSequence[0].ContourSequence} == {"CLOSED_PLANAR"}
+    assert "StructureSetDescription" not in usual
+    told = run("convert", tmp_path / "a.nii.gz", tmp_path / "b.dcm", *into, "--short-names", "--holes", "xor", "--tolerance", "0.5").output
+    made = pydicom.dcmread(tmp_path / "b.dcm")
+    assert {item.ContourGeometricType for item in made.ROIContourSequence[0].ContourSequence} == {"CLOSEDPLANAR_XOR"}
+    assert len(made.StructureSetROISequence[0].ROIName) <= 16
+    assert made.StructureSetDescription == "contours simplified within 0.5 mm" and "within 0.5 mm: read back, voxels differ" in told
+
+
 def test_images(series: Path, tmp_path: Path) -> None:
     run("convert", series, tmp_path / "out", "--to", "nrrd")
     assert read_volume(tmp_path / "out" / "series.nrrd").geometry.matches(GRID)

@@ -39,9 +39,14 @@ from delineate.files import write_volume
     "--packing", type=click.Choice(["none", "rle", "deflated"]), default="none", show_default=True, help="How to make a SEG smaller."
 )
 @click.option("--short-names", is_flag=True, help="Names of at most 16 characters in an RTSTRUCT.")
+@click.option("--holes", type=click.Choice(["keyhole", "xor"]), default="keyhole", show_default=True, help="How an RTSTRUCT holds holes.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 100), default=0.0, help="Leave out points of an RTSTRUCT within so many mm.  [default: none]"
+)
 @dicom_options
 def convert(
-    given: Path, output: Path, to: str | None, source: Path | None, labels: bool, kind: str, packing: str, short_names: bool, **choices: Any
+    given: Path, output: Path, to: str | None, source: Path | None, labels: bool, kind: str, packing: str, short_names: bool, holes: str,
+    tolerance: float, **choices: Any,
 ) -> None:  # fmt: skip
     """Convert IN to OUT: an image, or structures, among NIfTI, NRRD, MetaImage, and in DICOM series, RTSTRUCT and SEG.
 
@@ -60,7 +65,8 @@ def convert(
         image: Source | None = None if source is None else read_source(source, notes, **choices)
         structures = read_structures(given, None if image is None else image.grid, notes)
         _prepare(target)
-        written = write_structures(structures, target, wanted, image, notes, kind=kind, packing=packing, short_names=short_names)
+        how = {"kind": kind, "packing": packing, "short_names": short_names, "holes": holes, "tolerance": tolerance}
+        written = write_structures(structures, target, wanted, image, notes, **how)
         count = len(structures.structures)
         click.echo(printable(f"{count} structure{'' if count == 1 else 's'}: {', '.join(structures.names)}"))
     for path in written:

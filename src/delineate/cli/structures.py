@@ -116,8 +116,8 @@ def read_structures(path: Path, grid: Series | Geometry | None, notes: list[str]
 def write_structures(segmentation: Segmentation, path: Path, to: str, source: Source | None, notes: list[str], **more: Any) -> list[Path]:
     """Write structures in one of `FORMATS`; the files written.
 
-    more : options of the writers: ``kind``, ``packing`` and ``algorithm`` of a SEG; ``short_names`` in an RTSTRUCT;
-        ``description``
+    more : options of the writers: ``kind``, ``packing`` and ``algorithm`` of a SEG; ``holes``, ``short_names`` and ``tolerance`` of an
+        RTSTRUCT; ``description``
 
     Raises
     ------
@@ -129,15 +129,15 @@ def write_structures(segmentation: Segmentation, path: Path, to: str, source: So
     if source is None or source.series is None:
         raise InputError(f"{'contours' if to == 'rtstruct' else 'segments'} in DICOM refer to a series, and there is none", _SAY)
     if to == "seg":
-        from delineate.dicom.seg import Options, write_seg
+        from delineate.dicom import seg
 
         options = {name: value for name, value in more.items() if name in ("kind", "packing", "algorithm", "description")}
-        write_seg(path, segmentation, source.series, Options(**options), notes)
+        seg.write_seg(path, segmentation, source.series, seg.Options(**options), notes)
     else:
         from delineate.dicom import rtstruct
 
-        contours = rtstruct.Options(short_names=more.get("short_names", False), description=more.get("description", ""))
-        rtstruct.write_rtstruct(path, segmentation, source.series, contours, notes)
+        options = {name: value for name, value in more.items() if name in ("holes", "short_names", "tolerance", "description")}
+        rtstruct.write_rtstruct(path, segmentation, source.series, rtstruct.Options(**options), notes)
     return [path]
 
 

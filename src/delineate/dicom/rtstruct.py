@@ -42,7 +42,8 @@ class Options:
     holes : ``keyhole``, one contour for a structure with its holes, or ``xor``, holes as contours of their own, of the type
     CLOSEDPLANAR_XOR; label, description : of the structure set, the one being the other where it is empty; short_names : of 16
     characters at most, as some planning systems want them; tolerance : mm that points left out may be away from what stays, 0
-    for all points and exact voxels; at : when it was made, now by default; uid : SOP Instance UID, new by default.
+    for all points and exact voxels; the file and a note say it; at : when it was made, now by default; uid : SOP Instance UID, new by
+    default.
     """
 
     holes: Holes = "keyhole"
@@ -98,7 +99,11 @@ def write_on_planes(
         names = region_names([item.name for item in drawn], 16 if options.short_names else 64, notes)
         meanings = [lookup(item.name) for item in drawn]
         written = [Written(*each) for each in zip(names, drawn, meanings, strict=True)]
-        before, after = written_before_contours(written, source, options.label, options.description, options.at, options.uid)
+        remark = f"contours simplified within {options.tolerance:g} mm" if options.tolerance > 0 else ""
+        if remark:
+            notes.append(f"{remark}: read back, voxels differ")
+        about = (options.label, options.description, remark, options.at, options.uid)
+        before, after = written_before_contours(written, source, *about)
         colours = [item.colour or meaning.colour or item.rgb() for item, meaning in zip(drawn, meanings, strict=True)]
         file.write(before)
         drawing.write(file, [((item.layer, item.label), colour) for item, colour in zip(drawn, colours, strict=True)])

@@ -38,14 +38,17 @@ class Written(NamedTuple):
 
 
 def written_before_contours(
-    regions: Sequence[Written], source: Series, label: str, description: str, at: datetime | None, uid: str
+    regions: Sequence[Written], source: Series, label: str, description: str, remark: str, at: datetime | None, uid: str
 ) -> tuple[bytes, bytes]:
-    """The file's bytes before and after ROIContourSequence, implicit VR little endian."""
+    """The file's bytes before and after ROIContourSequence, implicit VR little endian.
+
+    remark : what stands behind the description and names nothing.
+    """
     at = at or datetime.now()
     label = label or description or "Delineate"
     data = derived(source, RTSTRUCT, "RTSTRUCT", at, description or label, uid)
-    if description:
-        data.StructureSetDescription = description[:1024]
+    if told := "; ".join(filter(None, (description, remark))):
+        data.StructureSetDescription = told[:1024]
     values = item(
         OperatorsName="",
         StructureSetLabel=label[:16],

@@ -614,6 +614,17 @@ def test_health_metrics_and_landing_page(server: Served) -> None:
     assert "<script" not in page.text
 
 
+def test_a_page_of_all_routes(make: Callable[..., Served]) -> None:
+    server = make(root_path="/imaging")
+    page = server.http.get("/docs")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    described = server.http.get("/openapi.json").json()["paths"]
+    assert page.text.count("<tr>") == sum(len(methods) for methods in described.values()) > 50
+    assert "<code>POST /infer/{model}</code></td><td>Run a model" in page.text
+    assert "<script" not in page.text and 'href="/imaging/openapi.json"' in page.text
+    assert 'href="/imaging/docs"' in server.http.get("/").text
+
+
 def test_not_ready_when_the_disk_is_nearly_full(make: Callable[..., Served]) -> None:
     server = make(min_free_mb=1 << 40)
     assert server.http.get("/healthz").status_code == 200

@@ -43,6 +43,7 @@ _READ: Final = ("GET", "HEAD")
 _TABLE: Final[tuple[tuple[Rule, str, tuple[str, ...]], ...]] = (
     # The server itself.
     (OPEN, "/", ("GET",)),
+    (OPEN, "/docs", ("GET",)),
     (OPEN, "/openapi.json", _READ),
     (OPEN, "/healthz", ("GET",)),
     (OPEN, "/metrics", ("GET",)),

@@ -150,7 +150,7 @@ class Geometry:
     def difference(self, other: Geometry) -> str:
         """What differs beyond tolerance, in words; empty when the grids are the same.
 
-        Spacing 1e-4 relative, position of the outermost voxels 1e-3 mm, cosines 1e-5.
+        Spacing 1e-4 relative, position of the first voxel 1e-3 mm, cosines 1e-5.
         """
         within = {
             "size": 0.0,

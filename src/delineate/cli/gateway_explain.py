@@ -19,7 +19,9 @@ from delineate.gateway.rules_attributes import attributes_of
 
 @click.command("explain", short_help="Say by which rules images would go.")
 @click.argument("series", type=click.Path(path_type=Path))
-@click.option("--rules", "rules_path", required=True, type=click.Path(path_type=Path), help="The rules file.")
+@click.option(
+    "--rules", "rules_path", default=Path("rules.toml"), show_default=True, type=click.Path(path_type=Path), help="The rules file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(series: Path, rules_path: Path, as_json: bool) -> None:
     """Say for each image in SERIES, a folder, a zip or a file, which rules it goes by, and why not by others.

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("delineate.gateway")
 
-RULES_OPTION = click.option("--rules", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The rules file (TOML).")
+RULES_OPTION = click.option(
+    "--rules",
+    default=Path("rules.toml"),
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The rules file.",
+)
 SERVER_OPTION = click.option("--server", metavar="URL", envvar="DELINEATE_SERVER", help="The server of rules that name none.")
 
 

@@ -73,6 +73,13 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Server, str]]:
                 if state.drips and state.ended.wait(0.05):
                     break
 
+        def do_GET(self) -> None:
+            """A head, and a body that does not come."""
+            self.send_response(state.answer[0])
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            state.ended.wait(60)
+
         def log_message(self, *args: Any) -> None:
             pass
 
@@ -125,6 +132,19 @@ def test_secrets_are_read_anew_for_each_delivery(server: tuple[Server, str], fil
     with pytest.raises(DeliveryError, match="cannot be read") as caught:
         place.deliver(files)
     assert not caught.value.is_final and len(state.seen) == 3
+
+
+def test_whether_it_is_there_the_head_of_an_answer_says(server: tuple[Server, str]) -> None:
+    state, url = server
+    place = make(StowSettings(name="web", url=url))
+    try:
+        for state.answer in ((200, b""), (404, b"")):
+            place.ask()
+        state.answer = 401, b""
+        with pytest.raises(DeliveryError, match="web"):
+            place.ask()
+    finally:
+        state.ended.set()
 
 
 def test_warnings_are_kept(server: tuple[Server, str], files: list[Path]) -> None:

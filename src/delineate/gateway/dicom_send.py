@@ -79,7 +79,6 @@ class DicomDestination:
     def ask(self) -> None:
         """As `Destination.ask`: by an association, and an echo."""
         with self._association([self._network.presentation.build_context(_VERIFICATION)]) as association:
-            association.dimse_timeout = self.settings.timeout
             if association.send_c_echo().get("Status") is None:
                 raise DeliveryError(f"{self._peer} does not answer", _AGAIN)
 

@@ -42,7 +42,7 @@ class FolderDestination:
 
     def ask(self) -> None:
         """As `Destination.ask`."""
-        path = self.settings.path if self.settings.path.exists() else self.settings.path.parent
+        path = self.settings.path if os.path.lexists(self.settings.path) else self.settings.path.parent
         if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             advice = "Make it, or let the node's user write to it."
             raise DeliveryError(f"{self.settings.name}: there is no folder that can be written to", advice)

@@ -57,7 +57,8 @@ class Line:
 
     Attributes
     ----------
-    socket, address : its own, and who is at the other end; talk : None until it begins; is_dropped : it had to go.
+    socket, address : its own, and who is at the other end; talk : None until it begins; thread : that serves it, None until it
+    runs; is_dropped : it had to go.
     """
 
     def __init__(self, found: socket.socket, address: str) -> None:

@@ -83,6 +83,8 @@ def _models(server: Server, wanted: list[str]) -> list[str]:
             there = {str(model.get("human_readable_id", "")) for model in client.models()}
     except DelineateError as error:
         return [f"server {name}: {error.sentence()}"]
+    except Exception as error:  # of a library, whatever a peer says: that is no answer
+        return [f"server {name}: an unexpected {type(error).__name__}. Try a task, and look at its reason."]
     unknown = [model for model in dict.fromkeys(wanted) if model.partition("@")[0] not in there]
     return [f"server {name} has no model {model}. Correct the rule, or register it there." for model in unknown]
 

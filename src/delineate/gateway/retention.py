@@ -12,6 +12,7 @@ from delineate.gateway.spool import Spool
 
 _LOG: Final = logging.getLogger("delineate.gateway")
 
+_RUNNING: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 _LEAP: Final = 3600.0  # seconds by which a clock may be corrected
 
 _OVER: Final = """
@@ -28,12 +29,12 @@ class Retention:
 
     def __init__(self, holdings: Holdings, spool: Spool, settings: NodeSettings) -> None:
         self._holdings, self._spool, self._settings = holdings, spool, settings
-        self._began = holdings.clock(), time.monotonic()
+        self._began = holdings.clock(), time.clock_gettime(_RUNNING)
 
     def _now(self) -> float:
         """The time, but no later than it can be: were the clock set to next year by mistake, all would be removed at once."""
         now, (then, began) = self._holdings.clock(), self._began
-        latest = then + time.monotonic() - began + _LEAP
+        latest = then + time.clock_gettime(_RUNNING) - began + _LEAP
         if now > latest:
             _LOG.warning(
                 "the clock was set %.0f hours ahead; nothing is removed earlier for that: restart the node if it is right",

@@ -118,7 +118,8 @@ class Door:
 
 
 def _is_storage(uid: str) -> bool:
-    return uid.startswith(_STORAGE) or uid in _MORE_STORAGE or not (uid.startswith(_DICOM) or _UID.fullmatch(uid) is None)
+    is_private = _UID.fullmatch(uid) is not None and not uid.startswith(_DICOM)
+    return uid.startswith(_STORAGE) or uid in _MORE_STORAGE or is_private
 
 
 def _is_within(address: str, networks: Sequence[Network]) -> bool:
@@ -228,11 +229,11 @@ class Listener:
             self._strangers.warning("a connection of %s was closed: there are too many", line.address)
             line.socket.close()
             return
-        line.thread = threading.Thread(target=self._serve, args=(line,), name="gateway-association", daemon=True)
+        thread = threading.Thread(target=self._serve, args=(line,), name="gateway-association", daemon=True)
         try:
-            line.thread.start()
+            thread.start()
+            line.thread = thread  # it runs: `close` can wait for it
         except RuntimeError:  # no more threads
-            line.thread = None
             self._strangers.warning("a connection of %s was closed: the system gives no more threads", line.address)
             self._lines.leave(line)
             line.socket.close()

@@ -62,8 +62,12 @@ class StowDestination:
     def ask(self) -> None:
         """As `Destination.ask`. A server that takes STOW-RS alone may answer questions with whatever error; it is there."""
         try:
-            with unlogged(), httpx.Client(**self._options, timeout=self.settings.timeout) as client:
-                status = client.get(f"{self._address}/studies", params={"limit": "1"}, headers=_HEADERS).status_code
+            with (
+                unlogged(),
+                httpx.Client(**self._options, timeout=self.settings.timeout) as client,
+                client.stream("GET", f"{self._address}/studies", params={"limit": "1"}, headers=_HEADERS) as answer,
+            ):
+                status = answer.status_code  # what it says besides may have no end
         except SettingsError as error:
             raise DeliveryError(f"{self.settings.name}: {error.message}", error.advice) from None
         except httpx.HTTPError as error:

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import shutil
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -227,7 +226,7 @@ class Work:
         try:
             client.wait(uid, timeout=_SLICE)
         except DeadlineError:
-            if time.time() > row["changed"] + self._settings.task:
+            if self._holdings.clock() > row["changed"] + self._settings.task:
                 raise _too_long(self._settings.task) from None
             client.status(uid, timeout=_ANSWER)  # waiting does not say whether the server is there
             if row["reason"]:

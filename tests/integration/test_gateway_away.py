@@ -202,6 +202,8 @@ def test_where_all_is_there_nothing_is_missing(tmp_path: Path) -> None:
         path.write_text(RULES)
         assert missing(Rules.read(path), Server(name="", url=server.url)) == []
         done = CliRunner().invoke(cli, ["gateway", "check", "--rules", str(path), "--server", server.url])
+        wrong = CliRunner().invoke(cli, ["gateway", "check", "--rules", str(path), "--server", "server.example"])
+        assert "has no scheme" in str(wrong.exception)
         assert done.exit_code == 0 and done.output == "all servers, models and destinations of the rules are there\n"
 
 

@@ -15,6 +15,7 @@ import click
 
 from delineate.cli.connection import CA_OPTION, TOKEN_FILE_OPTION
 from delineate.cli.printable import printable
+from delineate.client.address import parse_address
 from delineate.errors import DelineateError, MissingPartError, SettingsError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class RulesFile:
 
         Raises
         ------
-        SettingsError
+        SettingsError, AddressError
             It makes no sense, or names what could not work whatever is there.
         """
         try:
@@ -61,6 +62,8 @@ class RulesFile:
         settings, rules = NodeSettings.of(tables), Rules.of(tables)
         for place in rules.destinations.values():
             make(place)  # what its settings name has to be there before anything comes
+        if self.server:
+            parse_address(self.server)
         default = Server(name="", url=self.server, token_file=self.token_file, ca_file=self.ca_file) if self.server else None
         if default is None and any(not rule.server and not rule.leaves for rule in rules.rules):
             raise SettingsError("there are rules without a server", "Give --server, or write [servers.NAME] into the rules file.")
@@ -68,16 +71,18 @@ class RulesFile:
 
     def follow(self, use: Callable[[Rules], None]) -> None:
         """At SIGHUP, have the rules read anew and used; where they make no sense, those that were read before stay."""
+        one = threading.Lock()  # at a time: what was read last is used last
 
         def again() -> None:
             from delineate.gateway.reach import warn
 
-            try:
-                _, rules, default = self.read()
-            except DelineateError as error:
-                _LOG.error("the rules stay as they were: %s", error.sentence())
-                return
-            use(rules)
+            with one:
+                try:
+                    _, rules, default = self.read()
+                except DelineateError as error:
+                    _LOG.error("the rules stay as they were: %s", error.sentence())
+                    return
+                use(rules)
             _LOG.info("the rules were read anew: %d of them; what stands under [node] is read at the start alone", len(rules.rules))
             warn(rules, default)
 
@@ -95,10 +100,10 @@ def check(rules: Path, server: str | None, token_file: Path | None, ca_file: Pat
 
     Nothing of a patient is sent. The exit code is 2 where something is missing.
     """
-    read = RulesFile(path=rules, server=server, token_file=token_file, ca_file=ca_file).read()
+    _, read, default = RulesFile(path=rules, server=server, token_file=token_file, ca_file=ca_file).read()
     from delineate.gateway.reach import missing
 
-    sentences = missing(*read[1:])
+    sentences = missing(read, default)
     if as_json:
         click.echo(printable(json.dumps({"missing": sentences}, ensure_ascii=False)))
     else:

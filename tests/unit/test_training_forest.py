@@ -29,7 +29,7 @@ from delineate.training.features import NAMES, Features
 from delineate.training.files import Reservoir, read_forest, write_forest
 from delineate.training.forest import Forest, grow
 from delineate.training.lessons import mirrored, twin
-from delineate.training.sampling import Case, draw
+from delineate.training.sampling import Case, Samples, chosen, look
 from delineate.training.shaping import filled, settled, smoothness
 from delineate.training.speaking import speaking_planes
 from delineate.training.trainer import Example, train, write_model
@@ -45,6 +45,11 @@ def few_trees() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("delineate.training.boosting.ROUNDS", 25)
         yield
+
+
+def draw(of: Case, spacing: float, scale: str) -> Samples:
+    """What is chosen of a case before it is continued."""
+    return chosen(look(of, spacing, scale))
 
 
 def chest(seed: int = 0, orientation: str = "LPS") -> Phantom:

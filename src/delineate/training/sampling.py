@@ -108,11 +108,6 @@ class Looked:
     looks: Array
 
 
-def draw(case: Case, spacing: float, scale: str, seed: int = 0, log: Callable[[str], None] = lambda text: None) -> Samples:
-    """Choose voxels of a case and compute their features: `look`, then `chosen`."""
-    return chosen(look(case, spacing, scale, log), seed)
-
-
 def look(case: Case, spacing: float, scale: str, log: Callable[[str], None] = lambda text: None) -> Looked:
     """Bring a case to the working grid.
 

@@ -93,7 +93,7 @@ class ViewerRoutes:
 
     def __init__(self, settings: Settings, files: Files, threads: Executor) -> None:
         self._root: Path | None = None
-        self._is_ours = bool(settings.dicomweb)
+        self._has_dicomweb = bool(settings.dicomweb)
         self._files = files
         self._threads = threads
         if settings.ohif is not None:
@@ -129,16 +129,19 @@ class ViewerRoutes:
         headers = {"cache-control": keep, "referrer-policy": "same-origin", "content-security-policy": self._policy(root)}
         return BodyResponse(body, tag=tag, media_type=kind, threads=self._threads, headers=headers)
 
+    def _own(self, root: Path) -> str | None:
+        """The folder's own configuration, where it leads to the DICOMweb server through this one, or where there is none behind."""
+        text = _text(_found(root, CONFIG))
+        return text if PROXY in text or not self._has_dicomweb else None
+
     def _configuration(self, root: Path, prefix: str) -> Body:
-        """The folder's own where it leads to the DICOMweb server through this one, or where there is none behind; else ours."""
-        own = _text(_found(root, CONFIG))
-        chosen = _OURS.format(root=prefix) if self._is_ours and PROXY not in own else own
-        return Body((chosen + _ADDRESS.format(root=prefix)).encode())
+        """The folder's own, else ours."""
+        own = self._own(root)
+        return Body(((_OURS.format(root=prefix) if own is None else own) + _ADDRESS.format(root=prefix)).encode())
 
     def _policy(self, root: Path) -> str:
         """What the page may load: what is here, and whatever other servers its configuration names."""
-        own = _text(_found(root, CONFIG))
-        others = "" if self._is_ours and PROXY not in own else "".join(f" {origin}" for origin in sorted(set(_ORIGIN.findall(own))))
+        others = "".join(f" {origin}" for origin in sorted(set(_ORIGIN.findall(self._own(root) or ""))))
         return (
             "default-src 'self' blob: data:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
             f"connect-src 'self' blob: data:{others}; frame-src 'self' blob:{others}; frame-ancestors 'none'; base-uri 'self'"

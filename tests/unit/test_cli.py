@@ -18,7 +18,7 @@ from delineate import errors, nifti
 from delineate.cli.main import COMMANDS, cli, exit_code, main
 from delineate.cli.output import require_folder, say, stem, target_path, write_result
 from delineate.cli.progress import ProgressDisplay
-from delineate.cli.serve import say_what_is_new
+from delineate.cli.serve import say_new_folder
 from delineate.cli.table import print_table
 from delineate.geometry import Geometry
 from delineate.segmentation import Segmentation
@@ -237,10 +237,10 @@ def test_folders_that_are_not_there_are_told(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_folder_of_images_that_is_new_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    say_what_is_new(Settings(data=tmp_path, studies=tmp_path))
-    say_what_is_new(Settings(data=tmp_path))
+    say_new_folder(Settings(data=tmp_path, studies=tmp_path))
+    say_new_folder(Settings(data=tmp_path))
     assert capsys.readouterr().err == ""
-    say_what_is_new(Settings(data=tmp_path, studies=tmp_path / "livr"))
+    say_new_folder(Settings(data=tmp_path, studies=tmp_path / "livr"))
     assert f"there is no folder {tmp_path / 'livr'} for images yet" in capsys.readouterr().err
 
 

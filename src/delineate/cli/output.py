@@ -66,7 +66,7 @@ def target_path(output: Path, name: str, suffix: str = ".nii.gz") -> Path:
 
 def require_folder(path: Path) -> None:
     """`InputError` where a file surely cannot be written because of the folder that it is to lie in."""
-    place = next(folder for folder in path.absolute().parents if folder.exists())
+    place = next(folder for folder in path.absolute().parents if os.path.lexists(folder))  # `exists` raises where one may not look
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         reason = "is a folder that you may not write to" if place.is_dir() else "is no folder"
         raise InputError(f"{path} cannot be written: {place} {reason}", "Give another place.")

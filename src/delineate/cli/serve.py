@@ -55,7 +55,7 @@ def serve(settings_file: Path | None, models: tuple[Path, ...], ephemeral: bool,
         raise MissingPartError(f"the server's part {error.name}", "server") from None
     settings = Settings.load(settings_file, models=models or None, **given)
     _require_models(settings)
-    say_what_is_new(settings)
+    say_new_folder(settings)
     with _ended_with_input(settings.data) if ephemeral else contextlib.nullcontext():
         run(settings)
 
@@ -67,7 +67,7 @@ def _require_models(settings: Settings) -> None:
             raise SettingsError(f"there is no folder of models at {folder}", "Check --models, DELINEATE_MODELS and the settings file.")
 
 
-def say_what_is_new(settings: Settings) -> None:
+def say_new_folder(settings: Settings) -> None:
     """Say that the folder of images will be made: a typing mistake is a project without images."""
     if settings.studies is not None and not settings.studies.exists():
         click.echo(f"delineate: there is no folder {printable(str(settings.studies))} for images yet; an empty one is made.", err=True)

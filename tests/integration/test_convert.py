@@ -164,12 +164,14 @@ def test_added_path_of_what_is_missing_and_of_what_is_too_much() -> None:
 def test_segment_writes_dicom(tmp_path: Path) -> None:
     chest = chest_ct((86, 76, 56), (4.8, 5.0, 6.0)).volume
     write_series(tmp_path / "ct", stack_of((chest.voxels + 1024).astype(np.uint16), chest.geometry, stored=12))
-    run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "out", "--to", "rtstruct", "-q")
+    run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "out", "--to", "rtstruct", "-q", "--tolerance", "0.001")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lungs-ct.png", "lungs-ct.rtstruct.dcm"]
     run("segment", tmp_path / "ct", "-m", "lungs-ct", "-o", tmp_path / "seg.dcm", "--to", "seg", "-q", "--no-picture")
     made = pydicom.dcmread(tmp_path / "seg.dcm")
     assert made.SegmentSequence[0].SegmentAlgorithmName == made.SeriesDescription == "lungs-ct"
-    assert pydicom.dcmread(tmp_path / "out" / "lungs-ct.rtstruct.dcm").StructureSetLabel == "lungs-ct"
+    contours = pydicom.dcmread(tmp_path / "out" / "lungs-ct.rtstruct.dcm")
+    assert contours.StructureSetLabel == contours.SeriesDescription == "lungs-ct"
+    assert contours.StructureSetDescription == "lungs-ct; contours simplified within 0.001 mm"
     rows = json.loads(
         run("compare", tmp_path / "out" / "lungs-ct.rtstruct.dcm", tmp_path / "seg.dcm", "--source", tmp_path / "ct", "--json").stdout
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from delineate.cli.structures import (
     DICOM,
     FORMATS,
     Source,
+    contour_options,
     ending_of,
     format_of,
     has_names,
@@ -38,15 +40,11 @@ from delineate.files import write_volume
 @click.option(
     "--packing", type=click.Choice(["none", "rle", "deflated"]), default="none", show_default=True, help="How to make a SEG smaller."
 )
-@click.option("--short-names", is_flag=True, help="Names of at most 16 characters in an RTSTRUCT.")
-@click.option("--holes", type=click.Choice(["keyhole", "xor"]), default="keyhole", show_default=True, help="How an RTSTRUCT holds holes.")
-@click.option(
-    "--tolerance", type=click.FloatRange(0, 100), default=0.0, help="Leave out points of an RTSTRUCT within so many mm.  [default: none]"
-)
+@contour_options
 @dicom_options
 def convert(
-    given: Path, output: Path, to: str | None, source: Path | None, labels: bool, kind: str, packing: str, short_names: bool, holes: str,
-    tolerance: float, **choices: Any,
+    given: Path, output: Path, to: str | None, source: Path | None, labels: bool, kind: str, packing: str, contours: Mapping[str, Any],
+    **choices: Any,
 ) -> None:  # fmt: skip
     """Convert IN to OUT: an image, or structures, among NIfTI, NRRD, MetaImage, and in DICOM series, RTSTRUCT and SEG.
 
@@ -65,8 +63,7 @@ def convert(
         image: Source | None = None if source is None else read_source(source, notes, **choices)
         structures = read_structures(given, None if image is None else image.grid, notes)
         _prepare(target)
-        how = {"kind": kind, "packing": packing, "short_names": short_names, "holes": holes, "tolerance": tolerance}
-        written = write_structures(structures, target, wanted, image, notes, **how)
+        written = write_structures(structures, target, wanted, image, notes, kind=kind, packing=packing, **contours)
         count = len(structures.structures)
         click.echo(printable(f"{count} structure{'' if count == 1 else 's'}: {', '.join(structures.names)}"))
     for path in written:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from delineate.cli.image import DEIDENTIFY_OPTION, dicom_options, read_image, wi
 from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
-from delineate.cli.structures import TO_OPTION, read_source, require_target, way_to_write
+from delineate.cli.structures import TO_OPTION, contour_options, read_source, require_target, way_to_write
 from delineate.errors import DeadlineError, DelineateError, TaskFailedError
 from delineate.files import is_dicom
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="A folder, or a file (.nii.gz, .nrrd, .mha; .dcm with --to)."
 )
 @TO_OPTION
+@contour_options
 @click.option(
     "--models",
     "model_folders",
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 def segment(
     images: tuple[Path, ...], model: str, output: Path, formats: tuple[str, ...], model_folders: tuple[Path, ...], deidentify: str,
     timeout: float, no_picture: bool, as_json: bool, quiet: bool, verbose: bool, server: str | None, series: str, fill_gaps: bool,
-    doubled: str | None, **connection: Any,
+    doubled: str | None, contours: Mapping[str, Any], **connection: Any,
 ) -> None:  # fmt: skip
     """Delineate IMAGE... and write label map, names and a picture.
 
@@ -85,7 +87,7 @@ def segment(
                 _show_log(client, uids[0], verbose)
             raise
         show(1.0, "writing")
-        how = way_to_write(formats, source, model, notes)
+        how = way_to_write(formats, source, model, notes, contours)
         written = write_result(segmentation, output, model, None if no_picture else reference, title=model, **how)
         written.notes += notes + client.notes
     say(written, as_json, model=model, seconds=round(time.monotonic() - begin, 2))

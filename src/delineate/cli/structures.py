@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 FORMATS: Final = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "rtstruct": ".rtstruct.dcm", "seg": ".seg.dcm"}
 """How names end that are made here. A name that is given may end in .dcm alone."""
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 DICOM: Final = ("rtstruct", "seg")
 TO_OPTION: Final = click.option(
     "--to",
@@ -33,6 +36,32 @@ TO_OPTION: Final = click.option(
 )
 _SUFFIXES: Final = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "nrrd", ".mha": "mha", ".mhd": "mha"}
 _SAY: Final = "Say --source, the series that the structures are of."
+
+
+_CONTOURS: Final = (
+    click.option("--short-names", is_flag=True, help="Names of at most 16 characters in an RTSTRUCT."),
+    click.option(
+        "--holes", type=click.Choice(["keyhole", "xor"]), default="keyhole", show_default=True, help="How an RTSTRUCT holds holes."
+    ),
+    click.option(
+        "--tolerance",
+        type=click.FloatRange(0, 100),
+        default=0.0,
+        help="Leave out points of an RTSTRUCT within so many mm.  [default: none]",
+    ),
+)
+
+
+def contour_options(command: Command) -> Command:
+    """How contours are written, as planning systems want them: the options, which the command gets as one mapping `contours`."""
+
+    @wraps(command)
+    def with_contours(*given: Any, short_names: bool, holes: str, tolerance: float, **other: Any) -> Any:
+        return command(*given, contours={"short_names": short_names, "holes": holes, "tolerance": tolerance}, **other)
+
+    for option in reversed(_CONTOURS):
+        option(with_contours)
+    return with_contours  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,8 +193,10 @@ def require_target(output: Path, name: str, formats: Sequence[str], image: Path 
             raise InputError(f"{words}: {to} cannot refer to it", f"Give the DICOM series{told}, or write another format.")
 
 
-def way_to_write(formats: Sequence[str], source: Source | None, model: str, notes: list[str]) -> dict[str, Any]:
-    """Suffix and writer of formats for `output.write_result`; nothing where the output's name says it."""
+def way_to_write(
+    formats: Sequence[str], source: Source | None, model: str, notes: list[str], contours: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Suffix and writer of formats for `output.write_result`; nothing where the output's name says it. contours : of `contour_options`."""
     if not formats:
         return {}
 
@@ -176,7 +207,7 @@ def way_to_write(formats: Sequence[str], source: Source | None, model: str, note
         for to, target in zip(formats, paths, strict=True):
             left -= 1
             try:
-                files += write_structures(segmentation, target, to, source, notes, algorithm=model, description=model)
+                files += write_structures(segmentation, target, to, source, notes, algorithm=model, description=model, **contours)
             except InputError as error:  # contours of nothing, say; the other format may do
                 if not files and not left:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from delineate.cli.image import DEIDENTIFY_OPTION, dicom_options, without_patien
 from delineate.cli.output import say, write_result
 from delineate.cli.printable import printable
 from delineate.cli.progress import ProgressDisplay
-from delineate.cli.structures import TO_OPTION, read_source, require_target, way_to_write
+from delineate.cli.structures import TO_OPTION, contour_options, read_source, require_target, way_to_write
 from delineate.cli.table import print_table, when
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -70,13 +71,14 @@ def wait(uid: str, timeout: float, as_json: bool, quiet: bool, **connection: Any
 )
 @click.option("--image", type=click.Path(path_type=Path), help="The image that was sent first: its grid is used, and a picture is drawn.")
 @TO_OPTION
+@contour_options
 @dicom_options
 @_JSON
 @_QUIET
 @connection_options
 def fetch(
     uid: str, output: Path, image: Path | None, formats: tuple[str, ...], series: str, fill_gaps: bool, doubled: str | None,
-    as_json: bool, quiet: bool, **connection: Any,
+    contours: Mapping[str, Any], as_json: bool, quiet: bool, **connection: Any,
 ) -> None:  # fmt: skip
     """Fetch the structures of the finished task UID; with a name that ends in .zip, the archive as it is."""
     if output.suffix.lower() != ".zip":
@@ -91,7 +93,8 @@ def fetch(
             click.echo(json.dumps({"files": [str(output)]}) if as_json else f"wrote {output}")
             return
         segmentation = client.fetch(uid, geometry=reference.geometry if reference else None)
-    written = write_result(segmentation, output, "structures", reference, **way_to_write(formats, source, "Delineate", notes))
+    how = way_to_write(formats, source, "Delineate", notes, contours)
+    written = write_result(segmentation, output, "structures", reference, **how)
     written.notes += notes
     say(written, as_json)
 

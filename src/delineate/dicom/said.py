@@ -7,7 +7,7 @@ automatic. Codes are ``value^scheme^meaning``, several of them parted by backsla
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from delineate.dicom.codes import Meaning, Side, named_by_fma, side_of
@@ -52,7 +52,7 @@ def of_region(region: Any, observation: Any | None) -> dict[str, str]:
         items = observation.get("RTROIIdentificationCodeSequence") or ()
         found[KIND] = _kind(observation)
         found[CODES] = _codes(items)
-        found[MODIFIERS] = next(filter(None, (_codes(code.get(MODIFIERS) or ()) for code in items)), "")
+        found[MODIFIERS] = _modifiers(items)
         found[CATEGORY] = _codes(observation.get(CATEGORY) or ())
         found[PROPERTIES] = "\\".join(_properties(observation))
     return _kept(found)
@@ -62,8 +62,7 @@ def of_segment(segment: Any) -> dict[str, str]:
     """What a SEG says: an item of SegmentSequence."""
     items = segment.get(CODES) or ()
     found = {MADE: _way(segment.get(MADE)), BY: _text(segment, BY, 64), DESCRIPTION: _text(segment, DESCRIPTION, 1024)}
-    found |= {KIND: _kind(segment), CODES: _codes(items), CATEGORY: _codes(segment.get(CATEGORY) or ())}
-    found[MODIFIERS] = next(filter(None, (_codes(code.get(MODIFIERS) or ()) for code in items)), "")
+    found |= {KIND: _kind(segment), CODES: _codes(items), CATEGORY: _codes(segment.get(CATEGORY) or ()), MODIFIERS: _modifiers(items)}
     uid = str(segment.get(TRACKING_UID) or "")
     if _UID.fullmatch(uid) and len(uid) <= 64:
         found |= {TRACKING_UID: uid, TRACKING: _text(segment, TRACKING, 1024)}
@@ -77,6 +76,11 @@ def codes_in(said: Said, attribute: str) -> list[Code]:
         value, scheme, meaning = part.split("^", 2)
         found.append((value, scheme, meaning))
     return found
+
+
+def as_words(codes: Iterable[Code]) -> str:
+    """What `codes_in` reads."""
+    return "\\".join("^".join(code) for code in codes)
 
 
 def properties_in(said: Said) -> list[Any]:
@@ -157,7 +161,12 @@ def _printable(text: str, also: Callable[[str], bool] = lambda _: False) -> str:
 def _codes(items: Any) -> str:
     """Those of items, each before its equivalents."""
     every = [each for code in items for each in (code, *(code.get("EquivalentCodeSequence") or ()))]
-    return "\\".join(dict.fromkeys("^".join(code) for code in map(_code, every) if all(code)))
+    return as_words(dict.fromkeys(code for code in map(_code, every) if all(code)))
+
+
+def _modifiers(items: Any) -> str:
+    """Those of the first item that has any."""
+    return next(filter(None, (_codes(code.get(MODIFIERS) or ()) for code in items)), "")
 
 
 def _code(data: Any) -> Code:

@@ -24,6 +24,7 @@ from delineate.dicom.said import (
     TRACKING,
     TRACKING_UID,
     Said,
+    as_words,
     coded_on,
     codes_in,
     identified,
@@ -177,7 +178,8 @@ def what_was_said(segment: Any) -> dict[str, str]:
     if kind := next((GENERAL[value] for value, _, _ in codes if value in GENERAL), ""):
         said.setdefault(KIND, kind)
     is_object = len(codes) == 1 and codes[0][0] == _OBJECT[0] and KIND not in said
-    said |= {CODES: "\\".join("^".join(code) for code in codes if code[0] not in GENERAL or is_object)} if codes else {}
+    if codes and not is_object:
+        said[CODES] = as_words(code for code in codes if code[0] not in GENERAL)
     implied = _BY_TYPE.get(said.get(KIND, ""), _OTHERS)[0]
     if any(value == implied[0] for value, _, _ in codes_in(said, CATEGORY)):
         del said[CATEGORY]

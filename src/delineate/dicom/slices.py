@@ -36,7 +36,8 @@ class Slice:
     header : of its file; form : of its pixels; frame : from 0 within the file; position : centre of the first pixel, LPS mm;
     orientation : cosines of the directions in which columns and rows are counted; spacing : between columns, between rows,
     mm; thickness, step : Slice Thickness and Spacing Between Slices, mm, 0 where nobody says; slope, intercept, units : of the
-    real value; said : whether the file gives slope and intercept; apart : what may tell images at the same places apart.
+    real value; said : whether the file gives slope and intercept; table : instead of these; apart : what may tell images at the same
+    places apart.
     """
 
     header: Header

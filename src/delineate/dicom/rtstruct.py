@@ -22,7 +22,7 @@ from delineate.dicom.drawing import Drawing, Holes
 from delineate.dicom.filling import Runs, layers_of
 from delineate.dicom.planes import Planes
 from delineate.dicom.region_names import region_names
-from delineate.dicom.source import Series, is_elsewhere
+from delineate.dicom.source import Series, note_other_frame
 from delineate.dicom.stack import grid_over, labels_on_planes
 from delineate.dicom.structure_module import Written, written_before_contours
 from delineate.dicom.structure_set import Region, StructureSet, load
@@ -159,7 +159,7 @@ def _loaded(path: str | PathLike[str], source: Series | Geometry, notes: list[st
     notes += found.notes
     if isinstance(source, Geometry) or not source.frame_of_reference or not found.frames_of_reference:
         return found
-    if is_elsewhere(source, found.frames_of_reference, found.series_uids, "contours", other_frame, notes):
+    if note_other_frame(source, found.frames_of_reference, found.series_uids, "contours", other_frame, notes):
         return found
     strange = {place for place, region in enumerate(found.regions) if region.frame not in ("", source.frame_of_reference)}
     if not strange or other_frame:

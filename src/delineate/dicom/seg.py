@@ -25,7 +25,7 @@ from delineate.dicom.segment_filling import filled
 from delineate.dicom.segment_frames import frames_of, groups, pixels
 from delineate.dicom.segment_module import About, Kind, before_frames
 from delineate.dicom.segments import Segments, load
-from delineate.dicom.source import Series, is_elsewhere
+from delineate.dicom.source import Series, note_other_frame
 from delineate.dicom.stack import grid_over, labels_on_planes
 from delineate.errors import GeometryError, ImageError, InputError
 from delineate.geometry import Geometry
@@ -168,7 +168,7 @@ def _loaded(path: str | PathLike[str], source: Series | None, threshold: float, 
     if found.kind == "FRACTIONAL":
         notes.append(f"fractions of {threshold:g} and more are inside")
     if source is not None and found.frame_of_reference:
-        is_elsewhere(source, (found.frame_of_reference,), found.series_uids, "segments", other_frame, notes)
+        note_other_frame(source, (found.frame_of_reference,), found.series_uids, "segments", other_frame, notes)
     if any(place.position is None for place in found.places):
         return _placed_by_source(found, source)
     return found

@@ -88,10 +88,10 @@ def _attributes(header: Header) -> Any:
         raise ImageError(f"the attributes of {header.name} cannot be read", AGAIN) from error
 
 
-def is_elsewhere(
+def note_other_frame(
     source: Series, frames: Collection[str], series_uids: Collection[str], what: str, is_allowed: bool, notes: list[str]
 ) -> bool:
-    """Whether a file's frames of reference are others than the image's, which is noted.
+    """Note that a file's frames of reference are others than the image's; whether they are.
 
     what : the file holds; series_uids : that it refers to: who names the image's series means its space; is_allowed : somebody
     said that they are one space

@@ -72,9 +72,7 @@ FILES_FIELD: Final = "files"
 LABEL_FIELD: Final = "label"
 WSI_FIELD: Final = "wsi"
 
-INFER_OUTPUTS: Final = ("image", "json", "all", "dicom_seg")
 WSI_OUTPUTS: Final = ("dsa", "asap", "json")
-BATCH_IMAGES: Final = ("all", "labeled", "unlabeled")
 TASK_STATES: Final = ("SUBMITTED", "RUNNING", "DONE", "ERROR", "STOPPED")
 ROLES: Final = ("user", "annotator", "reviewer", "admin")
 PASSWORD_GRANT: Final = "password"  # noqa: S105 - a word of OAuth 2

@@ -36,7 +36,7 @@ from delineate.task import FRONT, Failure, Task
 LEASE: Final = 30.0
 """Seconds a worker may be silent."""
 
-RESERVED: Final = 0.2
+RESERVED: Final = 0.5
 """Seconds for which a task that was submitted as `rung` is left to those who are rung for it."""
 
 _LOST_BACKOFF, _LOST_LIMIT = 0.1, 30.0  # seconds; a lost worker says nothing about the task: try again soon

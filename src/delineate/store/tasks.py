@@ -86,7 +86,7 @@ class TaskStore(TaskLeases):
             for writer in writers.values():
                 writer.seal()
             values: dict[str, Any] = {"model": model, "owner": owner, "protocol": protocol, "key": key, "lane": lane}
-            values |= {"prompts": dict(prompts or {}), "not_before": self._clock() + RESERVED if rung else 0.0}
+            values |= {"prompts": dict(prompts or {}), "rung": rung}
             try:
                 task, is_new = self._submitted(writers, values | {"rank": -priority})
             except BaseException as error:
@@ -112,7 +112,9 @@ class TaskStore(TaskLeases):
 
     def _insert(self, connection: Connection, values: dict[str, Any]) -> int:
         turn = self._new_turn(connection, values["owner"], values["rank"])
-        row = _FRESH | values | {"uid": _new_uid(), "state": PENDING, "turn": turn, "created": self._clock(), "grids": [], "provenance": {}}
+        now = self._clock()  # not before the files are on the disk: that may take longer than a task is reserved
+        values["not_before"] = now + RESERVED if values.pop("rung") else 0.0
+        row = _FRESH | values | {"uid": _new_uid(), "state": PENDING, "turn": turn, "created": now, "grids": [], "provenance": {}}
         key = connection.execute(INSERT_TASK, row).inserted_primary_key
         return int(key[0]) if key else 0
 

@@ -164,7 +164,7 @@ class Channel:
             self.stopping.set()
         elif command["command"] == "look":
             with self._calls_lock:
-                self._calls.append((time.monotonic() + float(command["after"]), time.time()))
+                self._calls.append((time.monotonic() + float(command["after"]), float(command["said"])))
         self.wake.set()
 
 

@@ -34,7 +34,7 @@ class Loop:
         self._idle = idle
         self._database = database
         self._worked = time.monotonic()
-        self._rung = math.inf  # up to which submission: whoever begins or has just worked takes what there is
+        self._rung = 0.0  # up to which submission tasks are ours to take; later ones may be reserved for another worker
 
     def run(self) -> None:
         """Work until the channel says stop.
@@ -43,6 +43,7 @@ class Loop:
         """
         channel = self._place.channel
         channel.ready()
+        self._rung = time.time()
         while not channel.stopping.is_set() and time.monotonic() - self._worked < self._idle:
             try:
                 task = self._next_task()
@@ -59,28 +60,36 @@ class Loop:
         if space.is_short(self._place.desk.folder):
             raise StorageFullError(f"less than {space.FLOOR >> 20} MiB are free on the disk of {self._place.desk.folder}")
         seen = self._database.changes()
+        self._hear()
         task = self._place.tasks.claim(self._place.name, self._lease, self._lane, rung=self._rung)
         if task is None:
-            self._rung = self._rest(seen)
+            self._rest(seen)
         return task
+
+    def _hear(self) -> float:
+        """Take note of the engine's calls; seconds until there is one to note, 0 where there was."""
+        rung, pause = self._place.channel.rung()
+        if rung is None:
+            return pause
+        self._rung = max(self._rung, rung)
+        return 0.0
 
     def _work(self, task: Task) -> None:
         (Errand if task.protocol == WORK else Attempt)(self._place, task).run()
-        self._worked, self._rung = time.monotonic(), math.inf
+        self._worked = time.monotonic()
 
-    def _rest(self, seen: int) -> float:
-        """Wait until there may be a task: up to which submission the engine called this worker, 0 where it did not."""
+    def _rest(self, seen: int) -> None:
+        """Wait until there may be a task."""
         channel = self._place.channel
         now = time.monotonic()
         is_eager = now - self._worked < EAGER
         until = now + (EAGER_CLAIM if is_eager else IDLE_CLAIM)
         look = EAGER_LOOK if is_eager else IDLE_LOOK
         while not channel.stopping.is_set() and time.monotonic() < until:
-            rung, pause = channel.rung()
-            if rung is not None:
-                return rung
+            pause = self._hear()
+            if not pause:
+                return
             if channel.wake.wait(min(look, pause)):
                 channel.wake.clear()
             elif self._database.changes() != seen:
-                break
-        return 0.0
+                return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,12 +22,13 @@ Source = str | os.PathLike[str] | BinaryIO
 __all__ = ["read", "read_geometry", "read_labels", "to_labels", "write", "write_labels"]
 
 
-def read(source: Source) -> Volume:
+def read(source: Source, empty: Callable[..., np.ndarray] = ahead.empty) -> Volume:
     """Read one image.
 
     Parameters
     ----------
     source : path, or binary file read from where it stands (how far it is read is not defined)
+    empty : makes the array of a shape and type; may raise `MemoryError`
 
     Returns
     -------
@@ -42,7 +43,7 @@ def read(source: Source) -> Volume:
         A sheared or singular grid.
     """
     with _opened(source) as (file, name, size):
-        volume = Volume(*nifti_codec.read(file, name, size, ahead.empty))
+        volume = Volume(*nifti_codec.read(file, name, size, empty))
     if volume.voxels.dtype.kind == "f" and not any(np.isfinite(plane).any() for plane in volume.voxels):
         raise ImageError(f"{name} holds no number, NaN only", "Export the image again.")
     return volume

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import nibabel
@@ -24,7 +25,7 @@ from delineate.engines import local
 from delineate.engines.local import LocalEngine
 from delineate.geometry import Geometry
 from delineate.protocols.archive import FileRequestWriter
-from delineate.protocols.reference import MONAI_LABEL, Reference
+from delineate.protocols.reference import MONAI_LABEL, Place, Reference
 from delineate.store import tasks
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
@@ -568,6 +569,51 @@ def test_tasks_about_an_image_go_to_the_worker_that_has_it(site: Site, monkeypat
         assert not site.tasks.get(busy).state.is_final
         site.tasks.cancel(busy)
         site.ended(busy)
+    finally:
+        engine.stop()
+
+
+def _altered_when_read(site: Site, engine: LocalEngine, seconds: float) -> Task:
+    """A task about an image whose file is spoilt `seconds` after it came: who reads it then, finds that it is not what it was."""
+    voxels = np.random.default_rng().integers(0, 2000, (40, 128, 128), dtype=np.int16)
+    source = site.data / "image.nii.gz"
+    nifti.write(source, Volume(voxels, Geometry((128, 128, 40))))
+    data = source.read_bytes()
+    with site.blobs.incoming("image.nii.gz") as writer:
+        writer.write(data[: 1 << 18])
+        along = engine.read_along(writer.path.name)
+        assert along is not None
+        for start in range(1 << 18, len(data), 1 << 16):
+            writer.write(data[start : start + (1 << 16)])
+        along.whole(writer.digest)
+        time.sleep(seconds)
+        with writer.path.open("r+b") as file:
+            file.seek(len(data) // 2)
+            file.write(bytes(1000))
+        reference = Reference((Place(blob=writer.digest, name="image.nii.gz"),))
+        document = site.blobs.incoming()
+        document.write(reference.to_bytes())
+        task = site.tasks.submit(
+            model="threshold", archive=document, owner="me", protocol=MONAI_LABEL, beside={"image": writer}, rung=True,
+        )  # fmt: skip
+        engine.ring(reference.key)
+        return site.ended(task.uid)
+
+
+def test_an_image_is_read_while_it_comes(site: Site) -> None:
+    """By the worker that then gets the task, which does not read the file again."""
+    engine = site.engine(workers=2)
+    engine.start()
+    try:
+        _wait_for(lambda: engine.status()["ready"] == 2 or None)
+        waits = (0.1, 0.3, 1.0, 3.0, 10.0)  # a busy machine may need longer to read it
+        tasks = (_altered_when_read(site, engine, seconds) for seconds in waits)
+        assert any(task.state is TaskState.FINISHED for task in tasks)
+        # Where nobody reads along the same file is found out.
+        engine.read_along = lambda _file: SimpleNamespace(whole=lambda _blob: None)  # type: ignore[method-assign,assignment,return-value]
+        task = _altered_when_read(site, engine, 0.0)
+        assert task.failure is not None
+        assert task.failure.kind == "stored"
     finally:
         engine.stop()
 

@@ -23,6 +23,7 @@ from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import FRONT, Failure
 from delineate.worker.desk import LOG_NAME, desks_folder
+from delineate.worker.incoming import FORGET, READ_ALONG, WHOLE
 from delineate.worker.lock import SUFFIX
 from delineate.worker.retries import retry_after
 from delineate.worker.tasklog import read_log
@@ -84,6 +85,7 @@ class Keeper:
         self._watch: TaskWatch | None = None
         self._worker: WorkerProcess | None = None
         self._warm: frozenset[str] = frozenset()
+        self._along: tuple[str, str] | None = None  # the file that it reads while it comes, and the image of it once it is whole
         self._is_settling = False
         self._was_ready = False
         self.on_settled: Callable[[], None] = _nobody
@@ -99,8 +101,8 @@ class Keeper:
         return self._worker is not None and (self.status.state == "idle" or self._is_settling)
 
     def has_warm(self, image: str) -> bool:
-        """Whether the worker has this image decoded, as far as it said."""
-        return image in self._warm
+        """Whether the worker has this image decoded, as far as it said, or was told to read it along."""
+        return image in self._warm or (self._along is not None and self._along[1] == image)
 
     def ring(self, after: float = 0.0) -> None:
         """There may be a task: the worker looks, after `after` seconds, or once it is free. Any thread; never blocks."""
@@ -108,7 +110,30 @@ class Keeper:
         if worker is None:
             self._rung.set()
         else:
-            worker.tell("look", after=after)
+            worker.tell("look", after=after, said=time.time())
+
+    def read_along(self, file: str) -> bool:
+        """Have the worker read a file while it comes; False where it has something else to do. Not for two threads at once."""
+        worker = self._worker
+        if worker is None or self._along is not None or not self.is_free:
+            return False
+        self._along = file, ""
+        worker.tell(READ_ALONG, file=file)
+        return True
+
+    def is_whole(self, file: str, blob: str, image: str) -> None:
+        """All of the file came: it is this blob, and tasks on it will name `image`. Any thread."""
+        worker, along = self._worker, self._along
+        if worker is not None and along == (file, ""):
+            self._along = file, image
+            worker.tell(WHOLE, file=file, blob=blob)
+
+    def forget(self, file: str) -> None:
+        """No task will name the file. Any thread."""
+        worker, along = self._worker, self._along
+        if worker is not None and along is not None and along[0] == file:
+            self._along = None
+            worker.tell(FORGET, file=file)
 
     def stop(self, grace: float) -> None:
         """Tell the worker to finish its task within `grace` seconds; returns at once, see `join`."""
@@ -162,7 +187,7 @@ class Keeper:
             worker.kill()
             code = worker.wait()
             worker.close()
-            self._worker, self.status.pid, self._warm, self._is_settling = None, 0, frozenset(), False
+            self._worker, self.status.pid, self._warm, self._along, self._is_settling = None, 0, frozenset(), None, False
             with contextlib.suppress(StoreError):  # the engine finds its lock free, and gives its tasks back a little later
                 self._settle(worker.name, code or 0, verdict)
             self._watch = None
@@ -195,7 +220,7 @@ class Keeper:
 
     def _look(self, worker: WorkerProcess) -> Verdict | None:
         watch = self._watch
-        return watch.look(worker.pid, lambda: worker.tell("cancel", watch.uid)) if watch is not None and watch.is_due() else None
+        return watch.look(worker.pid, lambda: worker.tell("cancel", task=watch.uid)) if watch is not None and watch.is_due() else None
 
     def _hear(self, name: str, event: Mapping[str, Any]) -> None:
         kind = event["event"]
@@ -205,7 +230,7 @@ class Keeper:
             if self._watch is None or self._watch.uid != event["task"]:
                 self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._options.lease)
             self._watch.limit(event["limit"], event["memory_mb"] << 20 or self._memory_bytes)
-            self.status.state = "busy"
+            self.status.state, self._along = "busy", None  # it gives up what this task does not name
         elif kind == "settling":
             self._is_settling = True
         elif kind == "warm":

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import psutil
 from delineate.engines.keeper import Keeper
 from delineate.engines.process import WorkerOptions
 from delineate.errors import StoreError
+from delineate.protocols.reference import Place
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
@@ -35,6 +36,22 @@ BACKGROUND_SESSION_NICE = 10  # a tenth of a processor against another session t
 SHORT_START = 0.015  # s where that one is busy, as far as is known: it may be free by now
 MOST_IMAGES_MB = 1536
 MEMORY_SHARE = 0.8  # of the machine, over all workers, where no limit is set
+
+
+@dataclass(frozen=True)
+class Along:
+    """A file that a worker reads while it comes."""
+
+    keeper: Keeper
+    file: str
+
+    def whole(self, blob: str) -> None:
+        """All of it came, and has this digest."""
+        self.keeper.is_whole(self.file, blob, Place(blob=blob).key)
+
+    def forget(self) -> None:
+        """No task will name it."""
+        self.keeper.forget(self.file)
 
 
 class LocalEngine:
@@ -93,6 +110,7 @@ class LocalEngine:
         blobs = BlobStore(self._data / "blobs", sync=sync)
         self._tasks = TaskStore(self._database, blobs)
         self._prefix = secrets.token_hex(4)
+        self._choosing = threading.Lock()
         self._lock = WorkerLock(self._data / "run", f"{self._prefix}-engine")
         self._stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
@@ -133,6 +151,13 @@ class LocalEngine:
         start = 0.0 if not near else HEAD_START if near[0].is_free else SHORT_START
         for keeper in (*near, *(keeper for keeper in self._keepers if keeper not in near)):
             keeper.ring(0.0 if keeper in near[:1] else SHORT_START if keeper in near else start)
+
+    def read_along(self, file: str) -> Along | None:
+        """A file begins to come among the store's incoming ones, a NIfTI image that a task will name as a blob: a worker that has
+        nothing else to do reads it meanwhile, and looks first for that task. None where all are busy."""
+        with self._choosing:
+            keeper = next((keeper for keeper in self._keepers if keeper.read_along(file)), None)
+        return None if keeper is None else Along(keeper, file)
 
     def stop(self, grace: float = 10.0) -> None:
         """Let the workers finish their tasks within `grace` seconds; what is not finished then goes back uncounted."""

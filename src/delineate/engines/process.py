@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,9 +122,9 @@ class WorkerProcess:
             self._logger.info("%s", line.decode("utf-8", "replace"))
         return lines is not None
 
-    def tell(self, command: str, task: str = "", after: float = 0.0) -> None:
-        """Send a command, from any thread, to be obeyed after `after` seconds; a worker that is dead or deaf does not mind."""
-        line = json.dumps({"command": command, "task": task, "after": after, "said": time.time()}).encode("ascii") + b"\n"
+    def tell(self, command: str, **more: Any) -> None:
+        """Send a command, from any thread; a worker that is dead or deaf does not mind."""
+        line = json.dumps({"command": command, **more}).encode("ascii") + b"\n"
         with self._lock, contextlib.suppress(OSError):
             if not self._is_closed:  # else the number may be another file's by now
                 os.write(self._commands, line)

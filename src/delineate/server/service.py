@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import delineate.models
 from delineate.errors import BlobError, DelineateError, InputError, ResultLostError, SettingsError, TaskCancelledError, UnknownModelError
+from delineate.files import NIFTI_SUFFIXES
 from delineate.model import Model, Resources
 from delineate.protocols.archive import ArchiveReader, Limits, request_images
 from delineate.protocols.dicom_request import DicomAsked, not_dicom, require_reader, with_output
@@ -36,6 +37,16 @@ _DAY: Final = 86400.0
 _log = logging.getLogger(__name__)
 
 
+class Along(Protocol):
+    """A file that a worker reads while it comes."""
+
+    def whole(self, blob: str) -> None:
+        """All of it came, and has this digest."""
+
+    def forget(self) -> None:
+        """No task will name it. After `whole` it may have been named already: then nothing is lost but time."""
+
+
 class Engine(Protocol):
     """What the server needs of an engine; `delineate.engines.local.LocalEngine` is one."""
 
@@ -44,6 +55,10 @@ class Engine(Protocol):
 
     def ring_background(self) -> None:
         """There may be a new task in the background."""
+
+    def read_along(self, file: str) -> Along | None:
+        """A file of this name begins to come among the incoming blobs, a NIfTI image that a task will name: a worker may read it
+        meanwhile. None where none does."""
 
     def status(self) -> dict[str, Any]:
         """``workers``, ``alive``, ``ready``."""
@@ -115,6 +130,12 @@ class Service:
         if self.engine is not None:
             self.engine.ring(image)
 
+    def read_along(self, writer: BlobWriter) -> Along | None:
+        """Have a worker read an image while it comes, where it is NIfTI and one has the time; see `Engine.read_along`."""
+        if self.engine is None or not writer.name.lower().endswith(NIFTI_SUFFIXES):
+            return None
+        return self.engine.read_along(writer.path.name)
+
     def submit_work(
         self,
         name: str,
@@ -123,22 +144,22 @@ class Service:
         owner: str,
         prompts: Mapping[str, Any] | None = None,
         beside: Mapping[str, BlobWriter] | None = None,
-        is_waited_for: bool = False,
+        lane: str = BACKGROUND,
     ) -> Task:
         """A piece of work, see `delineate.runners.work`. Raises `StoreError`.
 
-        given : its input; prompts : what is shown of it; beside : files that `given` names, by role; is_waited_for : it is short
-        and somebody waits: in the front lane.
+        given : its input; prompts : what is shown of it; beside : files that `given` names, by role; lane : the front one where it
+        is short and somebody waits.
         """
         writer = self.blobs.incoming(f"{name}.json")
         writer.write(json.dumps(dict(given)).encode("ascii"))
-        lane, priority = (FRONT, INTERACTIVE) if is_waited_for else (BACKGROUND, BATCH)
         task = self.tasks.submit(
-            model=name, archive=writer, owner=owner, protocol=WORK, priority=priority, prompts=prompts, beside=beside, lane=lane
+            model=name, archive=writer, owner=owner, protocol=WORK, priority=INTERACTIVE if lane == FRONT else BATCH, prompts=prompts,
+            beside=beside, lane=lane,
         )  # fmt: skip
-        if is_waited_for:
+        if lane == FRONT:
             self.ring()
-        elif self.engine is not None:
+        elif lane == BACKGROUND and self.engine is not None:
             self.engine.ring_background()
         return task
 

@@ -58,6 +58,10 @@ class BlobStore:
         """A new file to write to. Raises `StorageFullError` or `StoreError`."""
         return BlobWriter.create(self._incoming / secrets.token_hex(16), name=name, sync=self._sync)
 
+    def coming(self, name: str) -> Path:
+        """Where the file is that a writer writes to, by the last part of its path."""
+        return self._incoming / Path(name).name
+
     def adopt(self, path: Path, name: str = "") -> BlobWriter:
         """Take over a finished file that lies on the same file system: hashed, moved when placed, removed when not."""
         return BlobWriter.adopt(Path(path), name=name, sync=self._sync)

@@ -33,6 +33,7 @@ from delineate.worker.attempt import Workplace
 from delineate.worker.channel import Channel, end_process_group
 from delineate.worker.desk import Desk, desks_folder
 from delineate.worker.images import WarmImages
+from delineate.worker.incoming import IncomingImages
 from delineate.worker.lock import WorkerLock
 from delineate.worker.loop import Loop
 from delineate.worker.warm import WarmRunners
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _workplace(options: argparse.Namespace, database: Database, channel: Channel, desk: Desk) -> Workplace:
     blobs = BlobStore(options.data / "blobs", sync=not options.no_sync)
+    incoming = IncomingImages(blobs.coming, options.images_mb << 20)
+    channel.on_file = incoming.hear
     folders = [(Path(delineate.models.__path__[0]), "builtin"), *((folder, "folder") for folder in options.models)]
     return Workplace(
         name=options.name,
@@ -78,6 +81,7 @@ def _workplace(options: argparse.Namespace, database: Database, channel: Channel
         channel=channel,
         warm=WarmRunners(runners.create, options.warm_mb << 20, resident.now),
         images=WarmImages(options.images_mb << 20, resident.now),
+        incoming=incoming,
         roots=options.root,
         desk=desk,
         limits=Limits(**json.loads(options.limits)),

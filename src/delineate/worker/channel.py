@@ -2,7 +2,8 @@
 
 Worker to engine: ``ready``; ``started`` (task, seconds and MiB it may take); ``warm`` (images that stay decoded); ``progress``;
 ``settling``; ``done``; so that the engine can renew the lease, enforce the limits and stop a cancelled task from outside, whatever the
-model does to the worker's interpreter. Engine to worker: ``cancel`` and ``stop``. The end of the worker's standard input means
+model does to the worker's interpreter. Engine to worker: ``cancel``, ``stop``, ``look`` (there may be a task), and of files that come
+what `delineate.worker.incoming` says. The end of the worker's standard input means
 that the engine is gone: the worker and everything it started end at once.
 """
 
@@ -42,6 +43,7 @@ class Channel:
         self._commands = commands
         self._events = events
         self._on_lost = on_lost or end_process_group
+        self.on_file: Callable[[Mapping[str, Any]], None] = _nobody
         self._lock = threading.Lock()
         self._task: str | None = None
         self._cancelled: str | None = None
@@ -165,7 +167,14 @@ class Channel:
         elif command["command"] == "look":
             with self._calls_lock:
                 self._calls.append((time.monotonic() + float(command["after"]), float(command["said"])))
+        elif "file" in command:
+            self.on_file(command)
+            return
         self.wake.set()
+
+
+def _nobody(_said: Mapping[str, Any]) -> None:
+    """Nobody reads files along."""
 
 
 def end_process_group() -> NoReturn:

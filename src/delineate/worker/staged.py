@@ -23,6 +23,7 @@ from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 from delineate.worker.convert import converted, to_model
 from delineate.worker.images import Key, WarmImage, WarmImages
+from delineate.worker.incoming import IncomingImages
 from delineate.worker.referred import Files, named, readable, suffix_of
 from delineate.worker.series import ReadImage, read_image
 from delineate.worker.stage import ADVICE, Sent, require_enough, require_one_grid
@@ -85,13 +86,16 @@ class ReferredImages:
 
     Parameters
     ----------
-    found : finds the files; warm : keeps what was decoded; scratch : an empty folder for links, emptied after the task;
-    checkpoint : may raise to stop in between.
+    found : finds the files; warm : keeps what was decoded; incoming : what was read while it came; scratch : an empty folder for
+    links, emptied after the task; checkpoint : may raise to stop in between.
     """
 
-    def __init__(self, found: Files, warm: WarmImages, scratch: Path, checkpoint: Callable[[], None]) -> None:
+    def __init__(
+        self, found: Files, warm: WarmImages, incoming: IncomingImages, scratch: Path, checkpoint: Callable[[], None]
+    ) -> None:  # fmt: skip
         self._files = found
         self._warm = warm
+        self._incoming = incoming
         self._scratch = scratch
         self._checkpoint = checkpoint
 
@@ -138,6 +142,9 @@ class ReferredImages:
 
     def _decoded(self, place: Place, asked: DicomAsked, key: Key) -> WarmImage:
         self._warm.forget_gone()
+        came = self._incoming.take(place.blob, self._checkpoint)
+        if came is not None:
+            return self._warm.keep(key, came, came.geometry)
         with self._files.reading(place) as path:
             volume, series, _ = readable(place, lambda: self._read(place, path, asked), ADVICE)
         return self._warm.keep(key, volume, volume.geometry, series, place.path)

@@ -80,7 +80,8 @@ class Infers:
         InputError
             As `Form.read` and `Asking.submit`, which raise more.
         """
-        taker = BlobTaker(Named(self._service.waited_for.blobs.incoming), files)
+        service = self._service
+        taker = BlobTaker(Named(service.waited_for.blobs.incoming), files, service.read_along, wire.FILE_FIELD)
         async with Form(taker, self._threads, self._service.settings.max_upload_mb << 20) as form:
             await form.read(request)
             asked = ask(form.fields)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from delineate.datastore.names import file_name
 from delineate.datastore.sessions import SessionStore, SessionUpload
 from delineate.errors import InputError
+from delineate.server.service import Along
 from delineate.store.writer import BlobWriter
+
+LARGE: Final = 1 << 20
+"""Bytes from which on an image is worth being read while it comes."""
 
 
 class BlobTaker:
@@ -16,13 +20,23 @@ class BlobTaker:
 
     make : a writer for a file of that name
     fields : that may hold a file
+    along, image : has a worker read what comes in the field `image`, where that is worth its while
     """
 
-    def __init__(self, make: Callable[[str], BlobWriter], fields: Collection[str]) -> None:
+    def __init__(
+        self,
+        make: Callable[[str], BlobWriter],
+        fields: Collection[str],
+        along: Callable[[BlobWriter], Along | None] | None = None,
+        image: str = "",
+    ) -> None:
         self._make = make
         self._fields = fields
         self._writers: dict[str, BlobWriter] = {}
         self._current: BlobWriter | None = None
+        self._read_along = along
+        self._image = image
+        self._along: Along | None = None
 
     def begin(self, field: str, filename: str) -> None:
         """A file comes."""
@@ -36,9 +50,13 @@ class BlobTaker:
         """More of it."""
         assert self._current is not None
         self._current.write(data)
+        if self._read_along is not None and self._current.size >= LARGE and self._current is self.take(self._image):
+            self._along, self._read_along = self._read_along(self._current), None
 
     def end(self) -> None:
         """It is whole."""
+        if self._along is not None and self._current is not None and self._current is self.take(self._image):
+            self._along.whole(self._current.digest)
         self._current = None
 
     def take(self, field: str) -> BlobWriter | None:
@@ -56,6 +74,9 @@ class BlobTaker:
         """Remove what was not placed."""
         for writer in self._writers.values():
             writer.discard()
+        image = self.take(self._image)
+        if self._along is not None and not (image is not None and image.is_placed):
+            self._along.forget()
 
 
 class SessionTaker:

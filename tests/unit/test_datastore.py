@@ -6,6 +6,7 @@ import io
 import json
 import os
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.engine import Connection
 
 from delineate import nifti
 from delineate.datastore.faults import GridMismatchError, UnknownImageError, UnknownLabelError
@@ -449,8 +451,11 @@ def test_the_dataset_as_a_zip(store: LocalDatastore) -> None:
         assert "image/c.nii.gz" not in archive.namelist()
 
 
-@pytest.mark.parametrize("verb", ["add", "replace", "label", "label again", "other format", "remove", "remove label"])
-def test_a_transaction_that_fails_leaves_everything_as_it_was(store: LocalDatastore, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+@pytest.mark.parametrize("is_late", [False, True], ids=["in between", "at its commit"])
+@pytest.mark.parametrize("verb", ["add", "replace", "label", "label again", "label elsewhere", "other format", "remove", "remove label"])
+def test_a_transaction_that_fails_leaves_everything_as_it_was(
+    store: LocalDatastore, monkeypatch: pytest.MonkeyPatch, verb: str, is_late: bool
+) -> None:
     add(store, "x", image_bytes(1))
     save(store, "x", data=label_bytes(1))
 
@@ -462,12 +467,15 @@ def test_a_transaction_that_fails_leaves_everything_as_it_was(store: LocalDatast
     before = snapshot()
     plain = io.BytesIO()
     nifti.write(plain, Volume(np.full(GRID.shape, 2, np.int16), GRID), compress=False)
+    plain_label = io.BytesIO()
+    nifti.write_labels(plain_label, np.full(GRID.shape, 2, np.uint8), GRID, compress=False)
     acts: dict[str, Callable[[], object]] = {
         "add": lambda: add(store, "y"),
         "replace": lambda: add(store, "x", image_bytes(2)),
         "other format": lambda: add(store, "x", plain.getvalue(), name="x.nii"),
         "label": lambda: save(store, "x", "original"),
         "label again": lambda: save(store, "x", data=label_bytes(2)),
+        "label elsewhere": lambda: save(store, "x", data=plain_label.getvalue(), name="x.nii"),
         "remove": lambda: store.remove_image("x"),
         "remove label": lambda: store.remove_label("x", "final"),
     }
@@ -476,14 +484,49 @@ def test_a_transaction_that_fails_leaves_everything_as_it_was(store: LocalDatast
         raise StorageFullError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_event", fails)
+        patch.setattr(*(Connection, "commit", fails) if is_late else (store, "_event", fails))
         with pytest.raises(StorageFullError):
             acts[verb]()
     assert snapshot() == before
+    hidden = store.layout.hidden
+    assert [path for name in ("trash", "keeping", "blobs/incoming") for path in (hidden / name).iterdir()] == []
     store.sweep()
     assert store.look() == 0
     acts[verb]()
     assert store.look() == 0
+
+
+def test_a_label_file_nobody_indexed_yet_outlives_a_save_that_fails(store: LocalDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(store, "x")
+    path = store.layout.label("final", "x", ".nii.gz")
+    path.write_bytes(label_bytes(1))
+    commits = []
+
+    def fails_late(connection: Connection) -> None:
+        commits.append(connection)
+        if len(commits) > 1:  # the first only looks, and finds the file
+            raise StorageFullError("no space")
+        commit(connection)
+
+    commit = Connection.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "commit", fails_late)
+        with pytest.raises(StorageFullError):
+            save(store, "x", data=label_bytes(2))
+    store.sweep()
+    assert path.read_bytes() == label_bytes(1)
+
+
+def test_what_a_killed_removal_left_goes_while_the_server_runs_on(store: LocalDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [store.layout.hidden / "trash" / "image", store.layout.hidden / "keeping" / "label"]
+    for path in left:
+        path.write_bytes(b"x")
+    store.tidy()
+    assert all(path.exists() for path in left), "somebody may be at it just now"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    store.tidy()
+    assert not any(path.exists() for path in left)
 
 
 def test_threads_that_save_at_once_lose_nothing(store: LocalDatastore) -> None:

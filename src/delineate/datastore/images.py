@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -13,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from delineate.datastore import names
 from delineate.datastore.formats import require_image
-from delineate.datastore.layout import Stamp
+from delineate.datastore.layout import Changes, Stamp
 from delineate.datastore.reading import DatastoreReader, checked_info, checked_who
 from delineate.datastore.records import ImageRecord
 from delineate.datastore.snapshot import image_record
@@ -90,8 +89,8 @@ class ImageVerbs(DatastoreReader):
             self._files.bring_to_disk(writer)
             for _ in range(_TRIES):
                 kept = self._keep_image(arrival)
-                with self.database.write() as connection:
-                    record = self._admit(connection, arrival, kept)
+                with self._with_files() as (connection, changes):
+                    record = self._admit(connection, changes, arrival, kept)
                 if isinstance(record, ImageRecord):
                     return record
                 if record is not None:
@@ -122,7 +121,7 @@ class ImageVerbs(DatastoreReader):
                     connection.execute(CHANGE_VERSION, {"which": row.id, "numbered": row.version, "digest": kept.digest})
         return int(row.version)
 
-    def _admit(self, connection: Connection, arrival: _Arrival, kept: int) -> ImageRecord | Path | None:
+    def _admit(self, connection: Connection, changes: Changes, arrival: _Arrival, kept: int) -> ImageRecord | Path | None:
         """The new record; None when the version to keep is another by now; a path where a file lies that nobody indexed."""
         row = self._row(connection, arrival.id)
         is_there = row is not None and row.removed is None
@@ -136,13 +135,10 @@ class ImageVerbs(DatastoreReader):
         path = self._place_for(connection, row if is_there else None, arrival)
         if not is_there and os.path.lexists(path):
             return path
-        with ExitStack() as undo:
-            self._put(connection, undo, row if is_there else None, arrival, path)
-            version = self._save(connection, row, arrival, path)
-            self._event(connection, "added" if version == 1 else "replaced", arrival.id, version, arrival.who)
-            record = image_record(self.layout, self._image_row(connection, arrival.id))
-            undo.pop_all()
-        return record
+        changes.put(arrival.writer, path, self.layout.folder / row.path if row is not None and is_there else None)
+        version = self._save(connection, row, arrival, path)
+        self._event(connection, "added" if version == 1 else "replaced", arrival.id, version, arrival.who)
+        return image_record(self.layout, self._image_row(connection, arrival.id))
 
     def _place_for(self, connection: Connection, row: Row[Any] | None, arrival: _Arrival) -> Path:
         """Where the file is to lie: in the place of the old one, or under its id; a number is added where others have that."""
@@ -158,17 +154,6 @@ class ImageVerbs(DatastoreReader):
     def _is_indexed(self, connection: Connection, path: Path) -> bool:
         given = {"of": self._datastore, "at": self.layout.relative(path)}
         return connection.execute(IMAGE_BY_PATH, given).first() is not None
-
-    def _put(self, connection: Connection, undo: ExitStack, row: Row[Any] | None, arrival: _Arrival, path: Path) -> None:
-        """Put the file in its place, so that it can be undone: what it replaces is kept."""
-        old = None if row is None else self.layout.folder / row.path
-        if row is not None and old is not None:
-            undo.callback(self._files.restore, self._digest_of(connection, row), old)
-        if old != path:
-            undo.callback(path.unlink, missing_ok=True)
-        self._files.publish(arrival.writer, path)
-        if old is not None and old != path:
-            old.unlink(missing_ok=True)
 
     def _is_same(self, connection: Connection, row: Row[Any], arrival: _Arrival) -> bool:
         if self._digest_of(connection, row) != arrival.writer.digest or row.extension.lower() != arrival.extension:
@@ -221,21 +206,15 @@ class ImageVerbs(DatastoreReader):
 
     def remove_image(self, id: str, *, who: str = "") -> None:
         """Remove an image, its labels and all versions of both; the events stay. Raises `UnknownImageError`."""
-        gone: list[Path] = []
-        with self.database.write() as connection, ExitStack() as undo:
+        with self._with_files() as (connection, changes):
             row = self._image_row(connection, names.check_id(id))
             labels = connection.execute(LABELS_OF_IMAGE, {"which": row.id}).all()
             paths = [self.layout.label(label.tag, id, label.extension) for label in labels if label.is_current]
             for path in (self.layout.folder / row.path, *paths):
-                if (aside := self._files.set_aside(path)) is not None:
-                    undo.callback(os.rename, aside, path)
-                    gone.append(aside)
+                changes.remove(path)
             versions = connection.execute(VERSIONS, {"which": row.id}).all()
             for statement in (DELETE_ALL_LABELS, DELETE_VERSIONS, DELETE_LEASE):
                 connection.execute(statement, {"which": row.id})
             self._changed(connection, row.id, {"removed": self._clock(), "info": {}, "sha256": None})
             self._event(connection, "removed", id, row.version, checked_who(who))
-            undo.pop_all()
-        for aside in gone:
-            self._files.discard(aside)
         self._forget([row.digest for row in (*labels, *versions)])

@@ -16,7 +16,7 @@ from delineate.datastore import names
 from delineate.datastore.faults import GridMismatchError, UnknownLabelError
 from delineate.datastore.formats import PICTURES, require_label, write_raw
 from delineate.datastore.images import ImageVerbs
-from delineate.datastore.layout import Stamp
+from delineate.datastore.layout import Changes, Stamp
 from delineate.datastore.reading import checked_info, checked_who
 from delineate.datastore.records import ImageRecord, LabelRecord
 from delineate.datastore.snapshot import label_record
@@ -81,8 +81,8 @@ class LabelVerbs(ImageVerbs):
             for turn in range(_TRIES):
                 # Where there is no label as far as is known, there is none to keep; `_record` looks again.
                 version = 0 if turn == 0 and tag not in entry.labels else self._keep_label(image, tag)
-                with self.database.write() as connection:
-                    saved = self._record(connection, drawing, version)
+                with self._with_files() as (connection, changes):
+                    saved = self._record(connection, changes, drawing, version)
                     is_done = isinstance(saved, LabelRecord)
                     listed = other.submit(self._files.sync_folder, self.layout.labels / tag) if is_done else None
                 if listed is not None:
@@ -137,7 +137,7 @@ class LabelVerbs(ImageVerbs):
         with kept:
             kept.seal()
             self._files.blobs.place(kept)
-            with self.database.write() as connection:
+            with self._with_files() as (connection, changes):
                 row = self._image_row(connection, image)
                 rows = connection.execute(LABELS_OF_TAG, {"which": row.id, "tagged": tag}).all()
                 stamp = Stamp.of(path)
@@ -151,9 +151,9 @@ class LabelVerbs(ImageVerbs):
                 }  # fmt: skip
                 connection.execute(INSERT_LABEL, values)
                 self._event(connection, "label-found", image, values["version"], "", tag)
-                path.unlink(missing_ok=True)
+                changes.remove(path)
 
-    def _record(self, connection: Connection, drawing: _Drawing, before: int) -> LabelRecord | Path | None:
+    def _record(self, connection: Connection, changes: Changes, drawing: _Drawing, before: int) -> LabelRecord | Path | None:
         """The new record; None when the version to keep is another by now; a path where a file lies that nobody indexed."""
         row = self._image_row(connection, drawing.image.id)
         rows = connection.execute(LABELS_OF_TAG, {"which": row.id, "tagged": drawing.tag}).all()
@@ -165,46 +165,24 @@ class LabelVerbs(ImageVerbs):
             return path
         self._files.blobs.confirm(drawing.kept)
         version = 1 + (rows[0].version if rows else 0)
-        with ExitStack() as undo:
-            self._put_label(undo, current, row.name, drawing, path)
-            if current is not None:
-                self._change_label(connection, current, {"is_current": False})
-            stamp = Stamp.of(path)
-            if stamp is None:
-                raise StoreError("the label vanished while it was stored", "Check the datastore's disk.")
-            now = self._clock()
-            values = {
-                "image": row.id, "tag": drawing.tag, "version": version, "is_current": True, "extension": drawing.extension,
-                "digest": drawing.kept.digest, "size": stamp.size, "mtime": stamp.mtime, "at": now, "who": drawing.who,
-                "image_version": drawing.image.version, "info": {**drawing.info, "ts": int(now), "name": path.name},
-            }  # fmt: skip
-            inserted = connection.execute(INSERT_AND_TELL, values).one()
-            connection.execute(END_LEASE, {"which": row.id, "tagged": drawing.tag})
-            self._changed(connection, row.id)
-            self._event(connection, "label-saved", row.name, version, drawing.who, drawing.tag)
-            saved = label_record(self.layout, row.name, inserted)
-            undo.pop_all()
-        return saved
-
-    def _put_label(self, undo: ExitStack, current: Row[Any] | None, image: str, drawing: _Drawing, path: Path) -> None:
-        old = None if current is None else self.layout.label(drawing.tag, image, current.extension)
-        if current is not None and old is not None:
-            undo.callback(self._put_back, current, old)
-        if old != path:
-            undo.callback(path.unlink, missing_ok=True)
-        self._files.publish(drawing.public, path, sync=False)
-        if old is not None and old != path:
-            old.unlink(missing_ok=True)
-
-    def _put_back(self, label: Row[Any], path: Path) -> None:
-        """Undo: the old label again, as a copy, because what is kept must not be written over in the folder."""
-        if label.digest is not None:
-            with self._files.blobs.incoming() as copy:
-                copy.write(self._files.blobs.path(label.digest).read_bytes())
-                copy.seal()
-                self._files.make_public(copy)
-                os.utime(copy.path, ns=(label.mtime, label.mtime))  # it is no news
-                self._files.publish(copy, path)
+        old = None if current is None else self.layout.label(drawing.tag, row.name, current.extension)
+        changes.put(drawing.public, path, old, sync=False)
+        if current is not None:
+            self._change_label(connection, current, {"is_current": False})
+        stamp = Stamp.of(path)
+        if stamp is None:
+            raise StoreError("the label vanished while it was stored", "Check the datastore's disk.")
+        now = self._clock()
+        values = {
+            "image": row.id, "tag": drawing.tag, "version": version, "is_current": True, "extension": drawing.extension,
+            "digest": drawing.kept.digest, "size": stamp.size, "mtime": stamp.mtime, "at": now, "who": drawing.who,
+            "image_version": drawing.image.version, "info": {**drawing.info, "ts": int(now), "name": path.name},
+        }  # fmt: skip
+        inserted = connection.execute(INSERT_AND_TELL, values).one()
+        connection.execute(END_LEASE, {"which": row.id, "tagged": drawing.tag})
+        self._changed(connection, row.id)
+        self._event(connection, "label-saved", row.name, version, drawing.who, drawing.tag)
+        return label_record(self.layout, row.name, inserted)
 
     def _current(self, connection: Connection, image: int, tag: str) -> Row[Any] | None:
         rows = connection.execute(LABELS_OF_TAG, {"which": image, "tagged": tag})
@@ -245,20 +223,14 @@ class LabelVerbs(ImageVerbs):
     def remove_label(self, image: str, tag: str, *, who: str = "") -> None:
         """Remove a label with all its versions; the events stay. Raises `UnknownImageError` or `UnknownLabelError`."""
         tag = names.check_tag(tag)
-        aside = None
-        with self.database.write() as connection, ExitStack() as undo:
+        with self._with_files() as (connection, changes):
             row = self._image_row(connection, names.check_id(image))
             rows = connection.execute(LABELS_OF_TAG, {"which": row.id, "tagged": tag}).all()
             current = next((label for label in rows if label.is_current), None)
             if current is None:
                 raise UnknownLabelError(f"the image has no label {tag}")
-            path = self.layout.label(tag, image, current.extension)
-            if (aside := self._files.set_aside(path)) is not None:
-                undo.callback(os.rename, aside, path)
+            changes.remove(self.layout.label(tag, image, current.extension))
             connection.execute(DELETE_LABELS, {"which": row.id, "tagged": tag})
             self._changed(connection, row.id)
             self._event(connection, "label-removed", image, current.version, checked_who(who), tag)
-            undo.pop_all()
-        if aside is not None:
-            self._files.discard(aside)
         self._forget([label.digest for label in rows])

@@ -187,17 +187,34 @@ class Files:
             raise storage_error(error, "keeping an old version") from error
         return self.blobs.adopt(linked)
 
-    def restore(self, digest: str | None, path: Path) -> None:
-        """Put a kept file back where it was, after its replacement came to nothing."""
-        if digest is None:
-            return
-        other = self._keeping / secrets.token_hex(16)
+    def hold(self, path: Path) -> Path | None:
+        """A second name of a file that is to be replaced, to be put back or discarded; None where there is no file.
+
+        Neither this nor `put_back` needs room on the disk, of which there may be none when something has to be undone.
+        """
+        held = self._keeping / secrets.token_hex(16)
         try:
-            os.link(self.blobs.path(digest), other)
-            other.replace(path)
-            other.unlink(missing_ok=True)
+            os.link(path, held, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, "holding an old version") from error
+        return held
+
+    def put_back(self, held: Path, path: Path) -> None:
+        """Let what was held or set aside be where it was, after its replacement or removal came to nothing."""
+        try:
+            held.replace(path)
+            held.unlink(missing_ok=True)  # still there where `path` was this very file
         except OSError as error:
             raise storage_error(error, "putting an old version back") from error
+
+    def take_away(self, path: Path) -> None:
+        """Remove a file, missing or not."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, "removing a file") from error
 
     def set_aside(self, path: Path) -> Path | None:
         """Take a file or folder out of the way, to be removed by `discard` or put back; None where there is none."""
@@ -240,6 +257,41 @@ class Files:
                 announce(stamp)
             self.publish(writer, target)
         return stamp
+
+
+class Changes:
+    """Files put into the folder and taken out of it in one transaction: all of it can be undone until what was there is discarded."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._back = contextlib.ExitStack()
+        self._old: list[Path] = []
+
+    def put(self, writer: BlobWriter, path: Path, old: Path | None, *, sync: bool = True) -> None:
+        """Let a sealed file lie at `path`, and no longer what lay at `old`, there or elsewhere; `sync` as for `Files.publish`."""
+        if old is not None and (held := self._files.hold(old)) is not None:
+            self._old.append(held)
+            self._back.callback(self._files.put_back, held, old)
+        if old != path:
+            self._back.callback(self._files.take_away, path)
+        self._files.publish(writer, path, sync=sync)
+        if old is not None and old != path:
+            self._files.take_away(old)
+
+    def remove(self, path: Path) -> None:
+        """Take a file or folder out of the way, missing or not."""
+        if (aside := self._files.set_aside(path)) is not None:
+            self._old.append(aside)
+            self._back.callback(self._files.put_back, aside, path)
+
+    def undo(self) -> None:
+        """Put everything back to where it was. Raises `StoreError`."""
+        self._back.close()
+
+    def discard(self) -> None:
+        """Remove what was replaced or taken away."""
+        for old in self._old:
+            self._files.discard(old)
 
 
 def _sync(path: Path, flags: int) -> None:

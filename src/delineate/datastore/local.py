@@ -227,6 +227,13 @@ class LocalDatastore(Sampling):
                 count += remove_unnamed(self.database, self._files.blobs, suspects) if suspects else 0
         return count
 
+    def tidy(self) -> None:
+        """Remove what was taken away by work that was killed before its end; for a server that runs on."""
+        try:
+            self._files.clean()
+        except OSError as error:
+            raise storage_error(error, "removing what interrupted work left") from error
+
     def _mark(self, uid: str) -> bool:
         """Whether the kept versions in the folder are those of this database; another's are no orphans."""
         path = self.layout.hidden / "datastore"

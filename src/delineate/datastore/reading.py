@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Row
 
 from delineate.datastore.faults import UnknownImageError, UnknownLabelError
 from delineate.datastore.grids import grid_of
-from delineate.datastore.layout import Files, Layout
+from delineate.datastore.layout import Changes, Files, Layout
 from delineate.datastore.names import FINAL, check_id, check_tag
 from delineate.datastore.records import DatastoreEvent, ImageRecord, ImageVersion, LabelRecord, Statistics
 from delineate.datastore.snapshot import Entry, Snapshot, State, label_record
@@ -226,6 +226,19 @@ class DatastoreReader:
         if found is None:
             raise UnknownImageError("there is no such image in the datastore")
         return found
+
+    @contextlib.contextmanager
+    def _with_files(self) -> Iterator[tuple[Connection, Changes]]:
+        """A write transaction with the files that it moves; they are put back if anything of it fails, its commit on a full disk too."""
+        changes = Changes(self._files)
+        with self.database.write() as connection:
+            try:
+                yield connection, changes
+                connection.commit()
+            except BaseException:
+                changes.undo()  # here, while nobody else can move the same files
+                raise
+        changes.discard()
 
     def _image_row(self, connection: Connection, id: str) -> Row[Any]:
         row = self._row(connection, id)

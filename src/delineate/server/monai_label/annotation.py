@@ -96,7 +96,9 @@ class Annotation:
         return self._sessions
 
     def sweep(self) -> int:
-        """Remove sessions that expired: how many."""
+        """Remove sessions that expired: how many; and what interrupted work left in the datastore."""
+        if self._datastore is not None:
+            self._datastore.tidy()
         return self._sessions.sweep() if self._sessions is not None else 0
 
     def close(self) -> None:

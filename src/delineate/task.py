@@ -27,8 +27,9 @@ BATCH, NORMAL, INTERACTIVE = 0, 10, 20
 """Priorities: higher goes first."""
 PRIORITIES = {"batch": BATCH, "normal": NORMAL, "interactive": INTERACTIVE}
 
-FRONT, BACKGROUND = "front", "background"
-"""Lanes: what somebody waits for, and what must never keep anybody waiting. A worker takes tasks of one lane alone."""
+FRONT, BACKGROUND, SERVER = "front", "background", "server"
+"""Lanes: what somebody waits for, what must never keep anybody waiting, and what the server does itself. A worker takes tasks of
+one lane alone."""
 
 WORK = "work"
 """The protocol of tasks that the server gives itself: `Task.model` names what is to be done, see `delineate.runners.work`."""

@@ -321,26 +321,6 @@ def test_without_a_datastore_files_and_sessions_infer(label_server: Start, tmp_p
     assert server.http.get("/info/").json()["datastore"] == {"total": 0, "completed": 0, "label_tags": {}}
 
 
-def test_batch(label_server: Start) -> None:
-    server = label_server("a.nii.gz", "b.nii.gz", "c.nii.gz", workers=1)
-    assert server.http.get("/batch/infer").status_code == 404
-    assert server.http.delete("/batch/infer").json() is None
-    begun = server.http.post("/batch/infer/threshold", json={"label_tag": "mine"}).json()
-    assert begun["status"] == "SUBMITTED"
-    until(lambda: server.http.get("/batch/infer").json()["status"] == "DONE")
-    ended = server.http.get("/batch/infer").json()
-    assert ended["id"] == begun["id"]
-    assert ended["details"][-1] == "3 of 3 images done"
-    assert server.http.get("/datastore/").json()["label_tags"] == {"mine": 3}
-    again = server.http.post("/batch/infer/threshold", params={"images": "unlabeled", "run_sync": True}, json={"label_tag": "mine"})
-    assert set(again.json()) == {"a", "b", "c"}, "a model's label is no person's"
-    assert server.http.post("/batch/infer/threshold", params={"images": "labeled", "run_sync": True}).json() == {}
-    every = server.http.post("/batch/infer/threshold", params={"images": "all", "run_sync": True}, json={"save_label": False})
-    assert set(every.json()) == {"a", "b", "c"}
-    assert [one["status"] for one in server.http.get("/batch/infer", params={"all": True}).json()] == ["DONE"] * 4
-    assert server.service.tasks.tasks(model="threshold") == []
-
-
 def test_an_answer_that_is_saved_as_it_came_keeps_its_names(server: Any, tmp_path: Path) -> None:
     def saved(**params: Any) -> dict[str, Any]:
         mask = io.BytesIO()
@@ -358,47 +338,3 @@ def test_an_answer_that_is_saved_as_it_came_keeps_its_names(server: Any, tmp_pat
     assert saved()["likely_names"] == {"Bright": 1}
     named = saved(label_info=[{"name": "Bone", "idx": 1}])
     assert (named["label_info"], "likely_names" in named) == ([{"name": "Bone", "idx": 1}], False)
-
-
-def test_a_batch_stops_and_one_at_a_time_runs(slow: Any) -> None:
-    slow.http.post("/batch/infer/slow")
-    busy = slow.http.post("/batch/infer/threshold")
-    assert (busy.status_code, "runs already" in busy.json()["detail"]) == (429, True)
-    assert slow.http.get("/batch/infer", params={"check_if_running": True}).json()["status"] == "RUNNING"
-    stopped = slow.http.delete("/batch/infer").json()
-    assert stopped["status"] == "STOPPED"
-    assert stopped["details"]
-    assert slow.http.get("/batch/infer", params={"check_if_running": True}).status_code == 404
-
-
-def test_a_batch_of_so_many_images_and_so_many_at_once(label_server: Start) -> None:
-    server = label_server("c.nii.gz", "a.nii.gz", "b.nii.gz")  # nobody works
-    begun = server.http.post("/batch/infer/threshold", json={"max_batch_size": 2, "max_workers": 1}).json()
-    assert begun["request"]["max_batch_size"] == 2
-    until(lambda: len(server.service.tasks.tasks()) == 1)
-    (record,) = server.http.get("/batch/infer", params={"all": True}).json()
-    assert record["details"] == ["0 of 2 images done"]
-    assert server.http.delete("/batch/infer").json()["status"] == "STOPPED"
-    assert len(server.service.tasks.tasks()) == 1, "the second one waited for the first"
-    every = server.http.post("/batch/infer/threshold", json={"max_batch_size": 0, "max_workers": 0})
-    assert every.status_code == 200
-    until(lambda: len(server.service.tasks.tasks(state=TaskState.PENDING)) == 2)
-    assert server.http.get("/batch/infer").json()["details"] == ["0 of 3 images done"]
-
-
-def test_a_batch_goes_on_after_a_restart(label_server: Start, tmp_path: Path) -> None:
-    server = label_server("a.nii.gz", "b.nii.gz")  # nobody works
-    server.http.post("/batch/infer/threshold")
-    until(lambda: len(server.service.tasks.tasks()) == 2)
-    server.stop()
-    other = label_server(folder=server.studies.parent, workers=1)
-    until(lambda: other.http.get("/batch/infer").json()["status"] == "DONE")
-    assert other.http.get("/datastore/").json()["label_tags"] == {"original": 2}
-
-
-def test_some_images_of_a_batch_fail(label_server: Start) -> None:
-    server = label_server("a.nii.gz", workers=1)
-    assert server.http.post("/batch/infer/raiser", params={"run_sync": True}).json() == {}
-    ended = server.http.get("/batch/infer").json()
-    assert (ended["status"], ended["exit_code"]) == ("ERROR", 1)
-    assert ended["details"][0].startswith("a: ")

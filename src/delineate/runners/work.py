@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from delineate.errors import BlobError, DelineateError, MissingPartError, ModelError, StoreError
+from delineate.errors import BlobError, DelineateError, InputError, MissingPartError, ModelError, StoreError
 from delineate.model import Model
+from delineate.protocols.archive_entries import StoredZipWriter
 from delineate.protocols.reference import Place
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
@@ -143,6 +144,19 @@ def write_whole(path: Path, data: bytes) -> None:
         aside.replace(path)
     except OSError as error:
         raise StoreError(f"{path.name} cannot be written: {error.strerror}", "Check the disk and the folder's rights.") from error
+
+
+def write_answer(path: Path, values: Mapping[str, Any], files: Mapping[str, Path] | None = None) -> Path:
+    """The result archive of a work, at `path`, which is returned. Raises `ModelError` for what is not plain or not finite."""
+    try:
+        text = json.dumps(dict(values), allow_nan=False)
+        with StoredZipWriter(path) as writer:
+            writer.add_bytes(ANSWER, text.encode("utf-8"))
+            for name, file in (files or {}).items():
+                writer.add_file(name, file)
+    except (InputError, TypeError, ValueError) as error:
+        raise ModelError(f"the work's answer cannot be stored: {error}", "This is a fault of the program.", "output") from error
+    return path
 
 
 def read_answer(archive: Path) -> dict[str, Any]:

@@ -133,16 +133,17 @@ class TaskLeases(TaskRecords):
         retry_after: float | None = None,
         grids: Sequence[Mapping[str, Any]] | None = None,
         attempt: int | None = None,
+        result: BlobWriter | None = None,
     ) -> Task:
         """The task did not succeed. It fails, or goes back for another try after `retry_after` seconds while tries are left.
 
-        Tries are counted as in `release`. A task that somebody cancelled meanwhile ends as cancelled. Raises
-        `LeaseLostError`.
+        `result`: what was done nevertheless, of one that fails for good. Tries are counted as in `release`. A task that somebody
+        cancelled meanwhile ends as cancelled. Raises `LeaseLostError`.
         """
         values = _optional(provenance, grids)
         if retry_after is None:
             values |= {"state": FAILED, "failure": asdict(failure)}
-        return self._settle(uid, worker, attempt, values, {"log": log}, failure.sentence(), failure, retry_after)
+        return self._settle(uid, worker, attempt, values, {"log": log, "result": result}, failure.sentence(), failure, retry_after)
 
     def cancelled(self, uid: str, worker: str, *, log: BlobWriter | None = None, attempt: int | None = None) -> Task:
         """The worker stopped because it was asked to. Raises `LeaseLostError`."""

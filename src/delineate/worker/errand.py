@@ -10,9 +10,9 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from delineate.errors import InputError, ModelError
+from delineate.errors import ModelError
 from delineate.protocols.archive_entries import StoredZipWriter
-from delineate.runners.work import ANSWER, Done, Publication, WorkJob, load
+from delineate.runners.work import Done, Publication, WorkJob, load, write_answer
 from delineate.store.writer import BlobWriter
 from delineate.worker import resident
 from delineate.worker.attempt import Attempt
@@ -68,7 +68,7 @@ class Errand(Attempt):
         self._tasks.finish(
             self._task.uid,
             self._place.name,
-            result=self._tasks.blobs.adopt(_packed(self._place.desk.result, done)),
+            result=self._tasks.blobs.adopt(write_answer(self._place.desk.result, done.values, done.files)),
             log=self._log_blob(log),
             provenance=self._provenance(),
             beside=None if model is None else {MODEL_ROLE: model},
@@ -90,15 +90,3 @@ class Errand(Attempt):
             who=self._task.owner,
             info={**publication.info, "task": self._task.id},
         )
-
-
-def _packed(path: Path, done: Done) -> Path:
-    try:
-        text = json.dumps(dict(done.values), allow_nan=False)
-        with StoredZipWriter(path) as writer:
-            writer.add_bytes(ANSWER, text.encode("utf-8"))
-            for name, file in done.files.items():
-                writer.add_file(name, file)
-    except (InputError, TypeError, ValueError) as error:
-        raise ModelError(f"the work's answer cannot be stored: {error}", "This is a fault of the program.", "output") from error
-    return path

@@ -13,7 +13,7 @@ from delineate.server.monai_label.accounts import AccountRoutes
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.asking import Asking
 from delineate.server.monai_label.batch import BatchRoutes
-from delineate.server.monai_label.batches import Batches
+from delineate.server.monai_label.batches import BATCH, Batches
 from delineate.server.monai_label.datastore import DatastoreRoutes
 from delineate.server.monai_label.downloads import Downloads
 from delineate.server.monai_label.inference import InferRoutes
@@ -64,6 +64,7 @@ class LabelApi:
         self._keeping = keeping
         infers = Infers(service, asking, keeping, guard, listening, files, threads)
         self._batches = Batches(service, annotation, asking, keeping, listening, files)
+        batches = Works(BATCH, service, guard, listening, files, self._batches.log)
         statistics, trainings = TrainStatistics(service), Works(TRAIN, service, guard, listening, files)
         scores = Scores(service, annotation)
         grids = SeriesGrids(service, annotation, Works(GRID, service, guard, listening, files), files)
@@ -76,7 +77,7 @@ class LabelApi:
             DatastoreRoutes(annotation, guard, files, downloads),
             SavingRoutes(annotation, answered, grids, guard, threads, limit),
             SessionRoutes(annotation, guard, files, downloads, threads, limit),
-            BatchRoutes(service, annotation, self._batches, guard, files),
+            BatchRoutes(service, annotation, batches, self._batches, guard, files),
             TrainRoutes(service, annotation, trainings, statistics, guard, files),
             WeightRoutes(service, Works(WEIGHTS, service, guard, listening, files), guard, files, threads),
             ScoringRoutes(scores, Works(SCORE, service, guard, listening, files), guard, files),
@@ -96,7 +97,7 @@ class LabelApi:
     async def begin(self) -> None:
         """The server runs."""
         self._log.begin()
-        await self._batches.resume()
+        await self._batches.begin()
         self._looking.begin()
         self._returning.begin()
 
@@ -104,7 +105,7 @@ class LabelApi:
         """The server stops; nobody may wait for a task any more."""
         await self._looking.end()
         await self._returning.end()
-        await self._batches.close()
+        await self._batches.end()
         await self._proxy.close()
 
     def sweep(self) -> int:

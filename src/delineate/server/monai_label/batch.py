@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from delineate.datastore.names import check_tag
-from delineate.errors import UnavailableError
 from delineate.protocols import monai_label as wire
 from delineate.protocols.monai_label_datastore import ORIGINAL_TAG
 from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
-from delineate.server.monai_label.batch_records import BatchRecord
-from delineate.server.monai_label.batches import Batches, Run
-from delineate.server.monai_label.faults import NotHereError
+from delineate.server.monai_label.batches import Batch, Batches
 from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.inference import IN_DICOM
 from delineate.server.monai_label.routing import Routes
-from delineate.server.monai_label.works import All, Running, Sync
+from delineate.server.monai_label.works import All, Running, Sync, Works
 from delineate.server.security import Guard
 from delineate.server.service import Service
 
@@ -34,9 +31,12 @@ Images = Annotated[Literal["all", "labeled", "unlabeled"], Query(description="Th
 class BatchRoutes:
     """Batches as a client of this API sees them."""
 
-    def __init__(self, service: Service, annotation: Annotation, batches: Batches, guard: Guard, files: Files) -> None:
+    def __init__(
+        self, service: Service, annotation: Annotation, works: Works, batches: Batches, guard: Guard, files: Files
+    ) -> None:  # fmt: skip
         self._service = service
         self._annotation = annotation
+        self._works = works
         self._batches = batches
         self._guard = guard
         self._files = files
@@ -63,52 +63,22 @@ class BatchRoutes:
         found = await self._files.run(lambda: self._annotation.datastore.images(unlabelled=chosen))
         if (first := wanted.max_batch_size or 0) > 0:
             found = sorted(found, key=lambda image: image.id)[:first]
-        asked = {"model": model, "images": images, **({"output": output} if output else {}), **params}
         own = ("save_label", "label_tag", "max_workers", "max_batch_size")
-        record = BatchRecord(
-            id=self._batches.records.new_id(), model=model, images=tuple(image.id for image in found),
-            tag="" if wanted.save_label is False else tag, params={name: value for name, value in params.items() if name not in own},
-            request=asked, owner=self._guard.owner(request), started=time.time(), output=IN_DICOM.get(output or "", ""),
+        batch = Batch(
+            model=model, images=tuple(image.id for image in found), tag="" if wanted.save_label is False else tag,
+            params={name: value for name, value in params.items() if name not in own}, output=IN_DICOM.get(output or "", ""),
             most=max(0, wanted.max_workers or 0),
         )  # fmt: skip
-        run = await self._batches.start(record)
+        asked = {"model": model, "images": images, **({"output": output} if output else {}), **params}
+        task = await self._works.start(partial(self._batches.submit, batch, self._guard.owner(request), asked))
         if not run_sync:
-            return JSONResponse(_view(record, "SUBMITTED", ()).to_json())
-        await run.ended.wait()
-        if run.record.ended is None:
-            raise UnavailableError("the server is stopping; the batch goes on when it is back", "Ask for it then.", 503)
-        return JSONResponse(run.results)
+            return JSONResponse(await self._works.submitted(request, task))
+        return JSONResponse(await self._works.answer(await self._works.ended(task), also_failed=True))
 
-    async def status(self, every: All = False, check_if_running: Running = False) -> Response:
+    async def status(self, request: Request, every: All = False, check_if_running: Running = False) -> Response:
         """The last batch, and how far it is."""
-        run = self._batches.current
-        if run is not None and not every:
-            return JSONResponse(_running(run).to_json())
-        if check_if_running:
-            raise NotHereError("no batch runs")
-        ended = [record for record in await self._files.run(self._batches.records.all) if run is None or record.id != run.record.id]
-        views = [_view(record, record.state, record.details) for record in ended] + ([_running(run)] if run is not None else [])
-        if every:
-            return JSONResponse([view.to_json() for view in views])
-        if not views:
-            raise NotHereError("there was no batch yet")
-        return JSONResponse(views[-1].to_json())
+        return await self._works.status(request, every=every, check_if_running=check_if_running)
 
-    async def stop(self) -> Response:
-        """Stop the batch that runs; null where none does."""
-        run = await self._batches.stop()
-        return JSONResponse(None if run is None else _view(run.record, run.record.state, run.record.details).to_json())
-
-
-def _running(run: Run) -> wire.TaskView:
-    return _view(run.record, "RUNNING", run.details)
-
-
-def _view(record: BatchRecord, state: str, details: tuple[str, ...]) -> wire.TaskView:
-    ended: dict[str, Any] = {}
-    if record.ended is not None:
-        ended = {"end_ts": wire.timestamp(record.ended), "exit_code": 0 if state == "DONE" else 1}
-    shown = {"details": list(details)} if details else {}
-    return wire.TaskView.from_json(
-        {"id": record.id, "status": state, "request": dict(record.request), "start_ts": wire.timestamp(record.started), **shown, **ended}
-    )
+    async def stop(self, request: Request) -> Response:
+        """Stop the batch that runs; null where none does. Labels that were saved stay."""
+        return await self._works.stop(request)

@@ -14,7 +14,7 @@ from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.works import Works
 from delineate.server.service import Service
-from delineate.task import Task
+from delineate.task import FRONT, Task
 from delineate.worker.referred import place_of
 
 WORK_NAME: Final = "series-grid"
@@ -89,7 +89,7 @@ class SeriesGrids:
 
     def _submit(self, record: ImageRecord) -> Task:
         given = {"image": place_of(record.path).to_json()}
-        return self._service.submit_work(WORK_NAME, given, owner=_OWNER, prompts={"image": record.id}, is_waited_for=True)
+        return self._service.submit_work(WORK_NAME, given, owner=_OWNER, prompts={"image": record.id}, lane=FRONT)
 
     def _forget(self, task: Task) -> None:
         with contextlib.suppress(DelineateError):

@@ -27,7 +27,7 @@ from delineate.server.results import BodyResponse
 from delineate.server.security import Guard
 from delineate.server.service import Service
 from delineate.store.versions import ModelVersion, split
-from delineate.task import Task
+from delineate.task import FRONT, Task
 from delineate.training.trainers import FOREST, TRAINERS, WEIGHTS, is_installed
 
 _LARGEST: Final = 64 << 20  # bytes of a file that is sent
@@ -99,7 +99,7 @@ class WeightRoutes:
         place = Place(blob=sent.digest, name=FOREST)
         given = {"model": model, "description": "From a file that was sent", "file": place.to_json()}
         return self._service.submit_work(
-            WEIGHTS, given, owner=owner, prompts={"model": model}, beside={"weights": sent}, is_waited_for=True
+            WEIGHTS, given, owner=owner, prompts={"model": model}, beside={"weights": sent}, lane=FRONT
         )  # fmt: skip
 
     def _remove(self, model: str) -> None:

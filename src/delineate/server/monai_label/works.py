@@ -44,7 +44,8 @@ _STATES: Final = {
     TaskState.CANCELLED: "STOPPED",
 }
 
-_WORDS: Final = {"train": "training", "score": "scoring"}
+_WORDS: Final = {"train": "training", "score": "scoring", "batch": "batch"}
+_STOPPED: Final = {"batch": "Stopped. Labels that were saved stay."}
 _SAID: Final = {TaskState.PENDING: "Waits for its turn.", TaskState.RUNNING: "Begins.", TaskState.FINISHED: "Done."}
 """Of a task that said nothing itself: clients read the last line."""
 
@@ -52,10 +53,17 @@ _TRACE: Final = re.compile(r'Traceback \(|\s+File ".*", line \d+')
 
 
 class Works:
-    """The works of one name. Belongs to one event loop."""
+    """The works of one name. Belongs to one event loop.
 
-    def __init__(self, name: str, service: Service, guard: Guard, listening: Listening, files: Files) -> None:
+    running_log : the log of one that runs; by default that of the worker which has it.
+    """
+
+    def __init__(
+        self, name: str, service: Service, guard: Guard, listening: Listening, files: Files,
+        running_log: Callable[[Task], bytes] | None = None,
+    ) -> None:  # fmt: skip
         self._name, self._word = name, _WORDS.get(name, f"{name} task")
+        self._running_log = running_log or partial(_log_of_worker, service)
         self._guard = guard
         self._service = service
         self._listening = listening
@@ -77,11 +85,12 @@ class Works:
             raise UnavailableError("the server is stopping; the task goes on when it is back", "Ask for it then.", 503)
         return found
 
-    async def answer(self, task: Task) -> dict[str, Any]:
-        """What a task that ended found. Raises as `Service.result`."""
+    async def answer(self, task: Task, *, also_failed: bool = False) -> dict[str, Any]:
+        """What a task that ended found, `also_failed` what one did nevertheless. Raises as `Service.result`."""
 
         def read() -> dict[str, Any]:
-            blob = self._service.result(task)
+            is_partial = also_failed and task.state is TaskState.FAILED
+            blob = task.blob("result") if is_partial else self._service.result(task)
             return {} if blob is None else read_answer(self._service.file(blob))
 
         return await self._files.run(read)
@@ -133,12 +142,10 @@ class Works:
         return [task for task in reversed(self._service.tasks.work(self._name, limit=_MOST)) if not task.state.is_final]
 
     def view(self, task: Task, in_full: bool) -> wire.TaskView:
-        """A task in the dress of this API. Blocks. Not `in_full`, its id is not the uid, which would open the log."""
-        id = task.uid if in_full else hashlib.sha256(task.uid.encode()).hexdigest()[:32]
-        lines = self._details(task, in_full)
+        """A task in the dress of this API. Blocks. Not `in_full`, its id is not the uid."""
         values: dict[str, Any] = {
-            "id": id, "status": _STATES[task.state], "request": dict(task.prompts), "start_ts": wire.timestamp(task.created),
-            "details": lines,
+            "id": task.uid if in_full else public_id(task), "status": _STATES[task.state], "request": dict(task.prompts),
+            "start_ts": wire.timestamp(task.created), "details": self._details(task, in_full),
         }  # fmt: skip
         if task.finished is not None:
             values["end_ts"] = wire.timestamp(task.finished)
@@ -153,7 +160,7 @@ class Works:
         elif task.state is TaskState.FAILED and task.failure is not None:
             lines.append(task.failure.sentence())
         elif task.state is TaskState.CANCELLED:
-            lines.append("Stopped. What was there before stays as it was.")
+            lines.append(_STOPPED.get(self._name, "Stopped. What was there before stays as it was."))
         elif task.state is TaskState.PENDING and task.attempt:
             lines.append("It was interrupted and goes on.")
         return lines[-_LINES:] or [_SAID.get(task.state, "Ended.")]
@@ -164,14 +171,20 @@ class Works:
             text = self._service.log(task) if task.state.is_final else self._running_log(task)
         return text[-_TAIL:].decode("utf-8", "replace").splitlines()[-_LINES:]
 
-    def _running_log(self, task: Task) -> bytes:
-        """Of the worker that has it, which keeps the log in the data folder until the task ends."""
-        if task.lease_holder is None or not task.lease_holder.replace("-", "").isalnum():
-            return b""
-        path = desks_folder(self._service.settings.data) / task.lease_holder / LOG_NAME
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            return file.read(_TAIL)
+
+def public_id(task: Task) -> str:
+    """What stands for a task where its uid would say too much: that opens its log."""
+    return hashlib.sha256(task.uid.encode()).hexdigest()[:32]
+
+
+def _log_of_worker(service: Service, task: Task) -> bytes:
+    """The end of what a worker keeps in the data folder until the task ends."""
+    if task.lease_holder is None or not task.lease_holder.replace("-", "").isalnum():
+        return b""
+    path = desks_folder(service.settings.data) / task.lease_holder / LOG_NAME
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        return file.read(_TAIL)
 
 
 def without_traceback(lines: list[str]) -> list[str]:

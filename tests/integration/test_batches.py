@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from delineate.task import Task, TaskState
+from delineate.task import SERVER, Task, TaskState
 
 Start = Callable[..., Any]
 
@@ -144,3 +144,12 @@ def test_what_a_batch_did_is_answered_though_others_failed(label_server: Start) 
     until(lambda: server.http.get("/datastore/").json()["total"] == 2)
     assert set(server.http.post("/batch/infer/threshold", params={"run_sync": True}).json()) == {"a"}
     assert server.http.get("/batch/infer").json()["status"] == "ERROR"
+
+
+def test_a_batch_that_cannot_be_read_fails(label_server: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = label_server("a.nii.gz")
+    monkeypatch.setattr(server.service.tasks, "_tries", 1)
+    server.service.submit_work("batch", {}, owner="somebody", lane=SERVER)
+    until(lambda: server.http.get("/batch/infer").json()["status"] == "ERROR")
+    assert said(server) == ["The server failed; its log has the reason."]
+    assert server.http.post("/batch/infer/threshold").status_code == 200, "others go on"

@@ -222,6 +222,18 @@ def test_fail_keeps_reason_and_log(store: TaskStore) -> None:
     assert files(store) == ["input", "log"]
 
 
+def test_what_a_task_that_failed_did_nevertheless_is_kept(store: TaskStore) -> None:
+    uid = submit(store).uid
+    claim(store)
+    store.fail(uid, "w", Failure(kind="model", message="Half of it failed."), result=blob(store, b"the other half"))
+    assert files(store) == ["input", "the other half"]
+    other = submit(store).uid
+    claim(store)
+    store.cancel(other)
+    assert store.fail(other, "w", CRASH, result=blob(store, b"dropped")).state is TaskState.CANCELLED
+    assert files(store) == ["input", "the other half"]
+
+
 def test_fail_with_retry_replaces_the_log_and_ends(store: TaskStore, clock: Clock) -> None:
     uid = submit(store).uid
     for number in range(3):

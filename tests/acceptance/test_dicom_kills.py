@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from delineate.dicom import rtstruct, seg
 from delineate.dicom.reader import read
 from delineate.segmentation import Segmentation
 from delineate.testing.dicom import stack_of, write_series
+from delineate.testing.ports import free_port
 from delineate.testing.roundtrips import Place, differing, places, shapes
 
 TASKS, ROUNDS, PATIENCE = 12, 10, 120.0
@@ -60,9 +60,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

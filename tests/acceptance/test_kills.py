@@ -12,7 +12,6 @@ import os
 import queue
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +36,7 @@ from delineate.store.database import Database
 from delineate.store.records import sweep
 from delineate.store.tasks import TaskStore
 from delineate.task import TaskState
+from delineate.testing.ports import free_port
 from delineate.volume import Volume
 
 SOAK = bool(os.environ.get("DELINEATE_SOAK"))
@@ -74,9 +74,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None

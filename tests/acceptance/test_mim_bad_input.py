@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from delineate.geometry import Geometry
 from delineate.testing import models
 from delineate.testing.faults import Fault
 from delineate.testing.mimhost import HostFailure, leaks
+from delineate.testing.ports import free_port
 
 SHAPE = (11, 19, 23)  # of the host's usual image, (z, y, x)
 
@@ -230,9 +230,7 @@ class Server:
     """Our server with a worker, on one port for all its lives."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
         self._command = [sys.executable, "-m", "delineate.cli", "serve", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
         self._command += ["--data", str(folder / "data"), "--models", str(folder / "models")]
         self._folder = folder

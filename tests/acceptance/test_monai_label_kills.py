@@ -10,7 +10,6 @@ import os
 import queue
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ import pytest
 from delineate import nifti
 from delineate.geometry import Geometry
 from delineate.testing import models
+from delineate.testing.ports import free_port
 from delineate.volume import Volume
 
 KILLS, IMAGES, CLIENTS = (60, 600, 4) if os.environ.get("DELINEATE_SOAK") else (20, 200, 4)
@@ -38,9 +38,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.studies = folder / "studies"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.dearest = 0.0  # s of processor time for a start
         self._data = folder / "data"

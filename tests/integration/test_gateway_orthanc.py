@@ -26,7 +26,8 @@ from delineate.geometry import Geometry
 from delineate.segmentation import Segmentation, Structure
 from delineate.testing.dicom import stack_of, write_series
 from delineate.testing.orthanc import Orthanc, orthanc, orthanc_program
-from delineate.testing.pacs import free_port, serving
+from delineate.testing.pacs import serving
+from delineate.testing.ports import free_port
 
 needs_orthanc = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc is not installed (.ci/run does)")
 needs_dcmtk = pytest.mark.skipif(shutil.which("storescp") is None, reason="DCMTK is not installed (.ci/run does)")

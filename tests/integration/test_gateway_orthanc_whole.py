@@ -26,8 +26,9 @@ from delineate.gateway.watching import listed, open_holdings, shown
 from delineate.segmentation import Segmentation
 from delineate.testing.dicom import stack_of, write_series
 from delineate.testing.orthanc import Orthanc, orthanc, orthanc_program
-from delineate.testing.pacs import RTSTRUCT, SEG, Pacs, free_port
+from delineate.testing.pacs import RTSTRUCT, SEG, Pacs
 from delineate.testing.phantoms import chest_ct
+from delineate.testing.ports import free_port
 
 needs_orthanc = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc is not installed (.ci/run does)")
 needs_dcmtk = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed (.ci/run does)")

@@ -25,7 +25,7 @@ from delineate.protocols.messages import Backoff
 from delineate.testing.dicom import stack_of, write_series
 from delineate.testing.gateway import RULES, RunningNode, read, running_node, send, write_small
 from delineate.testing.orthanc import orthanc, orthanc_program
-from delineate.testing.pacs import free_port
+from delineate.testing.ports import free_port
 
 pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: senders are made of it")
 

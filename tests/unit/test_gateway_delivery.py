@@ -24,7 +24,8 @@ from delineate.gateway.delivery import DeliveryError
 from delineate.gateway.destination_settings import DicomSettings, FolderSettings
 from delineate.gateway.destinations import make
 from delineate.gateway.parts import pynetdicom
-from delineate.testing.pacs import RTSTRUCT, SEG, Pacs, free_port, relay, serving, silent_port
+from delineate.testing.pacs import RTSTRUCT, SEG, Pacs, relay, serving, silent_port
+from delineate.testing.ports import free_port
 
 
 def made(folder: Path, sop_class: str = RTSTRUCT, number: int = 1, syntax: str = EXPLICIT) -> Path:

@@ -20,7 +20,8 @@ from delineate.dicom.parts import pydicom
 from delineate.gateway.delivery import DeliveryError
 from delineate.gateway.destination_settings import StowSettings
 from delineate.gateway.destinations import make
-from delineate.testing.pacs import RTSTRUCT, SEG, free_port
+from delineate.testing.pacs import RTSTRUCT, SEG
+from delineate.testing.ports import free_port
 
 UIDS = ("1.2.3.1", "1.2.3.2")
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import httpx
 
-from delineate.testing.pacs import free_port
+from delineate.testing.ports import free_port
 
 _PLUGINS: Final = Path("/usr/share/orthanc/plugins")
 _STARTS: Final = 30.0  # seconds

@@ -183,9 +183,3 @@ def silent_port() -> Iterator[int]:
     """A port of loopback that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
-
-
-def free_port() -> int:
-    """A port of loopback at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

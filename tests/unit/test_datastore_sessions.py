@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import resource
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -49,6 +51,27 @@ def made(store: SessionStore, files: dict[str, bytes] | None = None, **options: 
 
 def left(store: SessionStore) -> list[Path]:
     return sorted(store.folder.rglob("*"))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """What a disk without room would do to each file that grows longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_nothing_of_the_upload_stays(store: SessionStore) -> None:
+    with store.incoming() as upload, upload.open("ct.nii.gz") as file:
+        file.write(b"x" * 1000)
+        with files_of_at_most(1500), pytest.raises(StorageFullError, match="no space"):
+            file.write(memoryview(b"x" * 1000))
+        with files_of_at_most(1500):
+            file.close()
+    assert left(store) == []
 
 
 def test_one_file(store: SessionStore, clock: Clock) -> None:

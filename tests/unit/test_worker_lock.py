@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,18 @@ def test_a_lock_shows_that_its_holder_is_dead(tmp_path: Path) -> None:
     assert list(dead_workers(tmp_path, skip=lambda name: name == "w")) == []
     assert list(dead_workers(tmp_path)) == ["w"]
     assert list(dead_workers(tmp_path)) == [], "whoever acted on it removed the file"
+
+
+def test_a_full_disk_does_not_keep_a_worker_from_starting(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        held = WorkerLock(tmp_path, "w")
+        held.acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert is_held(tmp_path, "w")
+    held.release()
 
 
 def test_a_dead_worker_is_seen_again_where_giving_back_its_tasks_failed(tmp_path: Path) -> None:

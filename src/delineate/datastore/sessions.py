@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -26,6 +27,9 @@ from delineate.protocols.archive import ArchiveReader, Limits
 from delineate.store.database import Database
 from delineate.store.faults import storage_error
 from delineate.store.tables import SESSIONS
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 EXPIRY: Final = 3600.0
 """Seconds after its last use for which a session lasts, where its maker says nothing."""
@@ -62,6 +66,21 @@ class Session:
     expiry: float
 
 
+class _File(io.FileIO):
+    """A file of a session. Without a buffer: what a full disk did not take would be in its way when it is closed and removed."""
+
+    def write(self, data: Buffer) -> int:
+        """Append. Raises `StorageFullError` or `StoreError`."""
+        view = memoryview(data).cast("B")
+        left = view
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            raise storage_error(error, "storing incoming data") from error
+        return len(view)
+
+
 class SessionUpload:
     """Files on their way into a session. Leaving the context removes what did not become one."""
 
@@ -84,7 +103,7 @@ class SessionUpload:
             taken = f"{number}-{name}"
         self.names.append(taken)
         try:
-            return (self.folder / taken).open("xb")
+            return _File(self.folder / taken, "xb")
         except OSError as error:
             raise storage_error(error, "making a file of a session") from error
 

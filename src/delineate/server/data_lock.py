@@ -10,6 +10,7 @@ from pathlib import Path
 
 from delineate.errors import SettingsError
 from delineate.store.faults import storage_error
+from delineate.worker.lock import note_holder
 
 
 @contextlib.contextmanager
@@ -37,8 +38,7 @@ def locked(data: Path) -> Iterator[None]:
                 f"another server (process {holder}) runs on the data folder {data}",
                 "Stop it, or give this one another --data; more workers alone start with `delineate work`.",
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+        note_holder(descriptor)
         yield
     finally:
         os.close(descriptor)

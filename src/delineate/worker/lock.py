@@ -46,8 +46,7 @@ class WorkerLock:
             # Somebody who looked for dead workers may have locked and removed the file between our two calls.
             if _is_same_file(descriptor, self.path):
                 self._descriptor = descriptor
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+                note_holder(descriptor)
                 return
             os.close(descriptor)
 
@@ -58,6 +57,13 @@ class WorkerLock:
                 self.path.unlink()
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def note_holder(descriptor: int) -> None:
+    """Write this process's number into a file that it has locked, for people; on a full disk they do without."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
 
 
 def is_held(folder: Path, name: str) -> bool:

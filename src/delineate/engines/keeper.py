@@ -18,12 +18,13 @@ from typing import Any
 from delineate.engines.process import WorkerOptions, WorkerProcess
 from delineate.engines.watch import LOOK, TaskWatch, Verdict
 from delineate.errors import LeaseLostError, StoreError, UnknownTaskError
+from delineate.protocols.reference import Place
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
 from delineate.task import FRONT, Failure
+from delineate.worker.channel import FORGET, READ, READ_ALONG, WHOLE
 from delineate.worker.desk import LOG_NAME, desks_folder
-from delineate.worker.incoming import FORGET, READ_ALONG, WHOLE
 from delineate.worker.lock import SUFFIX
 from delineate.worker.retries import retry_after
 from delineate.worker.tasklog import read_log
@@ -85,7 +86,7 @@ class Keeper:
         self._watch: TaskWatch | None = None
         self._worker: WorkerProcess | None = None
         self._warm: frozenset[str] = frozenset()
-        self._along: tuple[str, str] | None = None  # the file that it reads while it comes, and the image of it once it is whole
+        self._along: tuple[str, str] | None = None  # what it reads beforehand: the file that comes, and the image once it is known
         self._is_settling = False
         self._was_ready = False
         self.on_settled: Callable[[], None] = _nobody
@@ -100,6 +101,11 @@ class Keeper:
         """Whether a task would be begun at once, or in the moment that it takes to commit a result."""
         return self._worker is not None and (self.status.state == "idle" or self._is_settling)
 
+    @property
+    def reads_beforehand(self) -> bool:
+        """Whether the worker was told of an image since its last task; another one takes its place."""
+        return self._along is not None
+
     def has_warm(self, image: str) -> bool:
         """Whether the worker has this image decoded, as far as it said, or was told to read it along."""
         return image in self._warm or (self._along is not None and self._along[1] == image)
@@ -112,13 +118,20 @@ class Keeper:
         else:
             worker.tell("look", after=after, said=time.time())
 
+    def read(self, place: Place) -> bool:
+        """Have the worker read an image of which a task may come; False where it has something else to do, as `read_along`."""
+        return self._begin(("", place.key), READ, place=place.to_json())
+
     def read_along(self, file: str) -> bool:
         """Have the worker read a file while it comes; False where it has something else to do. Not for two threads at once."""
+        return self._begin((file, ""), READ_ALONG, file=file)
+
+    def _begin(self, what: tuple[str, str], command: str, **more: Any) -> bool:
         worker = self._worker
-        if worker is None or self._along is not None or not self.is_free:
+        if worker is None or (self._along is not None and self._along[0]) or not self.is_free:
             return False
-        self._along = file, ""
-        worker.tell(READ_ALONG, file=file)
+        self._along = what
+        worker.tell(command, **more)
         return True
 
     def is_whole(self, file: str, blob: str, image: str) -> None:

@@ -152,6 +152,15 @@ class LocalEngine:
         for keeper in (*near, *(keeper for keeper in self._keepers if keeper not in near)):
             keeper.ring(0.0 if keeper in near[:1] else SHORT_START if keeper in near else start)
 
+    def read(self, place: Place) -> None:
+        """Tasks may come on an image that is here: a worker that has nothing else to do reads it meanwhile, and looks first for them."""
+        with self._choosing:
+            if any(keeper.has_warm(place.key) for keeper in self._keepers):
+                return
+            for keeper in sorted(self._keepers, key=lambda keeper: keeper.reads_beforehand):
+                if keeper.read(place):
+                    return
+
     def read_along(self, file: str) -> Along | None:
         """A file begins to come among the store's incoming ones, a NIfTI image that a task will name as a blob: a worker that has
         nothing else to do reads it meanwhile, and looks first for that task. None where all are busy."""

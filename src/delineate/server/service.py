@@ -19,6 +19,7 @@ from delineate.model import Model, Resources
 from delineate.protocols.archive import ArchiveReader, Limits, request_images
 from delineate.protocols.dicom_request import DicomAsked, not_dicom, require_reader, with_output
 from delineate.protocols.inference_replies import failure_error
+from delineate.protocols.reference import Place
 from delineate.protocols.request_series import is_series
 from delineate.server.settings import Settings
 from delineate.store.blobs import BlobStore
@@ -31,6 +32,7 @@ from delineate.store.versions import split
 from delineate.store.writer import BlobWriter
 from delineate.task import BACKGROUND, BATCH, FRONT, INTERACTIVE, NORMAL, PRIORITIES, WORK, Blob, Task, TaskState
 from delineate.training.trainers import TRAINERS
+from delineate.worker.referred import place_of
 
 _DAY: Final = 86400.0
 
@@ -55,6 +57,9 @@ class Engine(Protocol):
 
     def ring_background(self) -> None:
         """There may be a new task in the background."""
+
+    def read(self, place: Place) -> None:
+        """Tasks may come on this image of the server: a worker may read it meanwhile."""
 
     def read_along(self, file: str) -> Along | None:
         """A file of this name begins to come among the incoming blobs, a NIfTI image that a task will name: a worker may read it
@@ -129,6 +134,12 @@ class Service:
         self.rung = time.monotonic()
         if self.engine is not None:
             self.engine.ring(image)
+
+    def read(self, path: Path) -> None:
+        """Have a worker read an image on which tasks will come soon, where one has the time."""
+        if self.engine is not None:
+            with contextlib.suppress(InputError):  # which the task will tell
+                self.engine.read(place_of(path))
 
     def read_along(self, writer: BlobWriter) -> Along | None:
         """Have a worker read an image while it comes, where it is NIfTI and one has the time; see `Engine.read_along`."""

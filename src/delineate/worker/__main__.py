@@ -30,12 +30,13 @@ from delineate.store.tasks import TaskStore
 from delineate.task import BACKGROUND, FRONT
 from delineate.worker import resident
 from delineate.worker.attempt import Workplace
+from delineate.worker.beforehand import ReadBeforehand
 from delineate.worker.channel import Channel, end_process_group
 from delineate.worker.desk import Desk, desks_folder
 from delineate.worker.images import WarmImages
-from delineate.worker.incoming import IncomingImages
 from delineate.worker.lock import WorkerLock
 from delineate.worker.loop import Loop
+from delineate.worker.referred import Files
 from delineate.worker.warm import WarmRunners
 
 _PR_SET_PDEATHSIG = 1
@@ -70,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _workplace(options: argparse.Namespace, database: Database, channel: Channel, desk: Desk) -> Workplace:
     blobs = BlobStore(options.data / "blobs", sync=not options.no_sync)
-    incoming = IncomingImages(blobs.coming, options.images_mb << 20)
-    channel.on_file = incoming.hear
+    images = WarmImages(options.images_mb << 20, resident.now)
+    beforehand = ReadBeforehand(Files(blobs, options.root), images, desk.folder, options.images_mb << 20)
+    channel.on_image = beforehand.hear
     folders = [(Path(delineate.models.__path__[0]), "builtin"), *((folder, "folder") for folder in options.models)]
     return Workplace(
         name=options.name,
@@ -80,8 +82,8 @@ def _workplace(options: argparse.Namespace, database: Database, channel: Channel
         models=ModelShelf(ModelStore(folders, database, blobs)),
         channel=channel,
         warm=WarmRunners(runners.create, options.warm_mb << 20, resident.now),
-        images=WarmImages(options.images_mb << 20, resident.now),
-        incoming=incoming,
+        images=images,
+        beforehand=beforehand,
         roots=options.root,
         desk=desk,
         limits=Limits(**json.loads(options.limits)),

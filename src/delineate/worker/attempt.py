@@ -30,12 +30,12 @@ from delineate.store.writer import BlobWriter
 from delineate.task import Failure, Task
 from delineate.worker import resident, space
 from delineate.worker.answer import Layer, add_answer
+from delineate.worker.beforehand import ReadBeforehand
 from delineate.worker.channel import Cancelled, Channel
 from delineate.worker.check import Answer, ExpectedGrid, check
 from delineate.worker.convert import expected_grid, from_model
 from delineate.worker.desk import Desk
 from delineate.worker.images import WarmImages
-from delineate.worker.incoming import IncomingImages
 from delineate.worker.job import LazyJob
 from delineate.worker.publish import free_name, publish
 from delineate.worker.referred import Files, read_reference
@@ -60,7 +60,7 @@ BROKEN_KINDS = frozenset({"crash", "memory", "timeout", "start", "missing"})
 class Workplace:
     """What a worker works with.
 
-    desk : its folders; images : decoded ones that stay; incoming : those that are read while they come; roots : folders of which
+    desk : its folders; images : decoded ones that stay; beforehand : reads some before a task names them; roots : folders of which
     tasks by reference may name files; defaults : parameters by runner that the administrator sets, under those of the model;
     device : for provenance; data : the server's folder; threads : that a numeric library may start.
     """
@@ -73,7 +73,7 @@ class Workplace:
     warm: WarmRunners
     desk: Desk
     images: WarmImages = field(default_factory=lambda: WarmImages(0, resident.now))
-    incoming: IncomingImages = field(default_factory=lambda: IncomingImages(Path, 0))
+    beforehand: ReadBeforehand | None = None
     roots: Sequence[Path] = ()
     limits: Limits = field(default_factory=Limits)
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -213,12 +213,14 @@ class Attempt:
         """The images of an archive, or of a reference, which is taken only from the server's own door for such tasks."""
         place, checkpoint = self._place, self._place.channel.raise_if_cancelled
         reference = read_reference(path) if self._task.protocol == MONAI_LABEL else None
-        place.incoming.keep_only(frozenset(() if reference is None else (image.blob for image in reference.images)))
-        place.images.make_room(_room(model, place), () if reference is None else (image.key for image in reference.images))
-        if reference is None:
-            return from_archive(stage(path, place.desk.input, model, place.limits, checkpoint, asked), model)
+        needed = frozenset(() if reference is None else (image.key for image in reference.images))
+        if place.beforehand is not None:
+            place.beforehand.settle(needed, checkpoint)
+        place.images.make_room(_room(model, place), needed)
         try:
-            return ReferredImages(place.files, place.images, place.incoming, place.desk.input, checkpoint).stage(reference, model, asked)
+            if reference is None:
+                return from_archive(stage(path, place.desk.input, model, place.limits, checkpoint, asked), model)
+            return ReferredImages(place.files, place.images, place.desk.input, checkpoint).stage(reference, model, asked)
         finally:
             place.channel.warm(place.images.contents())
 

@@ -2,8 +2,8 @@
 
 Worker to engine: ``ready``; ``started`` (task, seconds and MiB it may take); ``warm`` (images that stay decoded); ``progress``;
 ``settling``; ``done``; so that the engine can renew the lease, enforce the limits and stop a cancelled task from outside, whatever the
-model does to the worker's interpreter. Engine to worker: ``cancel``, ``stop``, ``look`` (there may be a task), and of files that come
-what `delineate.worker.incoming` says. The end of the worker's standard input means
+model does to the worker's interpreter. Engine to worker: ``cancel``, ``stop``, ``look`` (there may be a task), and
+those about images that may be read before a task names them. The end of the worker's standard input means
 that the engine is gone: the worker and everything it started end at once.
 """
 
@@ -21,6 +21,10 @@ from typing import Any, NoReturn
 
 PROGRESS_INTERVAL = 0.1  # s; a model may report as often as it likes
 
+
+READ, READ_ALONG, WHOLE, FORGET = "read", "read along", "whole", "forget"
+"""Commands about images: tasks may come on this ``place``; a ``file`` begins to come among the blobs; all of it came and is this
+``blob``; no task will name it."""
 
 INTERRUPT = signal.SIGUSR1
 """Wakes the main thread out of a wait, so that it hears of a cancellation."""
@@ -43,7 +47,7 @@ class Channel:
         self._commands = commands
         self._events = events
         self._on_lost = on_lost or end_process_group
-        self.on_file: Callable[[Mapping[str, Any]], None] = _nobody
+        self.on_image: Callable[[Mapping[str, Any]], None] = _nobody
         self._lock = threading.Lock()
         self._task: str | None = None
         self._cancelled: str | None = None
@@ -167,14 +171,14 @@ class Channel:
         elif command["command"] == "look":
             with self._calls_lock:
                 self._calls.append((time.monotonic() + float(command["after"]), float(command["said"])))
-        elif "file" in command:
-            self.on_file(command)
+        else:
+            self.on_image(command)
             return
         self.wake.set()
 
 
 def _nobody(_said: Mapping[str, Any]) -> None:
-    """Nobody reads files along."""
+    """Nobody reads images beforehand."""
 
 
 def end_process_group() -> NoReturn:

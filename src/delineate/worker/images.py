@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from delineate.geometry import Geometry
+from delineate.protocols.dicom_request import DicomAsked
 from delineate.volume import Volume
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 Key = tuple[Hashable, ...]
 """The content (`Place.key`) first, then what of it was read, then how it was converted; as read, where nothing follows."""
+
+
+def as_read(content: str, asked: DicomAsked) -> Key:
+    """The key of an image as it was read."""
+    return (content, (asked.series, asked.gaps, asked.doubled))
 
 
 @dataclass(frozen=True, eq=False)

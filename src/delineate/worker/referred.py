@@ -107,6 +107,10 @@ class Files:
             return self._blobs.verified(place.blob)
         return self._file(place)
 
+    def coming(self, name: str) -> Path:
+        """A file that the server still writes to, among those that come for its blobs."""
+        return self._blobs.coming(name)
+
     @contextlib.contextmanager
     def reading(self, place: Place) -> Iterator[Path]:
         """As `find`, for who reads all of it at once: a blob is compared with its digest meanwhile, by another core.

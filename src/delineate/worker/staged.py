@@ -22,8 +22,7 @@ from delineate.resampling import labels_to_grid, to_model_grid
 from delineate.segmentation import Segmentation
 from delineate.volume import Volume
 from delineate.worker.convert import converted, to_model
-from delineate.worker.images import Key, WarmImage, WarmImages
-from delineate.worker.incoming import IncomingImages
+from delineate.worker.images import Key, WarmImage, WarmImages, as_read
 from delineate.worker.referred import Files, named, readable, suffix_of
 from delineate.worker.series import ReadImage, read_image
 from delineate.worker.stage import ADVICE, Sent, require_enough, require_one_grid
@@ -86,16 +85,13 @@ class ReferredImages:
 
     Parameters
     ----------
-    found : finds the files; warm : keeps what was decoded; incoming : what was read while it came; scratch : an empty folder for
-    links, emptied after the task; checkpoint : may raise to stop in between.
+    found : finds the files; warm : keeps what was decoded; scratch : an empty folder for links, emptied after the task;
+    checkpoint : may raise to stop in between.
     """
 
-    def __init__(
-        self, found: Files, warm: WarmImages, incoming: IncomingImages, scratch: Path, checkpoint: Callable[[], None]
-    ) -> None:  # fmt: skip
+    def __init__(self, found: Files, warm: WarmImages, scratch: Path, checkpoint: Callable[[], None]) -> None:
         self._files = found
         self._warm = warm
-        self._incoming = incoming
         self._scratch = scratch
         self._checkpoint = checkpoint
 
@@ -131,20 +127,17 @@ class ReferredImages:
         if place.path:
             self._files.find(place)  # one that is warm must still be there and allowed
         wanted = model.inputs[min(index, len(model.inputs) - 1)]
-        which = (asked.series, asked.gaps, asked.doubled)
-        key: Key = (place.key, which, model.orientation, model.spacing, wanted.units)
+        raw_key = as_read(place.key, asked)
+        key: Key = (*raw_key, model.orientation, model.spacing, wanted.units)
         found = self._warm.get(key)
         if found is not None:
             return found
-        raw = self._warm.get((place.key, which)) or self._decoded(place, asked, (place.key, which))
+        raw = self._warm.get(raw_key) or self._decoded(place, asked, raw_key)
         volume = converted(raw.volume, model, wanted)
         return self._warm.keep(key, volume, raw.header, raw.series, place.path)
 
     def _decoded(self, place: Place, asked: DicomAsked, key: Key) -> WarmImage:
         self._warm.forget_gone()
-        came = self._incoming.take(place.blob, self._checkpoint)
-        if came is not None:
-            return self._warm.keep(key, came, came.geometry)
         with self._files.reading(place) as path:
             volume, series, _ = readable(place, lambda: self._read(place, path, asked), ADVICE)
         return self._warm.keep(key, volume, volume.geometry, series, place.path)

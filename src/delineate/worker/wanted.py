@@ -51,6 +51,7 @@ def read_wanted(params: Mapping[str, Any], suffix: str = _USUAL) -> Wanted:
         An extension or type that cannot be written, or a value of a wrong kind.
     """
     extension = params.get("result_extension") or (suffix if suffix in EXTENSIONS else _USUAL)
+    extension = extension.lower() if isinstance(extension, str) else extension
     dtype = params.get("result_dtype") or ""
     if extension not in (*EXTENSIONS, *NO_FILE):
         raise InputError("files of this result_extension cannot be written", f"Use one of {', '.join((*EXTENSIONS, *NO_FILE))}.")

@@ -76,7 +76,7 @@ class LabelApi:
             SampleRoutes(annotation, guard, files),
             DatastoreRoutes(annotation, guard, files, downloads),
             SavingRoutes(annotation, answered, grids, guard, threads, limit),
-            SessionRoutes(annotation, guard, files, downloads, threads, limit),
+            SessionRoutes(annotation, service, guard, files, downloads, threads, limit),
             BatchRoutes(service, annotation, batches, self._batches, guard, files),
             TrainRoutes(service, annotation, trainings, statistics, guard, files),
             WeightRoutes(service, Works(WEIGHTS, service, guard, listening, files), guard, files, threads),

@@ -23,6 +23,7 @@ from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.takers import SessionTaker
 from delineate.server.openapi import BINARY, form_body
 from delineate.server.security import Guard
+from delineate.server.service import Service
 
 _FORM: Final = form_body({wire.FILES_FIELD: {"type": "array", "items": BINARY}}, [wire.FILES_FIELD])
 
@@ -31,9 +32,10 @@ class SessionRoutes:
     """Sessions belong to whom the token names; where nobody says who they are the id alone is the right to use one."""
 
     def __init__(
-        self, annotation: Annotation, guard: Guard, files: Files, downloads: Downloads, threads: Executor, limit: int
+        self, annotation: Annotation, service: Service, guard: Guard, files: Files, downloads: Downloads, threads: Executor, limit: int
     ) -> None:  # fmt: skip
         self._annotation = annotation
+        self._service = service
         self._guard = guard
         self._files = files
         self._downloads = downloads
@@ -63,8 +65,13 @@ class SessionRoutes:
             await form.read(request)
             owner = owner_of(self._guard, request)
 
+            def made() -> Session:
+                session = sessions.create(taker.upload(), owner=owner, expiry=expiry, unpack=uncompress)
+                self._service.read(session.image)  # the first infer will not have to wait for that
+                return session
+
             async def create() -> Any:
-                session = await form.finish(lambda: sessions.create(taker.upload(), owner=owner, expiry=expiry, unpack=uncompress))
+                session = await form.finish(made)
                 return wire.NewSession(session_id=session.uid, session_info=_message(session)).to_json()
 
             return JSONResponse(await self._repeats.once("session", owner, request.headers.get(KEY_HEADER), create))

@@ -1,4 +1,4 @@
-"""Images that are read while they come: the right ones, and never more than that."""
+"""Images that are read before a task names them: the right ones, and never more than that."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from delineate.engines.keeper import Keeper
 from delineate.engines.local import LocalEngine
 from delineate.errors import InputError
 from delineate.geometry import Geometry
+from delineate.protocols.dicom_request import DicomAsked
 from delineate.protocols.reference import Place
 from delineate.server.monai_label.takers import LARGE, BlobTaker
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.writer import BlobWriter
 from delineate.volume import Volume
-from delineate.worker.incoming import FORGET, READ_ALONG, WHOLE, IncomingImages
+from delineate.worker.beforehand import ReadBeforehand
+from delineate.worker.channel import FORGET, READ, READ_ALONG, WHOLE
+from delineate.worker.images import WarmImages, as_read
+from delineate.worker.referred import Files, place_of
 
 SHAPE = (24, 200, 210)
 
@@ -43,13 +47,18 @@ class Coming:
     """A file that comes bit by bit, and the worker's part that reads it."""
 
     def __init__(self, folder: Path, budget: int = 1 << 30) -> None:
-        self.path = folder / "f00d"
+        blobs = BlobStore(folder / "blobs", sync=False)
+        self.path = blobs.coming("f00d")
         self.file = self.path.open("xb", buffering=0)
-        self.images = IncomingImages(folder.joinpath, budget)
+        self.warm = WarmImages(1 << 30, lambda: 0)
+        self.images = ReadBeforehand(Files(blobs, [folder]), self.warm, folder, budget)
         self.say(READ_ALONG)
 
     def say(self, command: str, **more: str) -> None:
         self.images.hear({"command": command, "file": self.path.name, **more})
+
+    def read(self, place: Place) -> None:
+        self.images.hear({"command": READ, "place": place.to_json()})
 
     def whole(self, data: bytes = b"") -> str:
         blob = blake3(data or self.path.read_bytes()).hexdigest()
@@ -57,7 +66,13 @@ class Coming:
         return blob
 
     def take(self, blob: str) -> Volume | None:
-        return self.images.take(blob, lambda: None)
+        """What a task that names this blob finds."""
+        return self.begin(Place(blob=blob))
+
+    def begin(self, place: Place) -> Volume | None:
+        self.images.settle(frozenset((place.key,)), lambda: None)
+        found = self.warm.get(as_read(place.key, DicomAsked()))
+        return None if found is None else found.volume
 
 
 @pytest.fixture
@@ -71,7 +86,7 @@ def coming(tmp_path: Path) -> Iterator[Coming]:
 def _ended() -> None:
     """No thread is left that reads."""
     deadline = time.monotonic() + 30
-    while any(thread.name == "reading along" for thread in threading.enumerate()):
+    while any(thread.name == "reading beforehand" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -87,7 +102,6 @@ def test_what_came_in_pieces_is_the_image(coming: Coming, packed: tuple[bytes, n
     assert volume is not None
     assert np.array_equal(volume.voxels, voxels)
     assert volume.geometry.spacing == (1, 1, 2)
-    assert coming.take(blake3(data).hexdigest()) is None, "taken once"
 
 
 def _split(data: bytes, pieces: int) -> list[bytes]:
@@ -128,10 +142,12 @@ def test_a_large_one_is_left_to_its_task(tmp_path: Path, packed: tuple[bytes, np
 
 
 def test_a_file_that_is_not_there_is_no_matter(tmp_path: Path) -> None:
-    images = IncomingImages(tmp_path.joinpath, 1 << 30)
-    images.hear({"command": READ_ALONG, "file": "nowhere"})
-    images.hear({"command": WHOLE, "file": "nowhere", "blob": "b"})
-    assert images.take("b", lambda: None) is None
+    coming = Coming(tmp_path)
+    coming.file.close()
+    coming.path = coming.path.with_name("nowhere")
+    coming.say(READ_ALONG)
+    coming.say(WHOLE, blob="b")
+    assert coming.take("b") is None
 
 
 def test_another_file_takes_the_place_of_the_first(coming: Coming, packed: tuple[bytes, np.ndarray]) -> None:
@@ -145,7 +161,9 @@ def test_another_file_takes_the_place_of_the_first(coming: Coming, packed: tuple
     assert coming.take(blob) is not None
 
 
-@pytest.mark.parametrize("end", [lambda coming: coming.say(FORGET), lambda coming: coming.images.keep_only(frozenset(("other",)))])
+@pytest.mark.parametrize(
+    "end", [lambda coming: coming.say(FORGET), lambda coming: coming.images.settle(frozenset(("other",)), lambda: None)]
+)
 def test_one_that_nobody_wants_is_given_up(coming: Coming, packed: tuple[bytes, np.ndarray], end: Callable[[Coming], None]) -> None:
     coming.file.write(packed[0][:100_000])
     end(coming)
@@ -157,9 +175,9 @@ def test_one_that_nobody_wants_is_given_up(coming: Coming, packed: tuple[bytes, 
 def test_the_task_that_names_it_keeps_it(coming: Coming, packed: tuple[bytes, np.ndarray]) -> None:
     coming.file.write(packed[0])
     blob = coming.whole()
-    coming.images.keep_only(frozenset((blob, "other")))
-    assert coming.take("other") is None
-    assert coming.take(blob) is not None
+    key = Place(blob=blob).key
+    coming.images.settle(frozenset((key, "other")), lambda: None)
+    assert coming.warm.contents() == [key]
 
 
 def test_who_cancels_does_not_wait(coming: Coming) -> None:
@@ -170,9 +188,60 @@ def test_who_cancels_does_not_wait(coming: Coming) -> None:
         raise Cancelled
 
     # It never ends: the file is not what was said, so that the reader still waits when the task is cancelled.
-    coming.images._reading.blob = "b"  # type: ignore[union-attr]
+    coming.images._reading.image = "key"  # type: ignore[union-attr]
     with pytest.raises(Cancelled):
-        coming.images.take("b", checkpoint)
+        coming.images.settle(frozenset(("key",)), checkpoint)
+    _ended()
+
+
+# ---- what lies on the server
+
+
+def test_what_lies_there_is_read_before_a_task_names_it(coming: Coming, packed: tuple[bytes, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "session.nii.gz"
+    path.write_bytes(packed[0])
+    place = place_of(path)
+    coming.read(place)
+    volume = coming.begin(place)
+    assert volume is not None
+    assert np.array_equal(volume.voxels, packed[1])
+    assert [item.name for item in tmp_path.iterdir() if item.name.startswith("tmp")] == []
+
+
+def test_a_task_on_something_else_leaves_what_was_read(coming: Coming, packed: tuple[bytes, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "session.nii.gz"
+    path.write_bytes(packed[0])
+    place = place_of(path)
+    coming.read(place)
+    _ended()
+    coming.images.settle(frozenset(("other",)), lambda: None)
+    assert coming.warm.contents() == [place.key]
+
+
+@pytest.mark.parametrize("what", ["changed", "elsewhere", "broken", "gone"])
+def test_what_is_not_what_it_was_is_left_to_its_task(
+    coming: Coming, packed: tuple[bytes, np.ndarray], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, what: str
+) -> None:
+    path = (tmp_path_factory.mktemp("out") if what == "elsewhere" else tmp_path) / "session.nii.gz"
+    path.write_bytes(packed[0] if what != "broken" else packed[0][:-9])
+    place = place_of(path)
+    if what == "changed":
+        path.write_bytes(packed[0] + b"more")
+    if what == "gone":
+        path.unlink()
+    coming.read(place)
+    assert coming.begin(place) is None
+
+
+def test_large_ones_are_not_even_begun(tmp_path: Path, packed: tuple[bytes, np.ndarray]) -> None:
+    coming = Coming(tmp_path, budget=len(packed[0]))
+    coming.file.close()
+    coming.say(FORGET)
+    path = tmp_path / "session.nii.gz"
+    path.write_bytes(packed[0])
+    coming.read(place_of(path))
+    assert coming.images._reading is None
+    _ended()
 
 
 # ---- the server's side
@@ -223,10 +292,28 @@ def test_a_worker_that_has_time_reads_along_and_gets_the_task(engine: LocalEngin
     assert not second.has_warm(key)
 
 
+def test_a_session_is_read_by_one_worker(engine: LocalEngine, tmp_path: Path) -> None:
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(b"x")
+    place = place_of(path)
+    first, second = engine._keepers
+    engine.read(place)
+    engine.read(place)
+    assert told(first) == [{"command": READ, "place": place.to_json()}]
+    assert told(second) == []
+    assert first.has_warm(place.key)
+    engine.read(Place(blob="b" * 64))
+    assert len(told(second)) == 1, "the next one is for the other"
+    assert engine.read_along("f1") is not None, "a session does not keep a worker from files that come"
+    assert told(first)[1:] == [{"command": READ_ALONG, "file": "f1"}]
+
+
 def test_busy_workers_read_nothing_along(engine: LocalEngine) -> None:
     for keeper in engine._keepers:
         keeper.status.state = "busy"
     assert engine.read_along("f1") is None
+    engine.read(Place(blob="b" * 64))
+    assert [told(keeper) for keeper in engine._keepers] == [[], []]
 
 
 class Along:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,7 +14,6 @@ try:
 except (ImportError, OSError):  # the latter without the system's libgomp
     pytest.skip("LightGBM cannot be loaded: it needs the system's libgomp1", allow_module_level=True)
 
-from delineate.errors import TaskCancelledError
 from delineate.geometry import Geometry
 from delineate.segmentation import Segmentation
 from delineate.training import applying
@@ -106,14 +104,6 @@ def test_nothing_is_looked_for_between_labels_or_where_a_structure_ends() -> Non
         looked = look(case, SPACING, HU)
         samples = chosen(looked)
         assert continued(samples, looked) is samples
-
-
-def test_it_is_stopped() -> None:
-    stop = threading.Event()
-    stop.set()
-    looked = look(below(wedges(), THIN), SPACING, HU)
-    with pytest.raises(TaskCancelledError):
-        continued(chosen(looked), looked, stop=stop)
 
 
 @pytest.mark.parametrize(

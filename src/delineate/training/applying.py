@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from delineate.geometry import Geometry
 from delineate.orientation import reorientation
-from delineate.segmentation import Segmentation, Structure, label_dtype
+from delineate.segmentation import Segmentation, Structure
 from delineate.training.features import Features
 from delineate.training.forest import Forest
 from delineate.training.shaping import filled, settled
@@ -39,7 +39,6 @@ class _Opinion:
 def segment(
     forest: Forest,
     image: Volume,
-    structures: tuple[Structure, ...] = (),
     report: Report = lambda fraction, message: None,
     log: Callable[[str], None] = lambda text: None,
 ) -> Segmentation:
@@ -48,19 +47,17 @@ def segment(
     Parameters
     ----------
     image : in any orientation.
-    structures : names, labels and colours of the result, of layer 0; by default the forest's names with labels 1, 2, …
 
     Returns
     -------
     Segmentation
-        On the image's grid. Structures do not overlap.
+        On the image's grid, of the forest's structures with labels 1, 2, … They do not overlap.
 
     Raises
     ------
     ModelError
         Kind ``input``: an image of another kind than the forest has learned from.
     """
-    wanted = structures or tuple(Structure(grown.name, label) for label, grown in enumerate(forest.structures, start=1))
     opinion = _look(forest, image, lambda fraction: report(0.7 * fraction, "looking at the voxels"), log)
     best = _settled(forest, opinion)
     for label, chance in enumerate(opinion.chances, start=1):
@@ -68,11 +65,10 @@ def segment(
         if not (best == label).any():
             log(f"{forest.structures[label - 1].name} was not found in the image")
     axes = reorientation(image.geometry, "LPS")
-    numbers = {structure.name: structure.label for structure in wanted}
-    target = axes.grid(image.geometry)
-    labels = _on_grid(opinion.chances, opinion.image.geometry, target, [numbers.get(grown.name, 0) for grown in forest.structures])
+    labels = _on_grid(opinion.chances, opinion.image.geometry, axes.grid(image.geometry))
     report(1.0, "done")
-    return Segmentation(image.geometry, (np.ascontiguousarray(axes.inverse().apply(labels)),), wanted)
+    structures = tuple(Structure(grown.name, label) for label, grown in enumerate(forest.structures, start=1))
+    return Segmentation(image.geometry, (np.ascontiguousarray(axes.inverse().apply(labels)),), structures)
 
 
 def uncertainty(forest: Forest, image: Volume) -> float:
@@ -158,14 +154,14 @@ def _draw(chance: npt.NDArray[np.uint8], kept: Mask, own: bool) -> None:
         chance[:] = np.rint(ndimage.gaussian_filter(kept.astype(np.float32) * 255, _SMOOTH, mode="nearest"))
 
 
-def _on_grid(chances: npt.NDArray[np.uint8], grid: Geometry, target: Geometry, labels: list[int]) -> npt.NDArray[np.unsignedinteger]:
+def _on_grid(chances: npt.NDArray[np.uint8], grid: Geometry, target: Geometry) -> npt.NDArray[np.uint8]:
     """The likeliest structure at each voxel of another LPS grid, some planes at a time."""
-    result = np.zeros(target.shape, dtype=label_dtype(max(labels)))
+    result = np.zeros(target.shape, dtype=np.uint8)
     for first in range(0, target.shape[0], _PLANES):
         planes = slice(first, min(first + _PLANES, target.shape[0]))
         highest: Array = np.full((planes.stop - planes.start, *target.shape[1:]), 127, dtype=np.float32)
-        for label, chance in zip(labels, chances, strict=True):
-            if not label or not chance.any():
+        for label, chance in enumerate(chances, start=1):
+            if not chance.any():
                 continue
             here = resampled(Volume(chance, grid), target, planes)
             result[planes][here > highest] = label

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from delineate.errors import MissingPartError, TaskCancelledError
+from delineate.errors import MissingPartError
 from delineate.training.features import NAMES
 from delineate.training.working import Array
 
@@ -24,27 +24,12 @@ _SETTINGS: Final = {
 }
 
 
-class Stop(Protocol):
-    """Anything with `is_set`, such as a ``threading.Event``."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-
-
-class Never:
-    """Nobody asks to stop."""
-
-    def is_set(self) -> bool:
-        """Never."""
-        return False
-
-
 def boosted(
-    rows: Array, truth: Array, features: Sequence[str], told: Callable[[float], None], stop: Stop, threads: int, rounds: int | None = None
+    rows: Array, truth: Array, features: Sequence[str], told: Callable[[float], None], threads: int, rounds: int | None = None
 ) -> Any:
     """Trees over some of the features; the others are penalised away rather than left out, so that rows are the same for all.
 
-    rounds : how many, by default `ROUNDS`.
+    told : how far it is, 0 to 1; rounds : how many, by default `ROUNDS`.
     """
     rounds = ROUNDS if rounds is None else rounds
     lightgbm = loaded()
@@ -54,8 +39,6 @@ def boosted(
     names = [f"f{i}" for i in range(len(NAMES))]
     booster = lightgbm.Booster(settings, lightgbm.Dataset(rows, label=truth, params=settings, feature_name=names))
     for number in range(rounds):
-        if stop.is_set():
-            raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
         booster.update()
         told((number + 1) / rounds)
     return booster

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from delineate.training.boosting import Never, Stop, boosted
+from delineate.training.boosting import boosted
 from delineate.training.features import NAMES, NARROW
 from delineate.training.lessons import gathered, with_twins
 from delineate.training.sampling import Index, Looked, Mask, Samples, even
@@ -79,22 +79,17 @@ class _Found:
     sure: Mask
 
 
-def continued(samples: Samples, looked: Looked, seed: int = 0, stop: Stop | None = None, threads: int = 1) -> Samples:
+def continued(samples: Samples, looked: Looked, seed: int = 0, threads: int = 1) -> Samples:
     """Samples with those of slices beyond the labels, wherever a structure labelled in slivers alone goes on there.
 
     Parameters
     ----------
     samples : what was chosen of the case.
-
-    Raises
-    ------
-    TaskCancelledError
-        It was stopped.
     """
     rng = np.random.default_rng(seed)
     ways = [way for column in range(len(samples.names)) for way in _ways(looked, column)]
     while ways:
-        trees = {column: _trees(samples, column, stop or Never(), threads) for column in {way.column for way in ways}}
+        trees = {column: _trees(samples, column, threads) for column in {way.column for way in ways}}
         found = [_found(way, looked, samples, trees[way.column], threads) for way in ways]
         _part(found, looked)
         for way, one in zip(ways, found, strict=True):
@@ -122,14 +117,14 @@ def _ways(looked: Looked, column: int) -> Iterator[_Way]:
             yield _Way(column, way > 0, ahead.tolist(), extent, mask[first])
 
 
-def _trees(samples: Samples, column: int, stop: Stop, threads: int) -> list[Any]:
+def _trees(samples: Samples, column: int, threads: int) -> list[Any]:
     """Two forests, whose mean counts: one tells this image by heart, one knows what holds on the other side, too."""
     name = samples.names[column]
     rows, truth = gathered(name, [samples], [~samples.held])
     wide = with_twins(name, [samples], rows, truth)
     return [
-        boosted(rows, truth, NAMES, lambda fraction: None, stop, threads, _TREES),
-        boosted(*wide, NARROW, lambda fraction: None, stop, threads, _TREES),
+        boosted(rows, truth, NAMES, lambda fraction: None, threads, _TREES),
+        boosted(*wide, NARROW, lambda fraction: None, threads, _TREES),
     ]
 
 

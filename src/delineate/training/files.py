@@ -24,7 +24,7 @@ from delineate.training.trees import checked
 from delineate.training.working import SCALES
 
 FORMAT: Final = 2
-"""Name of a forest in its model's folder."""
+"""Of a forest's file; one of another format is not read."""
 
 _MOST_BYTES: Final = 512 << 20
 _LARGEST: Final = 1e9
@@ -134,10 +134,6 @@ class Reservoir:
         names = ("rows", "truth", "known", "held", "weight", "parts", "volumes", "contrasts", "closings", "mark")
         facts = {"features": VERSION, "version": version, "names": list(samples.names)}
         _write(self._path(image), facts, {name: getattr(samples, name) for name in names})
-
-    def forget(self, image: str) -> None:
-        """Remove what is kept of an image."""
-        self._path(image).unlink(missing_ok=True)
 
     def _path(self, image: str) -> Path:
         return self._folder / (hashlib.sha256(image.encode("utf-8", "surrogateescape")).hexdigest()[:32] + ".npz")

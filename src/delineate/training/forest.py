@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from delineate.errors import InputError
-from delineate.training.boosting import Never, Stop, boosted, loaded
+from delineate.training.boosting import boosted, loaded
 from delineate.training.features import NAMES, NARROW
 from delineate.training.lessons import gathered, with_twins
 from delineate.training.sampling import MOST_STRUCTURES, Samples
@@ -83,7 +83,6 @@ def grow(
     spacing: float,
     scale: str,
     report: Callable[[float, str], None] = lambda fraction, message: None,
-    stop: Stop | None = None,
     threads: int = 1,
 ) -> Forest:
     """Grow the trees of every structure that any case names.
@@ -95,8 +94,6 @@ def grow(
     ------
     InputError
         No case, too many structures, or one without any labelled voxel.
-    TaskCancelledError
-        It was stopped.
     MissingPartError
         LightGBM is not installed.
     """
@@ -111,12 +108,12 @@ def grow(
         def told(fraction: float, number: int = number, name: str = name) -> None:
             report((number + fraction) / len(names), f"learning {name}")
 
-        grown.append(_grow_one(name, [case for case in cases if name in case.names], told, stop or Never(), threads))
+        grown.append(_grow_one(name, [case for case in cases if name in case.names], told, threads))
     marks = tuple(dict.fromkeys(case.mark.tobytes().hex() for case in cases))
     return Forest(structures=tuple(grown), spacing=spacing, scale=scale, images=len(cases), marks=marks)
 
 
-def _grow_one(name: str, cases: Sequence[Samples], told: Callable[[float], None], stop: Stop, threads: int) -> Grown:
+def _grow_one(name: str, cases: Sequence[Samples], told: Callable[[float], None], threads: int) -> Grown:
     judged = [case for number, case in enumerate(cases) if number % 5 == 4]
     taught = [case for number, case in enumerate(cases) if number % 5 != 4]
     rows, truth = gathered(name, taught, [np.ones_like(case.held) if judged else ~case.held for case in taught])
@@ -125,8 +122,8 @@ def _grow_one(name: str, cases: Sequence[Samples], told: Callable[[float], None]
     few = len(cases) < SEVERAL
     share = 0.5 if few else 1.0
     wide = with_twins(name, taught, rows, truth) if few else (rows, truth)
-    trees = boosted(*wide, NARROW if few else NAMES, lambda fraction: told(share * fraction), stop, threads)
-    own = boosted(rows, truth, NAMES, lambda fraction: told(share + share * fraction), stop, threads) if few else None
+    trees = boosted(*wide, NARROW if few else NAMES, lambda fraction: told(share * fraction), threads)
+    own = boosted(rows, truth, NAMES, lambda fraction: told(share + share * fraction), threads) if few else None
     column = [case.names.index(name) for case in cases]
     contrasts = [float(case.contrasts[c]) for case, c in zip(cases, column, strict=True) if case.contrasts[c] > 0]
     return Grown(

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from delineate.errors import InputError, ModelError, TaskCancelledError
+from delineate.errors import InputError, ModelError
 from delineate.model import Model, ModelInput
 from delineate.segmentation import Structure
-from delineate.training.boosting import Never, Stop
 from delineate.training.continuing import continued
 from delineate.training.files import Reservoir, write_forest
 from delineate.training.forest import Forest, grow
@@ -43,7 +42,6 @@ def train(
     scale: str | None = None,
     report: Callable[[float, str], None] = lambda fraction, message: None,
     log: Callable[[str], None] = lambda text: None,
-    stop: Stop | None = None,
     threads: int = 1,
 ) -> Forest:
     """Learn from labelled images; what the reservoir holds is not computed again.
@@ -52,15 +50,13 @@ def train(
     ----------
     examples : in the order in which they came.
     spacing, scale : of the working grid; where they are None the first example decides.
-    report : (fraction, message); log : what has to be said of an image that could not be used.
-    stop : asked between images and between trees.
+    report : (fraction, message), between images and between trees; what it raises ends the training, and what was computed is kept.
+    log : what has to be said of an image that could not be used.
 
     Raises
     ------
     InputError
         No image could be used.
-    TaskCancelledError
-        It was stopped; what was computed is kept.
     """
     if examples and (spacing is None or scale is None):
         image = examples[0].load().image
@@ -68,37 +64,22 @@ def train(
     spacing, scale = spacing or COARSEST, scale or HU
     cases: list[Samples] = []
     for number, example in enumerate(examples):
-        if (stop or Never()).is_set():
-            raise TaskCancelledError("the training was stopped", "Start it again: what it has seen is kept.")
         report(0.7 * number / len(examples), f"looking at image {number + 1} of {len(examples)}")
+        version = f"{example.version} {spacing:g} {scale}"
         try:
-            cases.append(_samples(example, reservoir, spacing, scale, number, log, stop, threads))
+            samples = reservoir.get(example.image, version)
+            if samples is None:
+                looked = look(example.load(), spacing, scale, log)
+                samples = continued(chosen(looked, number), looked, number, threads)
+                reservoir.put(example.image, version, samples)
+            cases.append(samples)
         except (InputError, ModelError) as error:
             log(f"image {number + 1} was left out: {error.sentence()}")
 
     def told(fraction: float, message: str) -> None:
         report(0.7 + 0.3 * fraction, message)
 
-    return grow(cases, spacing=spacing, scale=scale, report=told, stop=stop, threads=threads)
-
-
-def _samples(
-    example: Example,
-    reservoir: Reservoir,
-    spacing: float,
-    scale: str,
-    seed: int,
-    log: Callable[[str], None],
-    stop: Stop | None,
-    threads: int,
-) -> Samples:
-    version = f"{example.version} {spacing:g} {scale}"
-    samples = reservoir.get(example.image, version)
-    if samples is None:
-        looked = look(example.load(), spacing, scale, log)
-        samples = continued(chosen(looked, seed), looked, seed, stop, threads)
-        reservoir.put(example.image, version, samples)
-    return samples
+    return grow(cases, spacing=spacing, scale=scale, report=told, threads=threads)
 
 
 def record(forest: Forest, name: str, *, version: str = "1", description: str = "") -> Model:

@@ -37,11 +37,12 @@ demo: $(VENV)/.installed-all
 demo-mim: $(VENV)/.installed-all
 	@$(BIN)/delineate mim demo $(if $(IMAGE),"$(IMAGE)") --model $(MODEL) -o $(OUT)
 
-# Two processes for tests that share no server; the second part runs whatever the first one found, unless somebody interrupts.
+# Two processes, each with whole modules: the long ones of tests/acceptance first, the short ones of tests/unit last, which the order
+# of their names gives. What is marked "alone" follows by itself, whatever the first part found, unless somebody interrupts.
 test: $(VENV)/.installed-dev
 	@trap 'exit 130' INT; status=0; \
-	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile || status=$$?; \
-	$(BIN)/python -m pytest --ignore tests/unit || status=$$?; \
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder || status=$$?; \
+	$(BIN)/python -m pytest -m alone || status=$$?; \
 	exit $$status
 
 check: $(VENV)/.installed-dev

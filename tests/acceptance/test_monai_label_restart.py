@@ -51,6 +51,7 @@ class Server:
             self.process = None
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_a_restart_with_many_images(tmp_path: Path) -> None:
     studies = tmp_path / "studies"

@@ -26,7 +26,7 @@ from delineate.runners.container import ContainerRunner
 from delineate.testing.containers import BEHAVIOURS, IMAGE, UsableEngine
 from delineate.testing.models.jobs import Recorded, make_job
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.alone]
 
 
 @pytest.fixture

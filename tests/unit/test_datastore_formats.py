@@ -56,6 +56,20 @@ def test_grids_of_real_nrrd_files() -> None:
         assert not files.read_volume(path).geometry.difference(found), path.name
 
 
+@pytest.mark.parametrize("centres", ["", "centers: cell cell cell\n", "centers: node node node\n"])
+def test_nrrd_whose_place_is_said_axis_by_axis(tmp_path: Path, centres: str) -> None:
+    pytest.importorskip("SimpleITK")
+    path = tmp_path / "x.nrrd"
+    head = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 3 2\nencoding: raw\nendian: little\naxis mins: 5 6 7\n"
+    path.write_bytes(f"{head}spacings: 1.5 2 3\n{centres}\n".encode() + bytes(48))
+    found = grid_of(path, ".nrrd")
+    assert found is not None
+    assert not files.read_volume(path).geometry.difference(found)
+    path.write_bytes(f"{head}axis maxs: 9 9 9\n\n".encode() + bytes(48))
+    with pytest.raises(ImageError, match="by axis mins alone"):
+        grid_of(path, ".nrrd")
+
+
 def test_a_segmentation_of_several_layers_has_the_grid_of_its_space(tmp_path: Path) -> None:
     sitk = pytest.importorskip("SimpleITK")
     image = sitk.GetImageFromArray(np.zeros((*OBLIQUE.shape, 3), np.uint8), isVector=True)

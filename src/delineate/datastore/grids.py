@@ -52,7 +52,8 @@ def _of_nrrd(path: Path) -> Geometry:
         spatial = [i for i, text in enumerate(vectors) if text != "none"] if vectors else list(range(len(sizes)))
         size = [sizes[i] for i in spatial]
         axes = [_vector(vectors[i]) for i in spatial] if vectors else np.diag(_spacings(fields, len(size)))
-        origin = _vector(fields.get("space origin", "(0,0,0)"))
+        is_spatial = bool(vectors) or "space origin" in fields
+        origin = _vector(fields.get("space origin", "(0,0,0)")) if is_spatial else _first_centre(path, fields, len(size))
         sign = np.array(_TO_LPS.get(fields.get("space", "lps").strip().lower(), (1, 1, 1)), dtype=np.float64)
     except (KeyError, ValueError, IndexError):
         raise _damaged(path) from None
@@ -79,6 +80,18 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
 
 def _spacings(fields: dict[str, str], count: int) -> list[float]:
     return [float(part) for part in fields["spacings"].split()] if "spacings" in fields else [1.0] * count
+
+
+def _first_centre(path: Path, fields: dict[str, str], count: int) -> list[float]:
+    """Where the first voxel's centre is of an image that says it axis by axis: voxels are cells there unless they are called nodes."""
+    if "axis mins" not in fields and "axismins" not in fields:
+        return [0.0] * count
+    if "spacings" not in fields:
+        raise ImageError(f"{path.name} says where its voxels are by axis mins alone", "Export the image again, with space directions.")
+    mins = [float(part) for part in fields.get("axis mins", fields.get("axismins", "")).split()]
+    kinds = fields.get("centers", fields.get("centerings", "")).split() or ["cell"] * count
+    halves = [0.0 if kind == "node" else 0.5 for kind in kinds]
+    return [low + half * step for low, half, step in zip(mins, halves, _spacings(fields, count), strict=True)]
 
 
 def _of_metaimage(path: Path) -> Geometry:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from delineate.datastore.records import ImageRecord, LabelRecord
+from delineate.datastore.snapshot import shown_extension
 
 _BLOCK: Final = 1 << 20
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
@@ -59,7 +60,7 @@ def _files(image: ImageRecord, label: LabelRecord) -> Iterator[tuple[str, Path]]
             if path.is_file():
                 yield f"image/{image.id}/{path.name}", path
     else:
-        yield f"image/{image.id}{'' if image.path.name == image.id else image.extension}", image.path
+        yield f"image/{image.id}{shown_extension(image)}", image.path
     if label.path is not None:
         yield f"label/{label.image}{label.extension}", label.path
 

@@ -94,14 +94,14 @@ class AdministrationRoutes:
         owner = self._guard.owner(request)
         return self._answer(await self._files.run(lambda: self._service.tasks.set_state(task_id, state, owner)))
 
-    async def inputs(self, request: Request, task_id: TaskId) -> Response:
+    async def inputs(self, task_id: TaskId) -> Response:
         """The archive as it was sent."""
         blob = self._service.tasks.find(task_id).blob("input")
         if blob is None:
             raise UnknownTaskError("the task has no input any more")
         return await self._files.whole(blob, "input.zip")
 
-    async def log(self, request: Request, task_id: TaskId) -> Response:
+    async def log(self, task_id: TaskId) -> Response:
         """What the model printed; empty where it printed nothing or has not ended."""
         text = await self._files.run(lambda: self._service.log(self._service.tasks.find(task_id)))
         return Response(text, media_type="text/plain; charset=utf-8")
@@ -125,7 +125,6 @@ class AdministrationRoutes:
 
     async def models(
         self,
-        request: Request,
         model_id: Annotated[int | None, Query(description="Only this model.")] = None,
         human_readable_id: Annotated[str, Query(description="Only this model, by name.")] = "",
     ) -> Response:
@@ -158,7 +157,7 @@ class AdministrationRoutes:
         except ClientDisconnect:
             return Response(status_code=400)
 
-    async def model_tar(self, request: Request, model_id: Annotated[int, Query(description="The model's id.")]) -> Response:
+    async def model_tar(self, model_id: Annotated[int, Query(description="The model's id.")]) -> Response:
         """The files of a model as a plain tar."""
         name, folder = await self._files.run(lambda: self._folder(model_id))
         return await self._files.folder_as_tar(folder, f"model-{model_id}", f"{name.replace(' ', '_')}.tar")

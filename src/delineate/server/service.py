@@ -21,6 +21,7 @@ from delineate.protocols.dicom_request import DicomAsked, not_dicom, require_rea
 from delineate.protocols.inference_replies import failure_error
 from delineate.protocols.reference import Place
 from delineate.protocols.request_series import is_series
+from delineate.runners.work import read_answer
 from delineate.server.settings import Settings
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
@@ -212,6 +213,11 @@ class Service:
         if blob is None:
             raise ResultLostError("the task finished, but its result is gone")
         return blob
+
+    def found(self, task: Task) -> dict[str, Any]:
+        """What a piece of work found, empty where it has no result. Raises `BlobError`."""
+        blob = task.blob("result")
+        return {} if blob is None else read_answer(self.file(blob))
 
     def file(self, blob: Blob) -> Path:
         """The file of a blob, compared with its digest when it was not before. Raises `BlobError`."""

@@ -22,7 +22,6 @@ from delineate.datastore.names import FINAL
 from delineate.datastore.records import ImageRecord
 from delineate.datastore.strategies_learning import Diversity
 from delineate.errors import DelineateError
-from delineate.runners.work import read_answer
 from delineate.scoring.looks import COARSE
 from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
@@ -188,10 +187,10 @@ class Looking:
 
     def _take(self, kind: str, store: LocalDatastore, task: Task) -> None:
         """Keep what a task found, or that it cannot be found, and forget the task."""
-        blob = task.blob("result")
-        if task.state is TaskState.FINISHED and blob is not None:
+        if task.state is TaskState.FINISHED:
             with contextlib.suppress(DelineateError):  # a damaged result: again
-                store.findings.keep(_findings(kind, read_answer(self._service.file(blob))))
+                if answer := self._service.found(task):
+                    store.findings.keep(_findings(kind, answer))
         elif task.state is TaskState.FAILED and task.failure is not None:
             self._failed(kind, store, task)
         self._service.waited_for.delete(task.uid, "collected")

@@ -13,7 +13,6 @@ from delineate.datastore.local import LocalDatastore
 from delineate.datastore.records import LabelRecord
 from delineate.errors import DelineateError
 from delineate.protocols.monai_label_datastore import FINAL_TAG, ORIGINAL_TAG
-from delineate.runners.work import read_answer
 from delineate.scoring.tolerance import TOLERANCE
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.label_names import likely_names_of, names_of
@@ -92,9 +91,8 @@ class Scores:
                         _keep(self._annotation.datastore, str(answer["method"]), score)
 
     def _answer(self, task: Task) -> dict[str, Any]:
-        blob = task.blob("result")
         try:
-            return {} if blob is None else read_answer(self._service.file(blob))
+            return self._service.found(task)
         except DelineateError as error:
             _log.warning("scores were lost: %s", error.message)
             return {}

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from delineate.errors import DelineateError
 from delineate.protocols import monai_label as wire
-from delineate.runners.work import read_answer
 from delineate.server.service import Service
 from delineate.task import Task, TaskState
 from delineate.training.trainers import TRAIN, TRAINERS
@@ -57,7 +56,7 @@ class TrainStatistics:
             return None, {}
         if blob.digest not in self._known:
             try:
-                values = read_answer(self._service.file(blob))
+                values = self._service.found(task)
             except DelineateError:
                 return None, {}
             self._known = {blob.digest: (values.get("best_metric"), values.get("dice") or {})}

@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse, Response
 
 from delineate.errors import DelineateError, UnavailableError, UnknownTaskError
 from delineate.protocols import monai_label as wire
-from delineate.runners.work import read_answer
 from delineate.server.accounts.identity import Role
 from delineate.server.files import Files
 from delineate.server.listening import Listening
@@ -87,13 +86,9 @@ class Works:
 
     async def answer(self, task: Task, *, also_failed: bool = False) -> dict[str, Any]:
         """What a task that ended found, `also_failed` what one did nevertheless. Raises as `Service.result`."""
-
-        def read() -> dict[str, Any]:
-            is_partial = also_failed and task.state is TaskState.FAILED
-            blob = task.blob("result") if is_partial else self._service.result(task)
-            return {} if blob is None else read_answer(self._service.file(blob))
-
-        return await self._files.run(read)
+        if not (also_failed and task.state is TaskState.FAILED):
+            self._service.result(task)
+        return await self._files.run(partial(self._service.found, task))
 
     async def status(self, request: Request, *, every: bool, check_if_running: bool) -> Response:
         """The answer to a question for the last one, for one that runs, or for all, oldest first."""

@@ -275,6 +275,22 @@ def test_a_full_disk_is_storage_full_and_heals(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_transaction_that_fails_leaves_nothing_and_its_connection_is_used_again(tmp_path: Path) -> None:
+    database, opened = made(tmp_path), list[object]()
+    database.close()
+    sa.event.listen(database._engine, "connect", lambda connection, _: opened.append(connection))
+    for _ in range(3):
+        with pytest.raises(KeyError), database.write() as connection:
+            connection.execute(sa.insert(QUEUE), {"rank": 1, "turn": 1})
+            raise KeyError
+        with pytest.raises(StoreError), database.read() as connection:
+            connection.exec_driver_sql("SELECT * FROM nothing")
+        with database.lightly().read() as connection:
+            assert connection.execute(sa.select(QUEUE)).all() == []
+    assert len(opened) == 2  # one that reads and one that writes
+    database.close()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="folder"):
@@ -288,5 +304,6 @@ def test_nothing_in_the_statements_is_of_sqlite_alone() -> None:
         assert all(str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes)
     for name in dir(statements):
         statement = getattr(statements, name)
+        statement = getattr(statement, "statement", statement)
         if name.isupper() and not isinstance(statement, (str, sa.Table)):
             assert str(statement.compile(dialect=dialect))

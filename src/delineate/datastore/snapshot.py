@@ -110,7 +110,7 @@ class Snapshot:
         """The state that a transaction sees; before the transaction changes anything itself."""
         with self._lock:
             known = self._state.revision
-            revision = connection.execute(REVISION, {"of": self._datastore}).scalar_one()
+            revision = REVISION.first(connection, of=self._datastore).revision
             if revision > known:
                 given = {"of": self._datastore, "known": known}
                 images = connection.execute(IMAGES_SINCE, given).all()

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from delineate.store.ready import Query
 from delineate.store.tables import ANNOTATION_EVENTS, ANNOTATION_LEASES, DATASTORES, IMAGE_VERSIONS, IMAGES, LABELS
 
 _DATASTORE: Final = IMAGES.c.datastore == sa.bindparam("of")
 _IMAGE: Final = LABELS.c.image == sa.bindparam("which")
 
-REVISION: Final = sa.select(DATASTORES.c.revision).where(DATASTORES.c.id == sa.bindparam("of"))
+REVISION: Final = Query(sa.select(DATASTORES.c.revision).where(DATASTORES.c.id == sa.bindparam("of")))
 NEXT_REVISION: Final = (
     sa.update(DATASTORES)
     .where(DATASTORES.c.id == sa.bindparam("of"))

@@ -7,11 +7,9 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from delineate.store.database import Database
-from delineate.store.statements import RUNNING
-from delineate.store.tables import EVENTS, TASKS
+from delineate.store.statements import EVENTS_AFTER, NEWEST_EVENT, RUNNING
+from delineate.store.tables import TASKS
 
-_NEWEST: Final = sa.select(sa.func.max(EVENTS.c.id))
-_AFTER: Final = sa.select(EVENTS.c.id, EVENTS.c.task, EVENTS.c.kind).where(EVENTS.c.id > sa.bindparam("last")).order_by(EVENTS.c.id)
 _PROGRESS: Final = sa.select(TASKS.c.id, TASKS.c.fraction, TASKS.c.message).where(TASKS.c.state == RUNNING)
 
 QUIET_KINDS: Final = frozenset({"submitted", "claimed", "cancel-requested"})
@@ -39,12 +37,12 @@ class Feed:
     def newest(self) -> int:
         """Id of the newest event, 0 where there is none."""
         with self._database.read() as connection:
-            return connection.execute(_NEWEST).scalar() or 0
+            return NEWEST_EVENT.first(connection).id or 0
 
     def after(self, event: int) -> list[Change]:
         """Events after one, oldest first."""
         with self._database.read() as connection:
-            return [Change(*row) for row in connection.execute(_AFTER, {"last": event})]
+            return [Change(*row) for row in EVENTS_AFTER.all(connection, last=event)]
 
     def progress(self) -> dict[int, tuple[float, str]]:
         """Fraction and message of every running task by its id; there are as many as workers."""

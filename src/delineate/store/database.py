@@ -1,7 +1,7 @@
 """The connection to the database: transactions, migrations, and a cheap signal that something changed.
 
-SQLite in WAL mode. The statements are portable; what is SQLite's alone stands in `_configure`, `_begin`, `_lock` and
-`changes`, so that another database can be added there.
+SQLite in WAL mode. The statements are portable; what is SQLite's alone stands in `_Line`, `_configure`, `_lock` and `changes`, so
+that another database can be added there.
 """
 
 from __future__ import annotations
@@ -11,23 +11,48 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.engine import Connection
+from sqlalchemy.pool import NullPool
 
 from delineate.errors import SettingsError, StoreBusyError, StoreError
 from delineate.store.faults import storage_error, translated
 from delineate.store.tables import HEAD, METADATA, VERSION
 
-_WRITES: Final = "delineate_writes"
-_LIGHT: Final = "delineate_light"
+_KEPT: Final = 8  # connections that stay open for the next transactions
 _FIRST_LOOK, _LONGEST_LOOK = 0.0002, 0.004  # seconds between two tries for the writers' lock of all processes
+
+
+class _Line:
+    """A connection that stays open, and whose transactions are begun and ended here: SQLAlchemy's way to do so takes five times as
+    long as the database. To SQLAlchemy it is one transaction without end."""
+
+    def __init__(self, connection: Connection, sync: bool) -> None:
+        driver = connection.connection.dbapi_connection
+        if not isinstance(driver, sqlite3.Connection):
+            raise StoreError("the database's driver is not SQLite's")
+        self.connection: Connection = connection
+        self.driver: sqlite3.Connection = driver
+        self._is_waited_for: bool = sync
+        connection.begin()
+
+    def wait_for_disk(self, wanted: bool) -> None:
+        """Whether the next commits are to survive a power cut."""
+        if wanted != self._is_waited_for:
+            self.driver.execute(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}")
+            self._is_waited_for = wanted
+
+    def close(self) -> None:
+        """Close it, whatever state it is in."""
+        with suppress(sqlite3.Error, sa.exc.SQLAlchemyError):
+            self.connection.close()
 
 
 class Database:
@@ -51,16 +76,13 @@ class Database:
         self._sync = sync
         self._engine = sa.create_engine(
             sa.URL.create("sqlite", database=str(self.path)),
-            poolclass=QueuePool,
-            pool_size=8,
-            pool_reset_on_return=None,  # `read` and `write` always end their transaction
-            max_overflow=-1,  # as many as threads ask for: SQLite itself is the limit
+            poolclass=NullPool,  # what is kept is kept here
             connect_args={"timeout": busy_timeout, "check_same_thread": False},
         )
         event.listen(self._engine, "connect", self._configure)
-        event.listen(self._engine, "begin", self._begin)
-        self._writer: Engine = self._engine.execution_options(**{_WRITES: True})
-        self._light_writer: Engine = self._engine.execution_options(**{_WRITES: True, _LIGHT: True})
+        self._is_light = False
+        self._reading: deque[_Line] = deque()  # those that nobody uses now
+        self._writing: deque[_Line] = deque()
         # Threads of one process queue here, woken at once; between processes there is only asking again, see `_lock`.
         self._turn = threading.Lock()
         self._watch_lock = threading.Lock()
@@ -69,7 +91,7 @@ class Database:
         self._changes = 0
 
     def _configure(self, connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun by `_begin`, not guessed by the driver
+        connection.isolation_level = None  # transactions are begun here, not guessed by the driver
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={int(self._busy_timeout * 1000)}")
         self._use_wal(cursor)
@@ -94,8 +116,9 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database. Raises `StoreError` and its kin."""
-        with translated(str(self.path)), self._engine.begin() as connection:
-            yield connection
+        with translated(str(self.path)), self._line(self._reading) as line:
+            line.driver.execute("BEGIN")
+            yield line.connection
 
     @contextmanager
     def write(self, *, light: bool = False) -> Iterator[Connection]:
@@ -114,50 +137,64 @@ class Database:
         if not self._turn.acquire(timeout=self._busy_timeout):
             raise StoreBusyError("the database was busy for too long")
         try:
-            with translated(str(self.path)), (self._light_writer if light else self._writer).begin() as connection:
-                yield connection
+            with translated(str(self.path)), self._line(self._writing) as line:
+                if self._sync:
+                    line.wait_for_disk(not (light or self._is_light))
+                # A deferred transaction that turns to writing fails at once when another wrote in between: writers lock first.
+                self._lock(line.driver)
+                yield line.connection
         finally:
             self._turn.release()
 
     def lightly(self) -> Database:
         """The same database, all of whose writes are light: for tasks that somebody waits for, who is gone after a power cut."""
         other = copy.copy(self)
-        other._writer = self._light_writer
+        other._is_light = True
         return other
 
-    def _begin(self, connection: Connection) -> None:
-        # A deferred transaction that turns to writing fails at once when another wrote in between: writers lock first.
-        options = connection.get_execution_options()
-        # Straight to the driver: SQLAlchemy's way costs ten times what the statement does.
-        driver = connection.connection.dbapi_connection
-        if not isinstance(driver, sqlite3.Connection):
-            raise StoreError("the database's driver is not SQLite's")
-        if driver.in_transaction:  # a rollback failed, on a broken disk
-            driver.rollback()
-        if not options.get(_WRITES):
-            driver.execute("BEGIN")
-            return
-        if self._sync:
-            driver.execute(f"PRAGMA synchronous={'NORMAL' if options.get(_LIGHT) else 'FULL'}")
-        self._lock(driver)
+    @contextmanager
+    def _line(self, free: deque[_Line]) -> Iterator[_Line]:
+        """One of the free connections, or a new one, for a transaction that is committed, or rolled back on any exception."""
+        try:
+            line = free.pop()
+        except IndexError:
+            line = self._opened(free is self._writing)
+        is_well = False
+        try:
+            try:
+                yield line
+                line.driver.commit()
+            except BaseException:
+                line.driver.rollback()
+                raise
+            finally:
+                is_well = not line.driver.in_transaction
+        finally:
+            if is_well and len(free) < _KEPT:
+                free.append(line)
+            else:  # a rollback failed, on a broken disk
+                line.close()
+
+    def _opened(self, for_writing: bool) -> _Line:
+        line = _Line(self._engine.connect(), self._sync)
+        if for_writing:
+            # SQLite's own waiting soon sleeps 25 ms and more at a time, where a transaction takes 2: `_lock` asks again instead.
+            line.driver.execute("PRAGMA busy_timeout=0")
+        return line
 
     def _lock(self, driver: sqlite3.Connection) -> None:
-        """Begin to write. SQLite's own waiting soon sleeps 25 ms and more at a time, where a transaction takes 2."""
+        """Begin to write. Who has begun waits for nobody any more."""
         deadline = time.monotonic() + self._busy_timeout
         pause = _FIRST_LOOK
-        driver.execute("PRAGMA busy_timeout=0")
-        try:
-            while True:
-                try:
-                    driver.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as error:
-                    if "locked" not in str(error) or time.monotonic() > deadline:
-                        raise
-                time.sleep(pause)
-                pause = min(pause * 1.5, _LONGEST_LOOK)
-        finally:
-            driver.execute(f"PRAGMA busy_timeout={int(self._busy_timeout * 1000)}")
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_LOOK)
 
     def migrate(self) -> None:
         """Bring the tables to `HEAD`; safe when several processes do so at once.
@@ -237,7 +274,9 @@ class Database:
                 self._watch.close()
                 self._watch = None
                 self._version = -1
-        self._engine.dispose()
+        for free in (self._reading, self._writing):
+            while free:
+                free.pop().close()
 
 
 def _file_of(url: str) -> Path:

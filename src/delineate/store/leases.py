@@ -12,16 +12,17 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from delineate.errors import LeaseLostError
-from delineate.store.records import TaskRecords
+from delineate.store.records import TaskRecords, task_of
 from delineate.store.statements import (
     ADVANCE_QUEUE,
     CANCELLED,
     CHANGE_TASK,
     FAILED,
     FINISHED,
+    IS_DUE,
     LEAVE_TASK,
     NEXT,
     PENDING,
@@ -56,27 +57,24 @@ class TaskLeases(TaskRecords):
         called; of later ones it leaves what is `RESERVED`, all of it with 0.
         """
         with self.database.read() as connection:  # idle workers ask often: they do not take the writers' lock
-            if self._next(connection, lane, rung) is None:
+            if IS_DUE.first(connection, now=self._clock(), in_lane=lane, rung=rung) is None:
                 return None
         with self.database.write(light=True) as connection:
-            row = self._next(connection, lane, rung)
+            now = self._clock()
+            row = NEXT.first(connection, now=now, in_lane=lane, rung=rung)
             if row is None:
                 return None
-            now = self._clock()
-            values = {"which": row.id, "state": RUNNING, "attempt": row.attempt + 1, "started": now, "fraction": 0.0, "message": ""}
+            values = {"state": RUNNING, "attempt": row.attempt + 1, "started": now, "fraction": 0.0, "message": ""}
             values |= {"lease_holder": worker, "lease_expires": now + lease}
-            connection.execute(CHANGE_TASK, values)
-            connection.execute(ADVANCE_QUEUE, {"at_rank": row.rank, "reached": row.turn, "turn": row.turn})
+            CHANGE_TASK.run(connection, which=row.id, **values)
+            ADVANCE_QUEUE.run(connection, at_rank=row.rank, reached=row.turn, turn=row.turn)
             self._event(connection, row.id, "claimed", worker)
-            return self._load(connection, row.id)
+            return task_of(row._asdict() | values, self._blobs(connection, row.id))
 
     def is_due(self, lane: str) -> bool:
         """Whether a claim would find a task."""
         with self.database.read() as connection:
-            return self._next(connection, lane) is not None
-
-    def _next(self, connection: Connection, lane: str, rung: float = math.inf) -> Row[Any] | None:
-        return connection.execute(NEXT, {"now": self._clock(), "in_lane": lane, "rung": rung}).first()
+            return IS_DUE.first(connection, now=self._clock(), in_lane=lane, rung=math.inf) is not None
 
     def heartbeat(
         self, uid: str, worker: str, lease: float = LEASE, fraction: float = 0.0, message: str = "", *, attempt: int | None = None
@@ -90,8 +88,7 @@ class TaskLeases(TaskRecords):
         """
         with self.database.write(light=True) as connection:
             row = self._held(connection, uid, worker, attempt)
-            values = {"which": row.id, "lease_expires": self._clock() + lease, "fraction": fraction, "message": message}
-            connection.execute(CHANGE_TASK, values)
+            CHANGE_TASK.run(connection, which=row.id, lease_expires=self._clock() + lease, fraction=fraction, message=message)
             return not row.cancel_requested
 
     def finish(
@@ -176,14 +173,15 @@ class TaskLeases(TaskRecords):
                     if row.cancel_requested:
                         values |= {"state": CANCELLED, "failure": None}
                     named = {role: writer for role, writer in writers.items() if role == "log" or not row.cancel_requested}
-                    self._leave(connection, row, values, worker, why)
-                    stale = self._digests(connection, row.id, *named) if named else []  # logs of earlier tries
+                    left = self._leave(connection, row, values, worker, why)
+                    blobs = {blob.role: blob for blob in self._blobs(connection, row.id)}
+                    stale = [blobs[role].digest for role in named if role in blobs]  # logs of earlier tries
                     stale += [writer.digest for role, writer in writers.items() if role not in named]
                     for role, writer in named.items():
-                        self._place(connection, row.id, role, writer)
+                        blobs[role] = self._place(connection, row.id, role, writer, replaces=role in blobs)
                     if also is not None and not row.cancel_requested:
                         also(connection)
-                    task = self._load(connection, row.id)
+                    task = task_of(left, (blobs[role] for role in sorted(blobs)))
             except BaseException as error:
                 self._abandon(writers.values(), error)
                 raise
@@ -202,27 +200,26 @@ class TaskLeases(TaskRecords):
         """
         failure = reason if isinstance(reason, Failure) else Failure(kind="lost", message=reason, advice="Submit the task again.")
         with self.database.write() as connection:
-            rows = connection.execute(TASKS_OF_WORKER, {"holder": worker}).all()
+            rows = TASKS_OF_WORKER.all(connection, holder=worker)
             return [self._give_back(connection, row, failure, counted, delay) for row in rows]
 
     def expire(self) -> list[Task]:
         """Give back the tasks whose lease is over, as lost."""
-        due = {"now": self._clock()}
+        now = self._clock()
         with self.database.read() as connection:
-            if connection.execute(TASKS_EXPIRED, due).first() is None:
+            if TASKS_EXPIRED.first(connection, now=now) is None:
                 return []
         failure = Failure(kind="lost", message="The worker stopped answering.", advice="Submit the task again.")
         with self.database.write() as connection:
-            return [self._give_back(connection, row, failure, True) for row in connection.execute(TASKS_EXPIRED, due).all()]
+            return [self._give_back(connection, row, failure, True) for row in TASKS_EXPIRED.all(connection, now=now)]
 
-    def _give_back(self, connection: Connection, row: Row[Any], failure: Failure, counted: bool, delay: float | None = None) -> Task:
+    def _give_back(self, connection: Connection, row: Any, failure: Failure, counted: bool, delay: float | None = None) -> Task:
         values = self._another_try(row, failure, counted=counted, delay=delay)
         if row.cancel_requested:
             values |= {"state": CANCELLED, "failure": None}
-        self._leave(connection, row, values, row.lease_holder, failure.sentence())
-        return self._load(connection, row.id)
+        return task_of(self._leave(connection, row, values, row.lease_holder, failure.sentence()), self._blobs(connection, row.id))
 
-    def _another_try(self, row: Row[Any], failure: Failure, *, counted: bool, delay: float | None = None) -> dict[str, Any]:
+    def _another_try(self, row: Any, failure: Failure, *, counted: bool, delay: float | None = None) -> dict[str, Any]:
         """What becomes of a running task whose try ended so."""
         if not counted:
             return {"state": PENDING, "attempt": row.attempt - 1, "not_before": 0.0}
@@ -237,21 +234,21 @@ class TaskLeases(TaskRecords):
             delay = min(limit, first * 2.0 ** min(count - 1, 32))
         return values | {"state": PENDING, "not_before": self._clock() + delay}
 
-    def _leave(self, connection: Connection, row: Row[Any], values: dict[str, Any], who: str, why: str) -> None:
-        """Write the end of a try: the row's lease must still be the one that was read."""
+    def _leave(self, connection: Connection, row: Any, values: dict[str, Any], who: str, why: str) -> dict[str, Any]:
+        """Write the end of a try, and return the row as it is then: its lease must still be the one that was read."""
         state = values["state"]
         values = values | _NOBODY
         if state == PENDING:
             values |= {"fraction": 0.0, "message": ""}
         else:
             values |= {"finished": self._clock(), "cancel_requested": False}
-        mine = {"which": row.id, "holder": row.lease_holder, "tried": row.attempt}
-        if connection.execute(LEAVE_TASK, values | mine).rowcount != 1:
+        if LEAVE_TASK.run(connection, which=row.id, holder=row.lease_holder, tried=row.attempt, **values) != 1:
             raise LeaseLostError("the task is no longer this worker's")
         self._event(connection, row.id, "returned" if state == PENDING else state, who, why)
+        return {**row._asdict(), **values}
 
-    def _held(self, connection: Connection, uid: str, worker: str, attempt: int | None) -> Row[Any]:
-        row = connection.execute(TASK_HELD, {"which": uid, "holder": worker}).first()
+    def _held(self, connection: Connection, uid: str, worker: str, attempt: int | None) -> Any:
+        row = TASK_HELD.first(connection, which=uid, holder=worker)
         if row is None or attempt not in (None, row.attempt):
             raise LeaseLostError("the task is no longer this worker's: its lease expired, or it was cancelled or deleted")
         return row

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from delineate.errors import StoreBusyError, StoreError, UnknownTaskError
 from delineate.store.blobs import BlobStore
@@ -134,15 +134,15 @@ class TaskRecords:
 
     # What the verbs share
 
-    def _row(self, connection: Connection, uid: str) -> Row[Any]:
-        row = connection.execute(TASK_BY_UID, {"which": uid}).first() if UID.fullmatch(uid) else None
+    def _row(self, connection: Connection, uid: str) -> Any:
+        row = TASK_BY_UID.first(connection, which=uid) if UID.fullmatch(uid) else None
         if row is None:
             raise UnknownTaskError(_UNKNOWN)
         return row
 
-    def _row_by_id(self, connection: Connection, id: int) -> Row[Any]:
+    def _row_by_id(self, connection: Connection, id: int) -> Any:
         known = isinstance(id, int) and 0 < id < 1 << 63
-        row = connection.execute(TASK_BY_ID, {"which": id}).first() if known else None
+        row = TASK_BY_ID.first(connection, which=id) if known else None
         if row is None:
             raise UnknownTaskError(_UNKNOWN)
         return row
@@ -150,29 +150,33 @@ class TaskRecords:
     def _load(self, connection: Connection, id: int) -> Task:
         return self._complete(connection, self._row_by_id(connection, id))
 
-    def _complete(self, connection: Connection, row: Row[Any]) -> Task:
-        return _task(row, [_blob(found) for found in connection.execute(BLOBS_OF_TASK, {"which": row.id})])
+    def _complete(self, connection: Connection, row: Any) -> Task:
+        return task_of(row._asdict(), self._blobs(connection, row.id))
 
-    def _tasks_of(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
+    def _blobs(self, connection: Connection, task: int) -> list[Blob]:
+        return [_blob(row) for row in BLOBS_OF_TASK.all(connection, which=task)]
+
+    def _tasks_of(self, connection: Connection, rows: Sequence[Any]) -> list[Task]:
         blobs: dict[int, list[Blob]] = {}
         for chunk in _chunks([row.id for row in rows]):
             for row in connection.execute(sa.select(BLOBS).where(BLOBS.c.task.in_(chunk)).order_by(BLOBS.c.role)):
                 blobs.setdefault(row.task, []).append(_blob(row))
-        return [_task(row, blobs.get(row.id, [])) for row in rows]
+        return [task_of(row._mapping, blobs.get(row.id, [])) for row in rows]
 
     def _event(self, connection: Connection, task: int, kind: str, who: str = "", why: str = "") -> None:
-        connection.execute(INSERT_EVENT, {"task": task, "at": self._clock(), "kind": kind, "who": who, "why": why})
+        INSERT_EVENT.run(connection, task=task, at=self._clock(), kind=kind, who=who, why=why)
 
-    def _place(self, connection: Connection, task: int, role: str, writer: BlobWriter) -> None:
-        """Name a placed file as the task's only blob of the role."""
+    def _place(self, connection: Connection, task: int, role: str, writer: BlobWriter, *, replaces: bool) -> Blob:
+        """Name a placed file as the task's only blob of the role, in the place of another one where it `replaces` one."""
         self.blobs.confirm(writer)
-        connection.execute(DELETE_BLOB, {"which": task, "as_role": role})
-        values = {"task": task, "role": role, "name": writer.name or _NAMES.get(role, role), "digest": writer.digest, "size": writer.size}
-        connection.execute(INSERT_BLOB, values)
+        if replaces:
+            DELETE_BLOB.run(connection, which=task, as_role=role)
+        blob = Blob(role=role, name=writer.name or _NAMES.get(role, role), digest=writer.digest, size=writer.size)
+        INSERT_BLOB.run(connection, task=task, role=role, name=blob.name, digest=blob.digest, size=blob.size)
+        return blob
 
     def _digests(self, connection: Connection, task: int, *roles: str) -> list[str]:
-        rows = connection.execute(BLOBS_OF_TASK, {"which": task})
-        return [row.digest for row in rows if not roles or row.role in roles]
+        return [blob.digest for blob in self._blobs(connection, task) if not roles or blob.role in roles]
 
     def _abandon(self, writers: Iterable[BlobWriter], error: BaseException) -> None:
         """The transaction that was to name these files failed: they go, or, while the database is locked, a little later."""
@@ -231,17 +235,18 @@ def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
 
 
-def _blob(row: Row[Any]) -> Blob:
+def _blob(row: Any) -> Blob:
     return Blob(role=row.role, name=row.name, digest=row.digest, size=row.size)
 
 
-def _task(row: Row[Any], blobs: Sequence[Blob]) -> Task:
-    fields = row._mapping
+def task_of(fields: Mapping[str, Any], blobs: Iterable[Blob]) -> Task:
+    """The task whose row has these `fields`."""
+    failure = fields["failure"]
     return Task(
         **{name: fields[name] for name in _ROW_FIELDS},
-        state=TaskState(row.state),
-        priority=-row.rank,
+        state=TaskState(fields["state"]),
+        priority=-fields["rank"],
         blobs=tuple(blobs),
-        grids=tuple(row.grids),
-        failure=None if row.failure is None else Failure(**row.failure),
+        grids=tuple(fields["grids"]),
+        failure=None if failure is None else Failure(**failure),
     )

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from delineate.errors import InputError
 from delineate.store.leases import RESERVED, TaskLeases
+from delineate.store.records import task_of
 from delineate.store.statements import (
     CANCELLED,
     CHANGE_TASK,
@@ -104,33 +105,32 @@ class TaskStore(TaskLeases):
             known = self._with_key(connection, values["owner"], values["key"])
             if known is not None:
                 return self._same(connection, known, values, writers["input"].digest), False
-            id = self._insert(connection, dict(values))
-            for role, writer in writers.items():
-                self._place(connection, id, role, writer)
-            self._event(connection, id, "submitted", values["owner"], values["protocol"])
-            return self._load(connection, id), True
+            row = self._insert(connection, dict(values))
+            blobs = [self._place(connection, row["id"], role, writers[role], replaces=False) for role in sorted(writers)]
+            self._event(connection, row["id"], "submitted", values["owner"], values["protocol"])
+            return task_of(row, blobs), True
 
-    def _insert(self, connection: Connection, values: dict[str, Any]) -> int:
+    def _insert(self, connection: Connection, values: dict[str, Any]) -> dict[str, Any]:
+        """The row of a new task, as it is in the table."""
         turn = self._new_turn(connection, values["owner"], values["rank"])
         now = self._clock()  # not before the files are on the disk: that may take longer than a task is reserved
         values["not_before"] = now + RESERVED if values.pop("rung") else 0.0
         row = _FRESH | values | {"uid": _new_uid(), "state": PENDING, "turn": turn, "created": now, "grids": [], "provenance": {}}
-        key = connection.execute(INSERT_TASK, row).inserted_primary_key
-        return int(key[0]) if key else 0
+        return row | {"id": INSERT_TASK.insert(connection, **row)}
 
     def _new_turn(self, connection: Connection, owner: str, rank: int) -> int:
         """The later of the queue's virtual time and the owner's last turn, plus one; each priority has a queue of its own."""
-        mine, now = connection.execute(TURNS, {"by": owner, "at_rank": rank}).one()
-        if now is None:
-            connection.execute(INSERT_QUEUE, {"rank": rank, "turn": 0})
-        return max(mine or 0, now or 0) + 1
+        turns = TURNS.first(connection, by=owner, at_rank=rank)
+        if turns.now is None:
+            INSERT_QUEUE.run(connection, rank=rank, turn=0)
+        return max(turns.mine or 0, turns.now or 0) + 1
 
-    def _with_key(self, connection: Connection, owner: str, key: str | None) -> Row[Any] | None:
+    def _with_key(self, connection: Connection, owner: str, key: str | None) -> Any | None:
         if key is None:
             return None
-        return connection.execute(TASK_BY_KEY, {"by": owner, "which": key}).first()
+        return TASK_BY_KEY.first(connection, by=owner, which=key)
 
-    def _same(self, connection: Connection, row: Row[Any], values: Mapping[str, Any], digest: str) -> Task:
+    def _same(self, connection: Connection, row: Any, values: Mapping[str, Any], digest: str) -> Task:
         same = row.model == values["model"] and row.prompts == values["prompts"] and digest in self._digests(connection, row.id, "input")
         if not same:
             raise InputError("this idempotency key was used for another request", "Use a new key for every new request.")
@@ -151,7 +151,7 @@ class TaskStore(TaskLeases):
             return self._load(connection, row.id)
 
     def _change(self, connection: Connection, id: int, values: Mapping[str, Any], kind: str, who: str, why: str = "") -> None:
-        connection.execute(CHANGE_TASK, {"which": id, **values})
+        CHANGE_TASK.run(connection, which=id, **values)
         self._event(connection, id, kind, who, why)
 
     def delete(self, uid: str, who: str = "") -> None:
@@ -208,7 +208,7 @@ class TaskStore(TaskLeases):
         self._forget(stale)
         return task
 
-    def _queue_again(self, connection: Connection, row: Row[Any], kind: str, who: str) -> tuple[Task, list[str]]:
+    def _queue_again(self, connection: Connection, row: Any, kind: str, who: str) -> tuple[Task, list[str]]:
         stale = self._digests(connection, row.id, "result", "log")
         connection.execute(sa.delete(BLOBS).where(BLOBS.c.task == row.id, BLOBS.c.role.in_(("result", "log"))))
         turn = self._new_turn(connection, row.owner, row.rank)
@@ -232,7 +232,7 @@ class TaskStore(TaskLeases):
         self._forget(stale)
         return task
 
-    def _declared(self, row: Row[Any], state: TaskState, who: str) -> dict[str, Any]:
+    def _declared(self, row: Any, state: TaskState, who: str) -> dict[str, Any]:
         values: dict[str, Any] = {"state": state.value, "lease_holder": None, "lease_expires": None, "cancel_requested": False}
         values |= {"failure": None, "finished": self._clock()}
         if state is TaskState.RUNNING:
@@ -249,7 +249,7 @@ class TaskStore(TaskLeases):
                 self.blobs.place(result)
                 with self.database.write() as connection:
                     stale = self._digests(connection, self._row_by_id(connection, id).id, "result")
-                    self._place(connection, id, "result", result)
+                    self._place(connection, id, "result", result, replaces=bool(stale))
                     self._event(connection, id, "result-replaced", who)
                     task = self._load(connection, id)
             except BaseException as error:

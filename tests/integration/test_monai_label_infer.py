@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -101,14 +102,19 @@ def test_the_small_print_of_an_answer(server: Any) -> None:
     assert (empty, end) == (b"", b"--\r\n")
     assert first.split(b"\r\n\r\n")[0] == b'\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json'
     head = second.split(b"\r\n\r\n")[0]
-    assert head == b'\r\nContent-Disposition: form-data; name="image"; filename="answer.nii.gz"\r\nContent-Type: application/octet-stream'
+    disposition, kind = head.lstrip().split(b"\r\n")
+    assert re.fullmatch(rb'Content-Disposition: form-data; name="image"; filename="answer-[0-9a-f]{12}\.nii\.gz"', disposition)
+    assert kind == b"Content-Type: application/octet-stream"
     assert int(answer.headers["content-length"]) == len(answer.content)
 
 
 def test_each_form_of_answer(server: Any) -> None:
     image = infer(server, image="ct", output="image", params={"result_extension": ".nrrd", "result_compress": False})
     assert image.content.startswith(b"NRRD")
-    assert image.headers["content-disposition"] == 'attachment; filename="answer.nrrd"'
+    assert re.fullmatch(r'attachment; filename="answer-[0-9a-f]{12}\.nrrd"', image.headers["content-disposition"])
+    again = infer(server, image="ct", output="image", params={"result_extension": ".NRRD", "result_compress": "false"})
+    assert again.content == image.content
+    assert again.headers["content-disposition"] != image.headers["content-disposition"]  # old clients keep both in one folder
     words = infer(server, image="ct", output="json")
     assert words.headers["content-type"] == "application/json"
     assert words.json()["label_names"] == {"Bright": 1}

@@ -78,9 +78,9 @@ def test_null_says_nothing() -> None:
 
 
 def test_a_member_of_a_wrong_kind_is_kept_from_a_server_and_refused_from_a_client() -> None:
-    strange = {"result_compress": "yes", "slice": True}
+    strange = {"result_compress": "yes", "roi": True}
     read = wire.InferParams.from_json(strange)
-    assert (read.result_compress, read.slice) == (None, None)
+    assert (read.result_compress, read.roi) == (None, None)
     assert read.to_json() == strange
     with pytest.raises(InputError, match="result_compress"):
         wire.InferParams.from_json(strange, strict=True)

@@ -26,6 +26,7 @@ from delineate.protocols.monai_label_fields import (
     sequence,
     text,
     whole,
+    word,
 )
 
 # ---------------------------------------------------------------- paths
@@ -160,9 +161,9 @@ class Info(Message):
 class SampleRequest(Message):
     """Body of ``POST /activelearning/{strategy}``."""
 
-    client_id: Optional[str] = text()
+    client_id: Optional[str] = word()
     label_tag: Optional[str] = text()
-    labels: Union[Mapping[str, Any], Sequence[Any], None] = names()
+    labels: Any = anything()
 
 
 @dataclass(frozen=True)
@@ -221,16 +222,16 @@ class InferParams(Message):
     save_label, label_tag : keep the result in the datastore, under this tag.
     """
 
-    client_id: Optional[str] = text()
+    client_id: Optional[str] = word()
     result_extension: Optional[str] = text()
     result_dtype: Optional[str] = text()
     result_compress: Optional[bool] = flag()
     restore_label_idx: Optional[bool] = flag()
-    label_info: Optional[Sequence[Any]] = sequence()
+    label_info: Any = anything()
     foreground: Union[Sequence[Any], Mapping[str, Any], None] = names()
     background: Union[Sequence[Any], Mapping[str, Any], None] = names()
     roi: Optional[Sequence[Any]] = sequence()
-    slice: Optional[int] = whole()
+    slice: Any = anything()
     label: Any = anything()
     reset_state: Optional[bool] = flag()
     save_label: Optional[bool] = flag()

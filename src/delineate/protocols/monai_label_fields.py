@@ -117,6 +117,17 @@ def text(default: Optional[str] = None) -> Any:
     return _field(_of_kind(str), default)
 
 
+def word(default: Optional[str] = None) -> Any:
+    """A string, or a number that stands for one: some clients count their users."""
+
+    def read(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, _PLAIN):
+            raise _OtherKindError
+        return str(value)
+
+    return _field(read, default)
+
+
 def number(default: Optional[float] = None) -> Any:
     """A number, whole or not."""
     return _field(_of_kind((int, float)), default)

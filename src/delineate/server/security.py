@@ -38,7 +38,7 @@ class Guard:
         """For what is others' or runs programs, on a server that knows nobody.
 
         A forwarding header shows a proxy, behind which loopback means nothing; a foreign ``Host`` shows a browser led here
-        by a foreign name (DNS rebinding).
+        by a foreign name (DNS rebinding). No browser speaks HTTP 1.0, in which a request need not name a host.
 
         Raises
         ------
@@ -49,7 +49,8 @@ class Guard:
             raise AuthorizationError("this is closed: the server has neither accounts nor a token", _SET, 403)
         if any(name.startswith(_FORWARDING) for name in request.headers):
             raise AuthorizationError("this is closed through a proxy: the server has neither accounts nor a token", _SET, 403)
-        if not is_loopback(_host_name(request.headers.get("host", ""))):
+        is_nameless = request.scope.get("http_version") == "1.0" and "host" not in request.headers
+        if not is_nameless and not is_loopback(_host_name(request.headers.get("host", ""))):
             raise AuthorizationError(
                 "this is open under this machine's own name only: the server has neither accounts nor a token",
                 f"Use http://127.0.0.1. {_SET}", 403,

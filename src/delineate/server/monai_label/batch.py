@@ -15,7 +15,7 @@ from delineate.protocols.monai_label_datastore import ORIGINAL_TAG
 from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.batches import Batch, Batches
-from delineate.server.monai_label.forms import json_object, small_body
+from delineate.server.monai_label.forms import json_object, small_body, with_flags
 from delineate.server.monai_label.inference import IN_DICOM
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.works import All, Running, Sync, Works
@@ -48,14 +48,14 @@ class BatchRoutes:
         routes.add(wire.BATCH_PATH, "DELETE", self.stop)
 
     async def start(
-        self, request: Request, model: str, images: Images = "unlabeled", run_sync: Sync = False, output: InDicom = None
+        self, request: Request, model: str, images: Images = "all", run_sync: Sync = False, output: InDicom = None
     ) -> Response:  # fmt: skip
         """Run a model on many images of the datastore and save what it finds as labels.
 
         JSON: the model's parameters, `label_tag` (`original` where it is not given), `save_label`; `max_batch_size`, the first so many
         images by id, and `max_workers`, so many at once: 0 for no limit. 429 while one runs.
         """
-        params = json_object(await small_body(request), "the request")
+        params = with_flags(json_object(await small_body(request), "the request"), ("save_label",))
         wanted = wire.BatchParams.from_json(params, strict=True)
         await self._files.run(lambda: self._service.require_model(model))
         tag = check_tag(wanted.label_tag or ORIGINAL_TAG)

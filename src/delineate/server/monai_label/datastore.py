@@ -160,10 +160,10 @@ class DatastoreRoutes:
         except UnknownItemError:
             return {}
 
-    async def dataset(self, limit_cases: Annotated[int, Query(ge=0, description="At most so many; 0 for all.")] = 0) -> Response:
+    async def dataset(self, limit_cases: Annotated[int, Query(description="At most so many; 0 and below for all.")] = 0) -> Response:
         """All images with a final label, and these, as a zip that is made while it is sent."""
         store = self._datastore
-        blocks = await self._files.run(lambda: store.dataset(limit=limit_cases))
+        blocks = await self._files.run(lambda: store.dataset(limit=max(0, limit_cases)))
         return self._downloads.zipped(blocks, "dataset.zip")
 
 

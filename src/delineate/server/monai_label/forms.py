@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from types import TracebackType
@@ -33,7 +33,11 @@ DEEPEST: Final = 64
 
 _FORM: Final = b"multipart/form-data"
 _ENCODED: Final = b"application/x-www-form-urlencoded"
-_JSON: Final = b"application/json"
+_JSON: Final = frozenset({b"application/json", b"text/plain", b""})
+"""Some clients say nothing of the JSON they send, or that it is text."""
+
+_UNNAMED: Final = "file.nii.gz"
+"""What a file is taken for whose name is empty."""
 
 Result = TypeVar("Result")
 
@@ -62,7 +66,7 @@ class _Steps:
         self.filenames: dict[str, str] = {}
         self._taker = taker
         self._steps: list[Callable[[], None]] = []
-        self._is_named = False
+        self._unnamed: str | None = None  # the field of a file whose name is empty, while nothing of it came
 
     def take(self) -> list[Callable[[], None]]:
         steps, self._steps, self.waiting = self._steps, [], 0
@@ -71,22 +75,26 @@ class _Steps:
     def begin(self, field: str, filename: str | None) -> bool:
         if filename is None:
             return False
-        self._is_named = bool(filename)
-        if self._is_named:  # a form in a browser sends a file that was not chosen under an empty name
-            self.filenames[field] = filename
-            self._steps.append(partial(self._taker.begin, field, filename))
+        self._unnamed = None if filename else field
+        if filename:
+            self._begin(field, filename)
         return True
+
+    def _begin(self, field: str, filename: str) -> None:
+        self.filenames[field] = filename
+        self._steps.append(partial(self._taker.begin, field, filename))
 
     def add(self, data: memoryview) -> None:
         if not data:
             return
-        if not self._is_named:
-            raise InputError("a file of the form has no name", "Send its name with its extension.")
+        if self._unnamed is not None:  # a browser sends one that was not chosen under an empty name, too, but nothing of it
+            self._begin(self._unnamed, _UNNAMED)
+            self._unnamed = None
         self._steps.append(partial(self._taker.write, data))
         self.waiting += len(data)
 
     def end(self) -> None:
-        if self._is_named:
+        if self._unnamed is None:
             self._steps.append(self._taker.end)
 
 
@@ -130,14 +138,14 @@ class Form:
         ClientDisconnect
             The sender went away.
         """
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
+        if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
             raise InputError("the request has a content encoding", "Send it as it is.")
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind == _FORM:
             await self._read_parts(request, options.get(b"boundary", b""))
         elif kind == _ENCODED:
             self.fields = dict(parse_qsl((await small_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
-        elif kind == _JSON:
+        elif kind in _JSON:
             self.fields = {"params": (await small_body(request)).decode("utf-8", "replace")}
         elif await small_body(request):
             raise InputError("the request's body is no form", "Send multipart/form-data.")
@@ -200,7 +208,7 @@ async def small_body(request: Request) -> bytes:
 
 
 def json_object(text: str | bytes, what: str) -> dict[str, Any]:
-    """A JSON object that a client sent; empty for nothing. Raises `InputError`."""
+    """A JSON object that a client sent; empty for nothing, and for null. Raises `InputError`."""
     if not text.strip():
         return {}
     try:
@@ -209,11 +217,22 @@ def json_object(text: str | bytes, what: str) -> dict[str, Any]:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise InputError(f"{what} is not JSON", 'Send an object such as {"threshold": 300}.') from None
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise InputError(f"{what} is JSON, but no object", 'Send an object such as {"threshold": 300}.')
     if _is_deeper(value, DEEPEST):
         raise InputError(f"{what} is nested deeper than {DEEPEST} levels", 'Send an object such as {"threshold": 300}.')
     return value
+
+
+def with_flags(params: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Parameters of which some are true or false, which clients also write as text."""
+    words = {"true": True, "false": False}
+    return {
+        name: words.get(value.strip().lower(), value) if name in names and isinstance(value, str) else value
+        for name, value in params.items()
+    }
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from delineate.errors import InputError
 from delineate.protocols import monai_label as wire
 from delineate.protocols.dicom_request import MEDIA_TYPE, OUTPUTS
 from delineate.protocols.infer_result import StoredResult
 from delineate.protocols.monai_label_answers import infer_answer
 from delineate.server.monai_label.downloads import OCTETS
 from delineate.server.monai_label.faults import NotHereError
-from delineate.server.monai_label.forms import json_object
+from delineate.server.monai_label.forms import json_object, with_flags
 from delineate.server.monai_label.infers import Infers
 from delineate.server.monai_label.routing import Routes
 from delineate.server.openapi import BINARY, form_body
@@ -29,6 +32,8 @@ Output = Annotated[
 
 IN_DICOM: Final = {"dicom_seg": "seg", "rtstruct": "rtstruct"}
 """What a worker makes, by what clients of this API call it."""
+
+_FLAGS: Final = ("save_label", "result_compress", "restore_label_idx", "reset_state")
 
 _FORM: Final = {
     **form_body(
@@ -74,9 +79,7 @@ class InferRoutes:
             request,
             {wire.FILE_FIELD, wire.LABEL_FIELD},
             lambda fields: replace(
-                self._infers.asked(
-                    request, model, record, json_object(fields.get(wire.PARAMS_FIELD, ""), wire.PARAMS_FIELD), image, session_id
-                ),
+                self._infers.asked(request, model, record, _params(fields), image, session_id),
                 output=in_dicom,
             ),
         )
@@ -94,8 +97,22 @@ class InferRoutes:
             return JSONResponse(dict(stored.params))
         if stored.file is None:
             raise NotHereError("the model gave no file", "Ask for output=json.")
-        filename = stored.filename or "answer"
+        filename = _name_of_its_own(stored.filename or "answer")
         if output == "image":
             return BodyResponse(stored.file, media_type=OCTETS, filename=filename, threads=self._threads)
         content_type, body = infer_answer(dict(stored.params), stored.file, filename)
         return BodyResponse(body, media_type=content_type, threads=self._threads)
+
+
+def _params(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters among the plain fields, of which none should have been a file. Raises `InputError`."""
+    for name in (wire.FILE_FIELD, wire.LABEL_FIELD):
+        if fields.get(name):
+            raise InputError(f"the field {name} of the form is no file", "Send it with a file name.")
+    return with_flags(json_object(fields.get(wire.PARAMS_FIELD, ""), wire.PARAMS_FIELD), _FLAGS)
+
+
+def _name_of_its_own(filename: str) -> str:
+    # Old clients keep the file under this name, in one folder: two answers of one name would be one file.
+    stem, dot, extension = filename.partition(".")
+    return f"{stem}-{secrets.token_hex(6)}{dot}{extension}"

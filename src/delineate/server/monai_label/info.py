@@ -105,13 +105,13 @@ class InfoRoutes:
     async def log(
         self,
         request: Request,
-        lines: Annotated[int, Query(ge=0, le=10_000, description="How many, the newest; 0 for all that are kept.")] = 300,
+        lines: Annotated[int, Query(description="How many, the newest; 0 and below for all that are kept.")] = 300,
         html: Annotated[bool, Query(description="As a page.")] = True,
         text: Annotated[bool, Query(description="As plain text.")] = False,
     ) -> Response:
         """The last lines of the server's log. For administrators; a page unless `text` is set, `html` is not, or `lines` is 0."""
-        said = "\n".join(self._log.lines(lines))
-        return PlainTextResponse(said) if text or not html or not lines else HTMLResponse(_PAGE.format(escape(said)))
+        said = "\n".join(self._log.lines(max(0, lines)))
+        return PlainTextResponse(said) if text or not html or lines <= 0 else HTMLResponse(_PAGE.format(escape(said)))
 
     async def gpu(self, request: Request) -> Response:
         """What GPUs the server has: not told here."""

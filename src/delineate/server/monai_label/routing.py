@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -14,17 +15,19 @@ from delineate.server import openapi
 
 TAG: Final = "monai label"
 
+_EVERY: Final = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+
 
 class Routes:
     """Collects the routes; `add_to` puts them into the application.
 
-    Unlike the other routes a path ends as it is written: one without its slash is redirected to it (307), and a ``HEAD``
-    is a question of its own, not a ``GET`` without the body.
+    Unlike the other routes a path ends as it is written: one without its slash, or with one too many, is redirected (307),
+    whatever the method, and a ``HEAD`` is a question of its own, not a ``GET`` without the body.
     """
 
     def __init__(self) -> None:
         self._router = APIRouter(route_class=APIRoute, redirect_slashes=False)
-        self._slashed: list[str] = []
+        self._paths: dict[str, None] = {}
 
     def add(self, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:
         """Add a route whose description is its endpoint's docstring."""
@@ -32,20 +35,23 @@ class Routes:
         self._router.add_api_route(
             path, endpoint, methods=[method], tags=[TAG], response_model=None, operation_id=f"{method}{path}", **options
         )  # fmt: skip
-        if path.endswith("/") and path not in self._slashed:
-            self._slashed.append(path)
+        self._paths[path] = None
 
     def add_to(self, app: FastAPI) -> None:
         """Put them into the application."""
         app.add_exception_handler(ClientDisconnect, _nobody_listens)
         app.include_router(self._router)
-        for path in self._slashed:
-            app.router.add_route(path[:-1], _with_slash, methods=None, include_in_schema=False)
+        for path in self._paths:
+            other = path[:-1] if path.endswith("/") else path + "/"
+            if not path.endswith(":path}") and other not in self._paths:
+                app.router.add_route(other, _elsewhere, methods=_EVERY, include_in_schema=False)
 
 
-async def _with_slash(request: Request) -> Response:
+async def _elsewhere(request: Request) -> Response:
     # Relative, so that it holds behind any proxy; 307 keeps method and body.
-    target = request.url.path.rsplit("/", 1)[-1] + "/"
+    path = str(request.scope["path"])
+    last = quote(path.rstrip("/").rpartition("/")[2], safe="")
+    target = f"../{last}" if path.endswith("/") else f"{last}/"
     query = request.url.query
     return Response(status_code=307, headers={"location": f"{target}?{query}" if query else target})
 

@@ -8,15 +8,20 @@ from typing import BinaryIO, Final
 from delineate.datastore.names import file_name
 from delineate.datastore.sessions import SessionStore, SessionUpload
 from delineate.errors import InputError
+from delineate.protocols.monai_label import PARAMS_FIELD, WSI_FIELD
+from delineate.protocols.monai_label_datastore import INFO_FIELD
 from delineate.server.service import Along
 from delineate.store.writer import BlobWriter
 
 LARGE: Final = 1 << 20
 """Bytes from which on an image is worth being read while it comes."""
 
+_TEXTS: Final = frozenset({PARAMS_FIELD, WSI_FIELD, INFO_FIELD})
+"""Fields that are none for files."""
+
 
 class BlobTaker:
-    """At most one file for each field; what is not placed in the end is removed.
+    """At most one file for each field, files in other fields aside; what is not placed in the end is removed.
 
     make : a writer for a file of that name
     fields : that may hold a file
@@ -40,15 +45,17 @@ class BlobTaker:
 
     def begin(self, field: str, filename: str) -> None:
         """A file comes."""
-        if field not in self._fields:
-            raise InputError(f"the form has a file in the field {field[:64]!r}", f"Send it in {' or '.join(sorted(self._fields))}.")
+        if field in _TEXTS:
+            raise InputError(f"the form has a file in the field {field}", "Send that as a plain field.")
         if field in self._writers:
             raise InputError(f"the form has two files in the field {field}", "Send one.")
-        self._current = self._writers[field] = self._make(filename)
+        if field in self._fields:
+            self._current = self._writers[field] = self._make(filename)
 
     def write(self, data: memoryview) -> None:
         """More of it."""
-        assert self._current is not None
+        if self._current is None:
+            return
         self._current.write(data)
         if self._read_along is not None and self._current.size >= LARGE and self._current is self.take(self._image):
             self._along, self._read_along = self._read_along(self._current), None

@@ -104,10 +104,10 @@ class Works:
         active = next((task for task in reversed(tasks) if not task.state.is_final), None)
         if check_if_running and active is None:
             raise NotHereError(f"no {self._word} runs", "Ask without check_if_running for the last one.")
-        if every and not check_if_running:
-            return [self.view(task, in_full).to_json() for task in reversed(tasks)]
         if not tasks:
             raise NotHereError(f"there was no {self._word} yet", "Start it first.")
+        if every and not check_if_running:
+            return [self.view(task, in_full).to_json() for task in reversed(tasks)]
         return self.view(active or tasks[0], in_full).to_json()
 
     async def stop(self, request: Request) -> Response:

@@ -111,7 +111,7 @@ class Nursery:
     def kill(self, index: int) -> None:
         process = psutil.Process(self.pids.pop(index))
         process.send_signal(signal.SIGKILL)
-        while process.status() != psutil.STATUS_ZOMBIE:  # one that waits for the disk dies a little later
+        while process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1:  # one that waits for the disk dies a little later
             time.sleep(0.001)
 
     def close(self) -> None:

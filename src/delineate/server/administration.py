@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -23,6 +22,7 @@ from delineate.server.files import Files
 from delineate.server.inference_server import FILE_FIELDS
 from delineate.server.security import Guard
 from delineate.server.service import Service, archive_limits, container_model
+from delineate.server.threads import Threads
 from delineate.server.upload import Upload
 from delineate.store.writer import BlobWriter
 from delineate.task import Task, TaskState
@@ -38,7 +38,7 @@ Flag = Annotated[bool, Query()]
 class AdministrationRoutes:
     """Everything that needs more right than a uid."""
 
-    def __init__(self, service: Service, guard: Guard, files: Files, threads: Executor) -> None:
+    def __init__(self, service: Service, guard: Guard, files: Files, threads: Threads) -> None:
         self._service = service
         self._guard = guard
         self._files = files
@@ -68,7 +68,7 @@ class AdministrationRoutes:
         """Tasks, newest first: all for an administrator, their own for everybody else."""
         wanted, identity = _state(status, state), self._guard.identity(request)
         owner = None if identity is None or identity.role is Role.ADMIN else identity.name
-        return JSONResponse(await self._files.run(partial(self._list_tasks, task_id, wanted, owner, limit, before)))
+        return JSONResponse(await self._threads.run(partial(self._list_tasks, task_id, wanted, owner, limit, before)))
 
     def _list_tasks(
         self, task_id: int | None, state: TaskState | None, owner: str | None, limit: int, before: int | None
@@ -92,7 +92,7 @@ class AdministrationRoutes:
         state = _state(status, "")
         assert state is not None
         owner = self._guard.owner(request)
-        return self._answer(await self._files.run(lambda: self._service.tasks.set_state(task_id, state, owner)))
+        return self._answer(await self._threads.run(lambda: self._service.tasks.set_state(task_id, state, owner)))
 
     async def inputs(self, task_id: TaskId) -> Response:
         """The archive as it was sent."""
@@ -103,7 +103,7 @@ class AdministrationRoutes:
 
     async def log(self, task_id: TaskId) -> Response:
         """What the model printed; empty where it printed nothing or has not ended."""
-        text = await self._files.run(lambda: self._service.log(self._service.tasks.find(task_id)))
+        text = await self._threads.run(lambda: self._service.log(self._service.tasks.find(task_id)))
         return Response(text, media_type="text/plain; charset=utf-8")
 
     async def put_output(self, request: Request, task_id: TaskId) -> Response:
@@ -129,7 +129,7 @@ class AdministrationRoutes:
         human_readable_id: Annotated[str, Query(description="Only this model, by name.")] = "",
     ) -> Response:
         """The models that tasks can ask for."""
-        found = [replies.model_to_json(model) for model in await self._files.run(self._service.models.models)]
+        found = [replies.model_to_json(model) for model in await self._threads.run(self._service.models.models)]
         return JSONResponse(
             [row for row in found if model_id in (None, row["id"]) and human_readable_id in ("", row["human_readable_id"])]
         )  # fmt: skip
@@ -149,7 +149,7 @@ class AdministrationRoutes:
         flags = {"use_gpu": use_gpu, "pull_on_every_run": pull_on_every_run}
         model = container_model(human_readable_id, container_tag, description, flags)
         if not request.headers.get("content-type", "").startswith("multipart/") and not model_available:
-            return self._registered(await self._files.run(lambda: self._service.register(model, None)))
+            return self._registered(await self._threads.run(lambda: self._service.register(model, None)))
         try:
             async with self._upload() as upload:
                 await upload.read(request)
@@ -159,7 +159,7 @@ class AdministrationRoutes:
 
     async def model_tar(self, model_id: Annotated[int, Query(description="The model's id.")]) -> Response:
         """The files of a model as a plain tar."""
-        name, folder = await self._files.run(lambda: self._folder(model_id))
+        name, folder = await self._threads.run(lambda: self._folder(model_id))
         return await self._files.folder_as_tar(folder, f"model-{model_id}", f"{name.replace(' ', '_')}.tar")
 
     def _folder(self, number: int) -> tuple[str, Path | None]:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from fastapi import Depends, FastAPI
@@ -32,6 +31,7 @@ from delineate.server.pages import Pages
 from delineate.server.security import Guard
 from delineate.server.service import Engine, Service
 from delineate.server.settings import Settings
+from delineate.server.threads import Threads
 from delineate.server.waiting import Watcher
 
 THREADS: Final = 16
@@ -67,11 +67,11 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     service = Service(settings, engine)
     service.prepare()
     watcher = Watcher(Feed(service.database))
-    threads = ThreadPoolExecutor(THREADS, "delineate")
+    threads = Threads(THREADS, "delineate")
     guard, files = Guard(settings), Files(service, threads)
     listening = Listening(service, watcher, longest=settings.max_wait, heartbeat=settings.heartbeat)
     accounts = accounts_of(settings, service.database, threads)
-    labels = LabelApi(service, guard, accounts, listening, files, threads)
+    labels = LabelApi(service, guard, accounts, listening, threads)
     gate = Gate(guard, StaticTokens(settings), accounts, lambda uid: service.tasks.get(uid).owner, threads)
     app = FastAPI(
         title="Delineate", version=__version__, description=DESCRIPTION, dependencies=[Depends(gate)],
@@ -83,7 +83,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     problems.add_handlers(app)
     metrics = Metrics(service, watcher)
     AdministrationRoutes(service, guard, files, threads).add_to(app)
-    Pages(service, guard, metrics, files).add_to(app)
+    Pages(service, guard, metrics, threads).add_to(app)
     TaskRoutes(service, guard, listening, files, metrics, threads).add_to(app)  # last: it answers whatever else is below /api/tasks
     labels.add_to(app)
     if settings.cors_origins:
@@ -97,7 +97,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
 
 
 def _lifespan(
-    service: Service, watcher: Watcher, threads: ThreadPoolExecutor, labels: LabelApi, accounts: Accounts | None
+    service: Service, watcher: Watcher, threads: Threads, labels: LabelApi, accounts: Accounts | None
 ) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -118,13 +118,12 @@ def _lifespan(
     return lifespan
 
 
-async def _purge_now_and_then(service: Service, labels: LabelApi, threads: ThreadPoolExecutor) -> None:
-    loop = asyncio.get_running_loop()
+async def _purge_now_and_then(service: Service, labels: LabelApi, threads: Threads) -> None:
     while True:
         try:
-            if count := await loop.run_in_executor(threads, lambda: service.purge(time.time())):
+            if count := await threads.run(lambda: service.purge(time.time())):
                 _log.info("%d tasks removed after their retention", count)
-            if count := await loop.run_in_executor(threads, labels.sweep):
+            if count := await threads.run(labels.sweep):
                 _log.info("%d sessions removed after their expiry", count)
         except DelineateError as error:
             _log.error("what is old could not be removed: %s", error.message)

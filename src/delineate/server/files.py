@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import tarfile
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from delineate.errors import ArchiveError, BlobError
 from delineate.protocols.archive import tar_view
 from delineate.protocols.messages import Body, FileBody, JoinedBody
 from delineate.server.results import SMALL, BodyResponse
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import Blob
-
-Result = TypeVar("Result")
 
 
 class Files:
     """Makes answers from blobs and folders."""
 
-    def __init__(self, service: Service, threads: Executor) -> None:
+    def __init__(self, service: Service, threads: Threads) -> None:
         self._service = service
         self._threads = threads
-
-    async def run(self, call: Callable[[], Result]) -> Result:
-        """Run a blocking call in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def whole(self, blob: Blob, filename: str) -> BodyResponse:
         """A blob as it is. Raises `BlobError`."""
@@ -41,11 +33,11 @@ class Files:
 
     async def folder_as_tar(self, folder: Path | None, tag: str, filename: str) -> BodyResponse:
         """All files of a folder as a plain tar."""
-        return self._answer(await self.run(partial(folder_tar, folder)), f"{tag}-tar", filename)
+        return self._answer(await self._threads.run(partial(folder_tar, folder)), f"{tag}-tar", filename)
 
     async def _small_or_not(self, blob: Blob, make: Callable[[Blob], Body]) -> Body:
         # Opening and hashing some kilobytes takes less than changing threads twice.
-        return make(blob) if blob.size <= SMALL else await self.run(partial(make, blob))
+        return make(blob) if blob.size <= SMALL else await self._threads.run(partial(make, blob))
 
     def _file_body(self, blob: Blob) -> Body:
         return FileBody(str(self._service.file(blob)))

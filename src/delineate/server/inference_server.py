@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from functools import partial
 from typing import Annotated, Final
 
@@ -20,6 +19,7 @@ from delineate.server.listening import Listening
 from delineate.server.metrics import Metrics
 from delineate.server.security import Guard
 from delineate.server.service import Service, priority_of
+from delineate.server.threads import Threads
 from delineate.server.upload import Upload
 
 FILE_FIELDS: Final = frozenset(protocol.FILE_FIELD.values())
@@ -31,7 +31,7 @@ After = Annotated[int, Query(description="Id of the last event the client knows;
 class TaskRoutes:
     """Everything about tasks that a uid, or no right at all, is enough for."""
 
-    def __init__(self, service: Service, guard: Guard, listening: Listening, files: Files, metrics: Metrics, threads: Executor) -> None:
+    def __init__(self, service: Service, guard: Guard, listening: Listening, files: Files, metrics: Metrics, threads: Threads) -> None:
         self._service = service
         self._guard = guard
         self._listening = listening
@@ -120,18 +120,18 @@ class TaskRoutes:
 
     async def log(self, uid: str) -> Response:
         """What the model printed; empty where it printed nothing or has not ended."""
-        text = await self._files.run(lambda: self._service.log(self._service.tasks.get(uid)))
+        text = await self._threads.run(lambda: self._service.log(self._service.tasks.get(uid)))
         return Response(text, media_type="text/plain; charset=utf-8")
 
     async def cancel(self, request: Request, uid: str) -> Response:
         """Stop the task: a waiting one at once, a running one soon; one that has ended stays as it is."""
         owner = self._guard.owner(request)
-        task = await self._files.run(lambda: self._service.tasks.cancel(uid, owner))
+        task = await self._threads.run(lambda: self._service.tasks.cancel(uid, owner))
         return JSONResponse(replies.status_to_json(task, self._service.tasks.last_events([uid]).get(uid, 0)))
 
     async def delete(self, request: Request, uid: str) -> Response:
         """Delete the task and its files."""
-        await self._files.run(partial(self._service.tasks.delete, uid, self._guard.owner(request)))
+        await self._threads.run(partial(self._service.tasks.delete, uid, self._guard.owner(request)))
         return JSONResponse({"uid": uid, "is_deleted": True})
 
     async def delete_by_query(self, request: Request, uid: Annotated[str, Query(description="The task's uid.")]) -> Response:

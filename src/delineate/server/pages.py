@@ -12,10 +12,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from delineate import __version__
 from delineate.server import openapi
-from delineate.server.files import Files
 from delineate.server.metrics import CONTENT_TYPE, Metrics
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 
 _HEAD: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Delineate</title><style>
@@ -44,11 +44,11 @@ _ROUTES: Final = _HEAD + '<h1>Routes</h1>\n<table>{rows}</table>\n<p>As <a href=
 class Pages:
     """Health, metrics, landing page."""
 
-    def __init__(self, service: Service, guard: Guard, metrics: Metrics, files: Files) -> None:
+    def __init__(self, service: Service, guard: Guard, metrics: Metrics, threads: Threads) -> None:
         self._service = service
         self._guard = guard
         self._metrics = metrics
-        self._files = files
+        self._threads = threads
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
@@ -76,7 +76,7 @@ class Pages:
 
     async def figures(self) -> Response:
         """Figures for Prometheus."""
-        return Response(await self._files.run(self._metrics.text), headers={"content-type": CONTENT_TYPE})
+        return Response(await self._threads.run(self._metrics.text), headers={"content-type": CONTENT_TYPE})
 
     async def landing(self, request: Request) -> Response:
         """A page for a browser."""
@@ -84,7 +84,7 @@ class Pages:
         if self._guard.has_accounts:
             models = "<p>Listed for those whom the server knows only.</p>"
         else:
-            known = await self._files.run(self._service.models.models)
+            known = await self._threads.run(self._service.models.models)
             rows = "".join(f"<tr><td><code>{escape(model.name)}</code></td><td>{escape(model.description)}</td></tr>" for model in known)
             models = f"<table>{rows}</table>" if rows else "<p>None yet.</p>"
         return HTMLResponse(_PAGE.format(version=escape(__version__), models=models, root=root))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-
 from fastapi import FastAPI
 
 from delineate.server.accounts.identity import Accounts
-from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.accounts import AccountRoutes
 from delineate.server.monai_label.annotation import Annotation
@@ -41,6 +38,7 @@ from delineate.server.monai_label.weights import WeightRoutes
 from delineate.server.monai_label.works import Works
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.training.trainers import TRAIN, WEIGHTS
 
 
@@ -54,35 +52,35 @@ class LabelApi:
     """
 
     def __init__(
-        self, service: Service, guard: Guard, accounts: Accounts | None, listening: Listening, files: Files, threads: Executor
+        self, service: Service, guard: Guard, accounts: Accounts | None, listening: Listening, threads: Threads
     ) -> None:  # fmt: skip
         self.annotation = Annotation(service.settings, service.database)
         self._log = RecentLog()
-        annotation, downloads, limit = self.annotation, Downloads(files, threads), service.settings.max_upload_mb << 20
+        annotation, downloads, limit = self.annotation, Downloads(threads), service.settings.max_upload_mb << 20
         answered = AnsweredNames()
         asking, keeping = Asking(service, annotation), Keeping(service, annotation, answered)
         self._keeping = keeping
-        infers = Infers(service, asking, keeping, guard, listening, files, threads)
-        self._batches = Batches(service, annotation, asking, keeping, listening, files)
-        batches = Works(BATCH, service, guard, listening, files, self._batches.log)
-        statistics, trainings = TrainStatistics(service), Works(TRAIN, service, guard, listening, files)
+        infers = Infers(service, asking, keeping, guard, listening, threads)
+        self._batches = Batches(service, annotation, asking, keeping, listening, threads)
+        batches = Works(BATCH, service, guard, listening, threads, self._batches.log)
+        statistics, trainings = TrainStatistics(service), Works(TRAIN, service, guard, listening, threads)
         scores = Scores(service, annotation)
-        grids = SeriesGrids(service, annotation, Works(GRID, service, guard, listening, files), files)
-        self._looking = Looking(service, annotation, scores, files)
-        self._proxy, self._returning = ProxyRoutes(annotation, guard, limit), Returning(service, annotation, listening, files)
+        grids = SeriesGrids(service, annotation, Works(GRID, service, guard, listening, threads), threads)
+        self._looking = Looking(service, annotation, scores, threads)
+        self._proxy, self._returning = ProxyRoutes(annotation, guard, limit), Returning(service, annotation, listening, threads)
         self._groups = (
             AccountRoutes(accounts, guard),
-            InfoRoutes(service, annotation, statistics, guard, files, self._log),
-            SampleRoutes(annotation, guard, files),
-            DatastoreRoutes(annotation, guard, files, downloads),
+            InfoRoutes(service, annotation, statistics, guard, threads, self._log),
+            SampleRoutes(annotation, guard, threads),
+            DatastoreRoutes(annotation, guard, threads, downloads),
             SavingRoutes(annotation, answered, grids, guard, threads, limit),
-            SessionRoutes(annotation, service, guard, files, downloads, threads, limit),
-            BatchRoutes(service, annotation, batches, self._batches, guard, files),
-            TrainRoutes(service, annotation, trainings, statistics, guard, files),
-            WeightRoutes(service, Works(WEIGHTS, service, guard, listening, files), guard, files, threads),
-            ScoringRoutes(scores, Works(SCORE, service, guard, listening, files), guard, files),
+            SessionRoutes(annotation, service, guard, downloads, threads, limit),
+            BatchRoutes(service, annotation, batches, self._batches, guard, threads),
+            TrainRoutes(service, annotation, trainings, statistics, guard, threads),
+            WeightRoutes(service, Works(WEIGHTS, service, guard, listening, threads), guard, threads),
+            ScoringRoutes(scores, Works(SCORE, service, guard, listening, threads), guard, threads),
             self._proxy,
-            ViewerRoutes(service.settings, files, threads),
+            ViewerRoutes(service.settings, threads),
             SlideRoutes(infers, threads),  # before the route that holds a model's name
             InferRoutes(infers, threads),
         )

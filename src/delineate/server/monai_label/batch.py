@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from delineate.datastore.names import check_tag
 from delineate.protocols import monai_label as wire
 from delineate.protocols.monai_label_datastore import ORIGINAL_TAG
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.batches import Batch, Batches
 from delineate.server.monai_label.forms import json_object, small_body, with_flags
@@ -21,6 +20,7 @@ from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.works import All, Running, Sync, Works
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 
 InDicom = Annotated[
     Literal["dicom_seg", "rtstruct"] | None, Query(description="Labels in DICOM: beside their series in the PACS, else as files.")
@@ -32,14 +32,14 @@ class BatchRoutes:
     """Batches as a client of this API sees them."""
 
     def __init__(
-        self, service: Service, annotation: Annotation, works: Works, batches: Batches, guard: Guard, files: Files
+        self, service: Service, annotation: Annotation, works: Works, batches: Batches, guard: Guard, threads: Threads
     ) -> None:  # fmt: skip
         self._service = service
         self._annotation = annotation
         self._works = works
         self._batches = batches
         self._guard = guard
-        self._files = files
+        self._threads = threads
 
     def add_to(self, routes: Routes) -> None:
         """Add the routes."""
@@ -57,10 +57,10 @@ class BatchRoutes:
         """
         params = with_flags(json_object(await small_body(request), "the request"), ("save_label",))
         wanted = wire.BatchParams.from_json(params, strict=True)
-        await self._files.run(lambda: self._service.require_model(model))
+        await self._threads.run(lambda: self._service.require_model(model))
         tag = check_tag(wanted.label_tag or ORIGINAL_TAG)
         chosen = None if images == "all" else images == "unlabeled"
-        found = await self._files.run(lambda: self._annotation.datastore.images(unlabelled=chosen))
+        found = await self._threads.run(lambda: self._annotation.datastore.images(unlabelled=chosen))
         if (first := wanted.max_batch_size or 0) > 0:
             found = sorted(found, key=lambda image: image.id)[:first]
         own = ("save_label", "label_tag", "max_workers", "max_batch_size")

@@ -24,7 +24,6 @@ from delineate.errors import BlobError, DelineateError, LeaseLostError, ModelErr
 from delineate.protocols.dicom_request import OUTPUTS
 from delineate.protocols.infer_result import StoredResult
 from delineate.runners.work import write_answer
-from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.asking import Asked, Asking
@@ -32,6 +31,7 @@ from delineate.server.monai_label.errands import sent_as
 from delineate.server.monai_label.keeping import Keeping
 from delineate.server.monai_label.works import public_id
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import BATCH as LOWEST
 from delineate.task import SERVER, Failure, Task
 
@@ -99,22 +99,22 @@ class Batches:
     """One batch after the other. Belongs to one event loop; `submit` and `log` may be called from any thread."""
 
     def __init__(
-        self, service: Service, annotation: Annotation, asking: Asking, keeping: Keeping, listening: Listening, files: Files
+        self, service: Service, annotation: Annotation, asking: Asking, keeping: Keeping, listening: Listening, threads: Threads
     ) -> None:  # fmt: skip
         self._service = service
         self._annotation = annotation
         self._asking = asking
         self._keeping = keeping
         self._listening = listening
-        self._files = files
+        self._threads = threads
         self._current: Run | None = None
         self._work: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """The server runs; a batch that was interrupted goes on."""
         if self._annotation.has_datastore:
-            await self._files.run(partial(self._service.tasks.release, _HOLDER, "the server was stopped", counted=False))
-            await self._files.run(self._take_over)
+            await self._threads.run(partial(self._service.tasks.release, _HOLDER, "the server was stopped", counted=False))
+            await self._threads.run(self._take_over)
             self._work = asyncio.get_running_loop().create_task(self._serve())
 
     async def end(self) -> None:
@@ -136,17 +136,17 @@ class Batches:
         tasks = self._service.tasks
         while True:
             try:
-                while (task := await self._files.run(partial(tasks.claim, _HOLDER, math.inf, SERVER))) is not None:
+                while (task := await self._threads.run(partial(tasks.claim, _HOLDER, math.inf, SERVER))) is not None:
                     await self._run(task)
             except Exception as error:
                 _log.error("a batch ended early: %s", error, exc_info=not isinstance(error, DelineateError))
                 failure = Failure(kind="crash", message="The server failed; its log has the reason.")
                 with contextlib.suppress(DelineateError):
-                    await self._files.run(partial(tasks.release, _HOLDER, failure))
+                    await self._threads.run(partial(tasks.release, _HOLDER, failure))
             await asyncio.sleep(_PAUSE)
 
     async def _run(self, task: Task) -> None:
-        run = self._current = Run(task, await self._files.run(partial(self._read, task)))
+        run = self._current = Run(task, await self._threads.run(partial(self._read, task)))
         images = iter(run.batch.images)
         wide = max(1, self._service.settings.workers) * _AHEAD
         watch = asyncio.get_running_loop().create_task(self._watch(run))
@@ -154,7 +154,7 @@ class Batches:
             await asyncio.gather(*(self._one_after_the_other(run, images) for _ in range(min(wide, run.batch.most or wide))))
         finally:
             watch.cancel()
-        while not await self._files.run(partial(self._settle, run)):
+        while not await self._threads.run(partial(self._settle, run)):
             await asyncio.sleep(_LATER)
 
     def _read(self, task: Task) -> Batch:
@@ -169,7 +169,7 @@ class Batches:
         while not run.is_stopped:
             try:
                 beat = partial(self._service.tasks.heartbeat, run.task.uid, _HOLDER, math.inf, run.fraction, run.said)
-                run.is_stopped = not await self._files.run(beat)
+                run.is_stopped = not await self._threads.run(beat)
             except StoreError as error:
                 _log.warning("how far a batch is could not be noted: %s", error.message)
             except LeaseLostError:  # deleted, or another state was set
@@ -180,7 +180,7 @@ class Batches:
 
     async def _cancel(self, uid: str) -> None:
         with contextlib.suppress(DelineateError):
-            await self._files.run(partial(self._service.waited_for.cancel, uid, "the batch was stopped"))
+            await self._threads.run(partial(self._service.waited_for.cancel, uid, "the batch was stopped"))
 
     def _settle(self, run: Run) -> bool:
         """Write its end: whether that is done."""
@@ -212,11 +212,11 @@ class Batches:
 
     async def _one(self, run: Run, image: str) -> None:
         try:
-            if await self._files.run(partial(self._is_done, run, image)):
+            if await self._threads.run(partial(self._is_done, run, image)):
                 run.done[image] = {"label": image, "tag": run.batch.tag, "params": {}}
                 return
             await self._annotation.fetch(image)
-            task = await self._files.run(partial(self._ask, run, image))
+            task = await self._threads.run(partial(self._ask, run, image))
             run.waiting.add(task.uid)
             if run.is_stopped:
                 await self._cancel(task.uid)
@@ -227,7 +227,7 @@ class Batches:
             if ended is None:
                 await asyncio.Event().wait()  # the server stops: until `end`
                 return
-            params = await self._files.run(partial(self._keep, run, image, ended))
+            params = await self._threads.run(partial(self._keep, run, image, ended))
             run.done[image] = {"label": image, "tag": run.batch.tag, "params": params}
         except DelineateError as error:
             if not run.is_stopped:

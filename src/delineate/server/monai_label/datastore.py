@@ -14,12 +14,12 @@ from delineate.datastore.faults import UnknownImageError, UnknownItemError, Unkn
 from delineate.datastore.local import LocalDatastore
 from delineate.errors import InputError
 from delineate.protocols import monai_label_datastore as wire
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.downloads import Downloads
 from delineate.server.monai_label.info import stats_of
 from delineate.server.monai_label.routing import Routes
 from delineate.server.security import Guard
+from delineate.server.threads import Threads
 
 Image = Annotated[str, Query(description="The image's id.")]
 Label = Annotated[str, Query(description="The id of the label's image.")]
@@ -33,10 +33,10 @@ _LOOKS: Final = 3  # for a label whose file was replaced by one of another name 
 class DatastoreRoutes:
     """All of it may take a look at the disk, and runs in threads."""
 
-    def __init__(self, annotation: Annotation, guard: Guard, files: Files, downloads: Downloads) -> None:
+    def __init__(self, annotation: Annotation, guard: Guard, threads: Threads, downloads: Downloads) -> None:
         self._annotation = annotation
         self._guard = guard
-        self._files = files
+        self._threads = threads
         self._downloads = downloads
 
     def add_to(self, routes: Routes) -> None:
@@ -63,16 +63,16 @@ class DatastoreRoutes:
         """Counts; with `all` every image and label with what is known of it; with `train` the images with a final label."""
         store = self._datastore
         if output == "all":
-            return Response(await self._files.run(store.index), media_type="application/json")
+            return Response(await self._threads.run(store.index), media_type="application/json")
         if output == "train":
-            pairs = await self._files.run(store.pairs)
+            pairs = await self._threads.run(store.pairs)
             return JSONResponse([wire.TrainPair(image=str(image.path), label=str(label.path)).to_json() for image, label in pairs])
-        return JSONResponse(stats_of(await self._files.run(store.state)).to_json())
+        return JSONResponse(stats_of(await self._threads.run(store.state)).to_json())
 
     async def image(self, image: Image) -> Response:
         """An image as it lies in the folder, a series as a zip; in ranges where they are asked for."""
         await self._annotation.fetch(image)
-        record = await self._files.run(lambda: self._datastore.fetch(image))
+        record = await self._threads.run(lambda: self._datastore.fetch(image))
         return await self._downloads.whole(record.path, record.id, UnknownImageError("the image's file is gone"))
 
     async def has_image(
@@ -81,7 +81,7 @@ class DatastoreRoutes:
         check_sum: Annotated[str, Query(description="Digest in hex, behind its kind and a colon; SHA256 without one.")] = "",
     ) -> Response:
         """Whether the image is there, and with `check_sum` whether it is the same: 200 or 404."""
-        return _yes_or_no(await self._files.run(lambda: self._is_same(image, check_sum)))
+        return _yes_or_no(await self._threads.run(lambda: self._is_same(image, check_sum)))
 
     def _is_same(self, image: str, check_sum: str) -> bool:
         try:
@@ -98,7 +98,7 @@ class DatastoreRoutes:
     async def remove_image(self, request: Request, id: Id) -> Response:
         """Remove an image with its labels."""
         owner = self._guard.owner(request)
-        await self._files.run(lambda: self._datastore.remove_image(id, who=owner))
+        await self._threads.run(lambda: self._datastore.remove_image(id, who=owner))
         return JSONResponse({})
 
     async def remove_image_by_id(self, request: Request, id: Id) -> Response:
@@ -109,7 +109,7 @@ class DatastoreRoutes:
         """A label as it lies in the folder; in ranges where they are asked for."""
         missing = UnknownLabelError("the label's file is gone")
         for _ in range(_LOOKS):
-            record = await self._files.run(lambda: self._datastore.label(label, tag))
+            record = await self._threads.run(lambda: self._datastore.label(label, tag))
             if record.path is None:
                 break
             with contextlib.suppress(UnknownLabelError):
@@ -118,7 +118,7 @@ class DatastoreRoutes:
 
     async def has_label(self, image: Image, tag: Tag) -> Response:
         """Whether the image has a label of the tag: 200 or 404."""
-        return _yes_or_no(await self._files.run(lambda: self._has_label(image, tag)))
+        return _yes_or_no(await self._threads.run(lambda: self._has_label(image, tag)))
 
     def _has_label(self, image: str, tag: str) -> bool:
         try:
@@ -130,7 +130,7 @@ class DatastoreRoutes:
     async def remove_label(self, request: Request, id: Id, tag: Tag) -> Response:
         """Remove a label with its older versions; one that is not there is no error."""
         owner = self._guard.owner(request)
-        await self._files.run(lambda: self._forget_label(id, tag, owner))
+        await self._threads.run(lambda: self._forget_label(id, tag, owner))
         return JSONResponse({})
 
     def _forget_label(self, id: str, tag: str, owner: str) -> None:
@@ -141,7 +141,7 @@ class DatastoreRoutes:
 
     async def image_info(self, image: Image) -> Response:
         """What is kept with an image; `{}` for one that is not there."""
-        return JSONResponse(await self._files.run(lambda: self._image_info(image)))
+        return JSONResponse(await self._threads.run(lambda: self._image_info(image)))
 
     def _image_info(self, id: str) -> dict[str, object]:
         try:
@@ -152,7 +152,7 @@ class DatastoreRoutes:
 
     async def label_info(self, label: Label, tag: Tag) -> Response:
         """What is kept with a label; `{}` for one that is not there."""
-        return JSONResponse(await self._files.run(lambda: self._label_info(label, tag)))
+        return JSONResponse(await self._threads.run(lambda: self._label_info(label, tag)))
 
     def _label_info(self, id: str, tag: str) -> dict[str, object]:
         try:
@@ -163,7 +163,7 @@ class DatastoreRoutes:
     async def dataset(self, limit_cases: Annotated[int, Query(description="At most so many; 0 and below for all.")] = 0) -> Response:
         """All images with a final label, and these, as a zip that is made while it is sent."""
         store = self._datastore
-        blocks = await self._files.run(lambda: store.dataset(limit=max(0, limit_cases)))
+        blocks = await self._threads.run(lambda: store.dataset(limit=max(0, limit_cases)))
         return self._downloads.zipped(blocks, "dataset.zip")
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from pathlib import Path
 
 from starlette.responses import Response, StreamingResponse
 
 from delineate.datastore.dataset import zip_blocks
 from delineate.errors import DelineateError
-from delineate.server.files import Files
 from delineate.server.results import BodyResponse, HeldFileBody, OpenFile, disposition
+from delineate.server.threads import Threads
 
 OCTETS = "application/octet-stream"
 
@@ -21,14 +20,13 @@ OCTETS = "application/octet-stream"
 class Downloads:
     """Makes answers from paths."""
 
-    def __init__(self, files: Files, threads: Executor) -> None:
-        self._files = files
+    def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
     async def whole(self, path: Path, stem: str, missing: DelineateError) -> Response:
         """A file under its own name, or a folder as ``STEM.zip``. Raises `missing` where it is gone."""
         try:
-            file, status = await self._files.run(lambda: _opened(path))
+            file, status = await self._threads.run(lambda: _opened(path))
         except OSError:
             raise missing from None
         if stat.S_ISDIR(status.st_mode):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -18,7 +17,6 @@ from delineate.protocols import monai_label as wire
 from delineate.protocols.infer_result import StoredResult
 from delineate.protocols.inference_server import KEY_HEADER
 from delineate.server.accounts.identity import Role, RoleMissingError
-from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.asking import Asked, Asking
 from delineate.server.monai_label.forms import Form
@@ -27,6 +25,7 @@ from delineate.server.monai_label.sessions import owner_of
 from delineate.server.monai_label.takers import BlobTaker, Named
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import Task
 
 SAVES: Final = Role.ANNOTATOR
@@ -37,19 +36,18 @@ class Infers:
     """Nothing here runs a model: workers do, and many may wait at once."""
 
     def __init__(
-        self, service: Service, asking: Asking, keeping: Keeping, guard: Guard, listening: Listening, files: Files, threads: Executor
+        self, service: Service, asking: Asking, keeping: Keeping, guard: Guard, listening: Listening, threads: Threads
     ) -> None:  # fmt: skip
         self._service = service
         self._asking = asking
         self._keeping = keeping
         self._guard = guard
         self._listening = listening
-        self._files = files
         self._threads = threads
 
     async def model(self, name: str) -> Model:
         """The model of a name. Raises `UnknownModelError`."""
-        return await self._files.run(partial(self._service.require_model, name))
+        return await self._threads.run(partial(self._service.require_model, name))
 
     def asked(self, request: Request, name: str, model: Model, params: Mapping[str, Any], image: str, session: str) -> Asked:
         """What a request wants; `name` is the model's as it was asked for. Raises `InputError`, `RoleMissingError`."""
@@ -93,13 +91,13 @@ class Infers:
         if ended is not None:
             return ended, asked
         if await request.is_disconnected():
-            await self._files.run(lambda: self._service.waited_for.cancel(task.uid, "the client went away"))
+            await self._threads.run(lambda: self._service.waited_for.cancel(task.uid, "the client went away"))
             raise ClientDisconnect
         raise UnavailableError("the server is stopping", "Send the request again in a moment.", 503)
 
     async def answer(self, task: Task, image: str = "", tag: str = "") -> StoredResult:
         """The answer of a task that ended; see `Keeping.answer`."""
-        return await self._files.run(partial(self._keeping.answer, task, image, tag))
+        return await self._threads.run(partial(self._keeping.answer, task, image, tag))
 
     def last(self, answer: Response, task: Task) -> Response:
         """The same answer, after which the task is forgotten: nobody else knows of it."""

@@ -17,7 +17,6 @@ from delineate.datastore.snapshot import State
 from delineate.model import Model
 from delineate.protocols import monai_label as wire
 from delineate.protocols.monai_label_datastore import DatastoreStats
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.recent_log import RecentLog
@@ -27,6 +26,7 @@ from delineate.server.monai_label.train_stats import TrainStatistics
 from delineate.server.monai_label.training import trainer_infos
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 
 _STRATEGIES: Final = {
     "first": "The first image without a label, in the order of ids, that nobody else has",
@@ -41,13 +41,13 @@ class InfoRoutes:
     """Asked before every call by some clients: kept as bytes until something changes."""
 
     def __init__(
-        self, service: Service, annotation: Annotation, statistics: TrainStatistics, guard: Guard, files: Files, log: RecentLog
+        self, service: Service, annotation: Annotation, statistics: TrainStatistics, guard: Guard, threads: Threads, log: RecentLog
     ) -> None:
         self._service = service
         self._annotation = annotation
         self._statistics = statistics
         self._guard = guard
-        self._files = files
+        self._threads = threads
         self._log = log
         self._known: tuple[Sequence[Model], State | None, Mapping[str, wire.TrainStats], bytes] = ((), None, {}, b"")
         self._changes = -1
@@ -62,7 +62,7 @@ class InfoRoutes:
     async def info(self) -> Response:
         """Name, labels, models, trainers, strategies, scoring, and counts of the datastore."""
         # A look at whether anything changed takes some 10 µs, changing threads ten times as long.
-        body = self._known[3] if self._is_fresh() else await self._files.run(self._info)
+        body = self._known[3] if self._is_fresh() else await self._threads.run(self._info)
         return Response(body, media_type="application/json")
 
     def _is_fresh(self) -> bool:

@@ -23,10 +23,10 @@ from delineate.datastore.records import ImageRecord
 from delineate.datastore.strategies_learning import Diversity
 from delineate.errors import DelineateError
 from delineate.scoring.looks import COARSE
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.scores import Scores
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import Task, TaskState
 from delineate.training.trainers import TRAINERS
 from delineate.worker.referred import place_of
@@ -45,11 +45,11 @@ _log = logging.getLogger(__name__)
 class Looking:
     """Keeps some tasks waiting as long as there are images to look at. `step` blocks; the rest belongs to one event loop."""
 
-    def __init__(self, service: Service, annotation: Annotation, scores: Scores, files: Files) -> None:
+    def __init__(self, service: Service, annotation: Annotation, scores: Scores, threads: Threads) -> None:
         self._service = service
         self._annotation = annotation
         self._scores = scores
-        self._files = files
+        self._threads = threads
         self._alone: set[tuple[str, str]] = set()  # (kind, image) of tasks that failed whole: one by one
         self._unusable: set[tuple[str, int]] = set()  # versions of models that say nothing
         self._seen = -1
@@ -73,7 +73,7 @@ class Looking:
         while True:
             is_busy = False
             try:
-                is_busy = await self._files.run(self.step)
+                is_busy = await self._threads.run(self.step)
             except DelineateError as error:
                 _log.warning("images could not be looked at: %s", error.message)
             except Exception:

@@ -20,11 +20,11 @@ from delineate.datastore.faults import DicomWebError, UnknownItemError
 from delineate.datastore.records import ImageRecord, LabelRecord
 from delineate.errors import BlobError, DelineateError, ModelError
 from delineate.runners.work import read_answer
-from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.errands import OWNER, Errand, errands_of
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import Task, TaskState
 
 _PAUSE: Final = 1.0  # s between two looks for what is to be done
@@ -38,11 +38,11 @@ _log = logging.getLogger(__name__)
 class Returning:
     """One label after the other. Belongs to one event loop."""
 
-    def __init__(self, service: Service, annotation: Annotation, listening: Listening, files: Files) -> None:
+    def __init__(self, service: Service, annotation: Annotation, listening: Listening, threads: Threads) -> None:
         self._service = service
         self._annotation = annotation
         self._listening = listening
-        self._files = files
+        self._threads = threads
         self._not_before: dict[tuple[str, ...], float] = {}
         self._run: asyncio.Task[None] | None = None
 
@@ -61,7 +61,7 @@ class Returning:
         while True:
             for errand in errands:
                 try:
-                    for image, label in await self._files.run(partial(self._due, errand)):
+                    for image, label in await self._threads.run(partial(self._due, errand)):
                         await self._one(errand, image, label)
                 except DelineateError as error:
                     _log.error("labels of the DICOMweb server: %s", error.sentence())
@@ -78,12 +78,12 @@ class Returning:
         later = _LATER * _LONGER
         try:
             await self._annotation.fetch(image.id)
-            task = await self._files.run(partial(self._submit, errand, image, label))
+            task = await self._threads.run(partial(self._submit, errand, image, label))
             ended = await self._listening.finished(None, task.uid)
             if ended is None:
                 await asyncio.Event().wait()  # the server stops: until `end`
                 return
-            await self._files.run(partial(self._settle, errand, image, label, ended))
+            await self._threads.run(partial(self._settle, errand, image, label, ended))
             return
         except UnknownItemError:
             return  # removed meanwhile
@@ -94,7 +94,7 @@ class Returning:
             # The words may hold names of files, which are UIDs: they stand in the label's information.
             _log.warning("%s: a label cannot be written or read as DICOM (%s)", errand.work, error.kind)
             if error.kind == "input":  # it never can
-                await self._files.run(partial(errand.give_up, label, error.message))
+                await self._threads.run(partial(errand.give_up, label, error.message))
         except DelineateError as error:
             _log.error("a label of the DICOMweb server: %s", error.sentence())
         self._not_before[_key(errand, label)] = time.monotonic() + later

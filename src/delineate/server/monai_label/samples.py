@@ -11,22 +11,22 @@ from delineate.datastore.records import Sample
 from delineate.protocols import monai_label as wire
 from delineate.protocols.inference_server import KEY_HEADER
 from delineate.protocols.monai_label_datastore import FINAL_TAG
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.patches import next_patch
 from delineate.server.monai_label.repeats import Repeats
 from delineate.server.monai_label.routing import Routes
 from delineate.server.security import Guard
+from delineate.server.threads import Threads
 
 
 class SampleRoutes:
     """Active learning."""
 
-    def __init__(self, annotation: Annotation, guard: Guard, files: Files) -> None:
+    def __init__(self, annotation: Annotation, guard: Guard, threads: Threads) -> None:
         self._annotation = annotation
         self._guard = guard
-        self._files = files
+        self._threads = threads
         self._repeats = Repeats()
 
     def add_to(self, routes: Routes) -> None:
@@ -48,7 +48,7 @@ class SampleRoutes:
         tag = wanted.label_tag or FINAL_TAG
 
         async def choose() -> dict[str, Any]:
-            sample = await self._files.run(lambda: self._annotation.datastore.next_sample(strategy, holder, tag=tag))
+            sample = await self._threads.run(lambda: self._annotation.datastore.next_sample(strategy, holder, tag=tag))
             return {} if sample is None else _message(sample).to_json()
 
         return JSONResponse(await self._repeats.once(f"sample {strategy} {tag}", holder, request.headers.get(KEY_HEADER), choose))

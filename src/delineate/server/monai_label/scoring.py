@@ -13,13 +13,13 @@ from delineate.errors import InputError
 from delineate.protocols import monai_label as wire
 from delineate.protocols.monai_label_datastore import FINAL_TAG, ORIGINAL_TAG
 from delineate.scoring.tolerance import TOLERANCE
-from delineate.server.files import Files
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
 from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.scores import METHODS, Scores, result_of
 from delineate.server.monai_label.works import All, Running, Sync, Works
 from delineate.server.security import Guard
+from delineate.server.threads import Threads
 from delineate.task import Task
 
 _LARGEST_TOLERANCE: Final = 1000.0  # mm
@@ -28,11 +28,11 @@ _LARGEST_TOLERANCE: Final = 1000.0  # mm
 class ScoringRoutes:
     """Scores, one run after the other."""
 
-    def __init__(self, scores: Scores, works: Works, guard: Guard, files: Files) -> None:
+    def __init__(self, scores: Scores, works: Works, guard: Guard, threads: Threads) -> None:
         self._scores = scores
         self._works = works
         self._guard = guard
-        self._files = files
+        self._threads = threads
 
     def add_to(self, routes: Routes) -> None:
         """Add the routes."""
@@ -44,7 +44,7 @@ class ScoringRoutes:
     async def status(self, request: Request, every: All = False, check_if_running: Running = False) -> Response:
         """The last run, and how far it is. Once it is `DONE`, what it found is in the information of labels and images."""
         answer = await self._works.status(request, every=every, check_if_running=check_if_running)
-        await self._files.run(self._scores.collect)  # before anyone hears that it is done
+        await self._threads.run(self._scores.collect)  # before anyone hears that it is done
         return answer
 
     async def stop(self, request: Request) -> Response:
@@ -89,5 +89,5 @@ class ScoringRoutes:
 
     async def _result(self, task: Task) -> dict[str, Any]:
         answer = await self._works.answer(await self._works.ended(task))  # raises where it failed
-        await self._files.run(self._scores.collect)
+        await self._threads.run(self._scores.collect)
         return result_of(answer)

@@ -10,10 +10,10 @@ from delineate.datastore.faults import UnknownItemError
 from delineate.datastore.records import ImageRecord
 from delineate.errors import DelineateError
 from delineate.geometry import Geometry
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.works import Works
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import FRONT, Task
 from delineate.worker.referred import place_of
 
@@ -27,11 +27,11 @@ _REMEMBERED: Final = 10_000
 class SeriesGrids:
     """Asks workers, and has the datastore remember what they say. Belongs to one event loop."""
 
-    def __init__(self, service: Service, annotation: Annotation, works: Works, files: Files) -> None:
+    def __init__(self, service: Service, annotation: Annotation, works: Works, threads: Threads) -> None:
         self._service = service
         self._annotation = annotation
         self._works = works
-        self._files = files
+        self._threads = threads
         self._without: dict[tuple[str, int, float], None] = {}  # versions of images of which nothing came out, the oldest first
 
     async def try_to_learn(self, image: str) -> None:
@@ -39,7 +39,7 @@ class SeriesGrids:
         that cannot be read, has no grid, or found all workers busy."""
         if not self._annotation.datastore.may_be_series(image):
             return
-        key = await self._files.run(lambda: self._key(image))
+        key = await self._threads.run(lambda: self._key(image))
         if key is None or key in self._without:
             return
         with contextlib.suppress(DelineateError):
@@ -60,17 +60,17 @@ class SeriesGrids:
             The series cannot be read.
         """
         with contextlib.suppress(UnknownItemError):  # whoever asked says so in its own words
-            record = await self._files.run(lambda: self._unknown(image))
+            record = await self._threads.run(lambda: self._unknown(image))
             if record is None:
                 return True
-            task = await self._files.run(lambda: self._submit(record))
+            task = await self._threads.run(lambda: self._submit(record))
             try:
                 ended = await asyncio.wait_for(self._works.ended(task), patience)
                 grid = (await self._works.answer(ended)).get("grid")
             except asyncio.TimeoutError:
                 return False
             finally:
-                await self._files.run(lambda: self._forget(task))
+                await self._threads.run(lambda: self._forget(task))
             if grid is not None:
                 self._annotation.datastore.learn_grid(record, Geometry(**{name: tuple(values) for name, values in grid.items()}))
                 return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -14,7 +13,6 @@ from delineate.datastore.faults import UnknownImageError
 from delineate.datastore.sessions import Session
 from delineate.protocols import monai_label as wire
 from delineate.protocols.inference_server import KEY_HEADER
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.downloads import Downloads
 from delineate.server.monai_label.forms import Form
@@ -24,6 +22,7 @@ from delineate.server.monai_label.takers import SessionTaker
 from delineate.server.openapi import BINARY, form_body
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 
 _FORM: Final = form_body({wire.FILES_FIELD: {"type": "array", "items": BINARY}}, [wire.FILES_FIELD])
 
@@ -32,12 +31,11 @@ class SessionRoutes:
     """Sessions belong to whom the token names; where nobody says who they are the id alone is the right to use one."""
 
     def __init__(
-        self, annotation: Annotation, service: Service, guard: Guard, files: Files, downloads: Downloads, threads: Executor, limit: int
+        self, annotation: Annotation, service: Service, guard: Guard, downloads: Downloads, threads: Threads, limit: int
     ) -> None:  # fmt: skip
         self._annotation = annotation
         self._service = service
         self._guard = guard
-        self._files = files
         self._downloads = downloads
         self._threads = threads
         self._limit = limit
@@ -85,7 +83,7 @@ class SessionRoutes:
     ) -> Response:
         """What is known of a session, or its image."""
         find = partial(self._annotation.sessions.get, owner=owner_of(self._guard, request), touch=update_ts)
-        session = await self._files.run(lambda: find(session_id))
+        session = await self._threads.run(lambda: find(session_id))
         if not image:
             return JSONResponse(_message(session).to_json())
         return await self._downloads.whole(session.image, "session", UnknownImageError("the session's image is gone"))
@@ -93,7 +91,7 @@ class SessionRoutes:
     async def remove(self, request: Request, session_id: str) -> Response:
         """Forget a session; what it was."""
         owner = owner_of(self._guard, request)
-        session = await self._files.run(lambda: self._annotation.sessions.remove(session_id, owner=owner))
+        session = await self._threads.run(lambda: self._annotation.sessions.remove(session_id, owner=owner))
         return JSONResponse(_message(session).to_json())
 
 

@@ -16,7 +16,6 @@ from delineate.errors import DelineateError, InputError
 from delineate.protocols import monai_label as wire
 from delineate.protocols.monai_label_datastore import FINAL_TAG
 from delineate.protocols.reference import Place
-from delineate.server.files import Files
 from delineate.server.monai_label.annotation import Annotation
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import json_object, small_body
@@ -26,6 +25,7 @@ from delineate.server.monai_label.train_stats import TrainStatistics
 from delineate.server.monai_label.works import All, Running, Sync, Works
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import Task
 from delineate.training.trainers import TRAIN, TRAINERS, is_installed
 from delineate.worker.referred import place_of
@@ -39,14 +39,14 @@ class TrainRoutes:
     """Trainings, one after the other."""
 
     def __init__(
-        self, service: Service, annotation: Annotation, works: Works, statistics: TrainStatistics, guard: Guard, files: Files
+        self, service: Service, annotation: Annotation, works: Works, statistics: TrainStatistics, guard: Guard, threads: Threads
     ) -> None:  # fmt: skip
         self._service = service
         self._annotation = annotation
         self._works = works
         self._statistics = statistics
         self._guard = guard
-        self._files = files
+        self._threads = threads
 
     def add_to(self, routes: Routes) -> None:
         """Add the routes."""
@@ -75,7 +75,7 @@ class TrainRoutes:
             return JSONResponse(await self._works.submitted(request, task))
         ended = await self._works.ended(task)
         await self._works.answer(ended)  # raises where it failed
-        return JSONResponse(await self._files.run(lambda: self._statistics.of(ended, in_full=True)))
+        return JSONResponse(await self._threads.run(lambda: self._statistics.of(ended, in_full=True)))
 
     async def start_all(self, request: Request, run_sync: Sync = False) -> Response:
         """Start every trainer, one after the other; parameters of one under its name."""
@@ -95,7 +95,7 @@ class TrainRoutes:
         wanted = wire.TrainParams.from_json(dict(params), strict=True)
         tag = check_tag(wanted.label_tag or FINAL_TAG)
         await self._annotation.fetch_labelled(tag)
-        given = await self._files.run(lambda: self._given(model, tag, anew=bool(wanted.anew)))
+        given = await self._threads.run(lambda: self._given(model, tag, anew=bool(wanted.anew)))
         asked = {"model": model, **{name: value for name, value in params.items() if name != "model"}}
         submit = partial(self._service.submit_work, TRAIN, given, owner=owner, prompts=asked)
         return await self._works.start(submit, enqueue=enqueue)

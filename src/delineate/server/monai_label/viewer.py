@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -13,12 +12,12 @@ from starlette.responses import Response
 
 from delineate.errors import SettingsError
 from delineate.protocols.messages import Body, FileBody
-from delineate.server.files import Files
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.proxy import PREFIX as PROXY
 from delineate.server.monai_label.routing import Routes
 from delineate.server.results import BodyResponse
 from delineate.server.settings import Settings
+from delineate.server.threads import Threads
 
 PREFIX: Final = "/ohif"
 INDEX: Final = "index.html"
@@ -91,10 +90,9 @@ class ViewerRoutes:
         It holds no viewer.
     """
 
-    def __init__(self, settings: Settings, files: Files, threads: Executor) -> None:
+    def __init__(self, settings: Settings, threads: Threads) -> None:
         self._root: Path | None = None
         self._has_dicomweb = bool(settings.dicomweb)
-        self._files = files
         self._threads = threads
         if settings.ohif is not None:
             self._root = settings.ohif.resolve()
@@ -112,7 +110,7 @@ class ViewerRoutes:
         root = self._root
         if root is None:
             raise NotHereError("this server has no viewer", "Name the folder of its files by the setting ohif; see docs/ohif.md.")
-        return await self._files.run(partial(self._answer, root, path, str(request.scope.get("root_path", ""))))
+        return await self._threads.run(partial(self._answer, root, path, str(request.scope.get("root_path", ""))))
 
     def _answer(self, root: Path, path: str, prefix: str) -> Response:
         found = _found(root, path)

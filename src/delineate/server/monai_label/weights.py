@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from delineate.protocols import monai_label as wire
 from delineate.protocols.messages import FileBody
 from delineate.protocols.reference import Place
-from delineate.server.files import Files
 from delineate.server.monai_label.downloads import OCTETS
 from delineate.server.monai_label.faults import NotHereError
 from delineate.server.monai_label.forms import Form
@@ -26,6 +24,7 @@ from delineate.server.openapi import BINARY, form_body
 from delineate.server.results import BodyResponse
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.store.versions import ModelVersion, split
 from delineate.task import FRONT, Task
 from delineate.training.trainers import FOREST, TRAINERS, WEIGHTS, is_installed
@@ -37,11 +36,10 @@ _FORM: Final = form_body({wire.FILE_FIELD: BINARY})
 class WeightRoutes:
     """Weights of models that are trained here."""
 
-    def __init__(self, service: Service, works: Works, guard: Guard, files: Files, threads: Executor) -> None:
+    def __init__(self, service: Service, works: Works, guard: Guard, threads: Threads) -> None:
         self._service = service
         self._works = works
         self._guard = guard
-        self._files = files
         self._threads = threads
 
     def add_to(self, routes: Routes) -> None:
@@ -53,11 +51,11 @@ class WeightRoutes:
 
     async def info(self, model: str) -> Response:
         """Checksum and time of a trained model's weights, and which versions of it are kept; `NAME@VERSION` asks for one of them."""
-        return JSONResponse(await self._files.run(lambda: self._info(model)))
+        return JSONResponse(await self._threads.run(lambda: self._info(model)))
 
     async def fetch(self, model: str) -> Response:
         """The weights of a trained model, in its current version or as `NAME@VERSION`."""
-        path = await self._files.run(lambda: self._path(model))
+        path = await self._threads.run(lambda: self._path(model))
         return BodyResponse(FileBody(str(path)), media_type=OCTETS, filename=f"{model}{path.suffix}", threads=self._threads)
 
     async def put(
@@ -74,11 +72,11 @@ class WeightRoutes:
             task = await form.finish(partial(self._submit, model, version, taker, self._guard.owner(request)))
         if task is not None:
             await self._checked(task)
-        return JSONResponse(await self._files.run(lambda: self._info(model)))
+        return JSONResponse(await self._threads.run(lambda: self._info(model)))
 
     async def remove(self, model: str) -> Response:
         """Remove a trained model with all its versions; as `NAME@VERSION` that version, for the newest of the others if it was current."""
-        await self._files.run(lambda: self._remove(model))
+        await self._threads.run(lambda: self._remove(model))
         return JSONResponse({})
 
     async def _checked(self, task: Task) -> None:
@@ -87,7 +85,7 @@ class WeightRoutes:
         try:
             await self._works.answer(ended)
         finally:
-            await self._files.run(lambda: self._service.waited_for.delete(task.uid, "answered"))
+            await self._threads.run(lambda: self._service.waited_for.delete(task.uid, "answered"))
 
     def _submit(self, model: str, version: int | None, taker: BlobTaker, owner: str) -> Task | None:
         """A task that makes a version of the file; None where an older version was made current instead."""

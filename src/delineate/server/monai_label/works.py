@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, Response
 from delineate.errors import DelineateError, UnavailableError, UnknownTaskError
 from delineate.protocols import monai_label as wire
 from delineate.server.accounts.identity import Role
-from delineate.server.files import Files
 from delineate.server.listening import Listening
 from delineate.server.monai_label.faults import BusyError, NotHereError
 from delineate.server.security import Guard
 from delineate.server.service import Service
+from delineate.server.threads import Threads
 from delineate.task import Task, TaskState
 from delineate.worker.desk import LOG_NAME, desks_folder
 
@@ -58,7 +58,7 @@ class Works:
     """
 
     def __init__(
-        self, name: str, service: Service, guard: Guard, listening: Listening, files: Files,
+        self, name: str, service: Service, guard: Guard, listening: Listening, threads: Threads,
         running_log: Callable[[Task], bytes] | None = None,
     ) -> None:  # fmt: skip
         self._name, self._word = name, _WORDS.get(name, f"{name} task")
@@ -66,16 +66,16 @@ class Works:
         self._guard = guard
         self._service = service
         self._listening = listening
-        self._files = files
+        self._threads = threads
         self._starting = asyncio.Lock()
 
     async def start(self, submit: Callable[[], Task], *, enqueue: bool = False) -> Task:
         """Submit one. Raises `BusyError` where one waits or runs and `enqueue` is not set, or too many wait."""
         async with self._starting:
-            waiting = await self._files.run(lambda: len(self.open()))
+            waiting = await self._threads.run(lambda: len(self.open()))
             if waiting >= (_MOST_WAITING if enqueue else 1):
                 raise BusyError(f"{waiting} {self._word}s wait already" if enqueue else f"a {self._word} runs already")
-            return await self._files.run(submit)
+            return await self._threads.run(submit)
 
     async def ended(self, task: Task) -> Task:
         """The task once it has ended. Raises `UnavailableError` when the server stops before."""
@@ -88,11 +88,11 @@ class Works:
         """What a task that ended found, `also_failed` what one did nevertheless. Raises as `Service.result`."""
         if not (also_failed and task.state is TaskState.FAILED):
             self._service.result(task)
-        return await self._files.run(partial(self._service.found, task))
+        return await self._threads.run(partial(self._service.found, task))
 
     async def status(self, request: Request, *, every: bool, check_if_running: bool) -> Response:
         """The answer to a question for the last one, for one that runs, or for all, oldest first."""
-        return JSONResponse(await self._files.run(lambda: self._status(every, check_if_running, self._sees_all(request))))
+        return JSONResponse(await self._threads.run(lambda: self._status(every, check_if_running, self._sees_all(request))))
 
     def _sees_all(self, request: Request) -> bool:
         """Whether who asks is told what a fault of ours looks like inside: reviewers, and everybody where nobody is known."""
@@ -112,10 +112,10 @@ class Works:
 
     async def stop(self, request: Request) -> Response:
         """Stop all that wait or run; null where nothing does. What was there before stays as it was."""
-        tasks = await self._files.run(self.open)
+        tasks = await self._threads.run(self.open)
         for task in tasks:
             with contextlib.suppress(UnknownTaskError):
-                await self._files.run(partial(self._service.tasks.cancel, task.uid, "whoever asked for its end"))
+                await self._threads.run(partial(self._service.tasks.cancel, task.uid, "whoever asked for its end"))
         if not tasks:
             return JSONResponse(None)
         last = tasks[0]
@@ -125,7 +125,7 @@ class Works:
 
     async def shown(self, request: Request, task: Task) -> dict[str, Any]:
         """A task as it is answered."""
-        return (await self._files.run(partial(self.view, task, self._sees_all(request)))).to_json()
+        return (await self._threads.run(partial(self.view, task, self._sees_all(request)))).to_json()
 
     async def submitted(self, request: Request, task: Task) -> dict[str, Any]:
         """As the answer to its start: clients look for this state, however quick the worker was."""

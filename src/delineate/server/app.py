@@ -28,6 +28,7 @@ from delineate.server.metrics import Metrics
 from delineate.server.middleware import Envelope
 from delineate.server.monai_label.api import LabelApi
 from delineate.server.pages import Pages
+from delineate.server.route_index import RouteIndex
 from delineate.server.security import Guard
 from delineate.server.service import Engine, Service
 from delineate.server.settings import Settings
@@ -86,6 +87,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     Pages(service, guard, metrics, threads).add_to(app)
     TaskRoutes(service, guard, listening, files, metrics, threads).add_to(app)  # last: it answers whatever else is below /api/tasks
     labels.add_to(app)
+    app.router.routes.insert(0, RouteIndex(tuple(app.router.routes)))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],

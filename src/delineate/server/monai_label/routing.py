@@ -26,21 +26,25 @@ class Routes:
     """
 
     def __init__(self) -> None:
-        self._router = APIRouter(route_class=APIRoute, redirect_slashes=False)
+        self._routes: list[Callable[[APIRouter], None]] = []
         self._paths: dict[str, None] = {}
 
     def add(self, path: str, method: str, endpoint: Callable[..., Any], extra: Mapping[str, Any] | None = None) -> None:
         """Add a route whose description is its endpoint's docstring."""
         options: dict[str, Any] = {"openapi_extra": dict(extra or {}), "summary": openapi.summary(endpoint)}
-        self._router.add_api_route(
-            path, endpoint, methods=[method], tags=[TAG], response_model=None, operation_id=f"{method}{path}", **options
+        self._routes.append(
+            lambda router: router.add_api_route(
+                path, endpoint, methods=[method], tags=[TAG], response_model=None, operation_id=f"{method}{path}",
+                route_class_override=APIRoute, **options,
+            )
         )  # fmt: skip
         self._paths[path] = None
 
     def add_to(self, app: FastAPI) -> None:
         """Put them into the application."""
         app.add_exception_handler(ClientDisconnect, _nobody_listens)
-        app.include_router(self._router)
+        for add in self._routes:  # into the application's own router: one within it is asked twice for each request
+            add(app.router)
         for path in self._paths:
             other = path[:-1] if path.endswith("/") else path + "/"
             if not path.endswith(":path}") and other not in self._paths:

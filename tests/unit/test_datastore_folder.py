@@ -7,10 +7,12 @@ import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from delineate.datastore import settling
 from delineate.datastore.faults import UnknownImageError
 from delineate.datastore.local import LocalDatastore
 from delineate.datastore.scanning import Scanner
@@ -225,6 +227,28 @@ def test_files_that_are_being_written_are_waited_for(folder: Path, database: Dat
     assert store.label("a", "final").version == 1
 
 
+def test_files_from_the_future_are_taken_over_when_they_lie_still(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(settling, "time", SimpleNamespace(time_ns=time.time_ns, monotonic=lambda: now))
+    put(folder / "a.nii.gz", age=-86_400.0)
+    put(folder / "labels" / "final" / "a.nii.gz", age=-86_400.0)
+    store = opened(folder, database, settle=50.0)
+    assert paths(store) == {}
+    now += 30.0
+    put(folder / "a.nii.gz", b"more", age=-86_500.0)
+    assert store.look() == 0
+    now += 30.0
+    assert store.look(deep=False) == 0, "it was written to 30 s ago"
+    now += 30.0
+    assert store.look(deep=False) == 1
+    now += 60.0
+    assert store.look(deep=False) == 1
+    assert store.label("a", "final").path is not None
+    assert store.look() == 0
+
+
 def test_a_light_look_lists_only_folders_that_changed(folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder / "sub" / "a.nii.gz")
     scanner = Scanner(opened(folder, database).layout)
@@ -416,9 +440,12 @@ def test_an_image_that_is_being_copied_is_waited_for(folder: Path, database: Dat
         assert time.monotonic() - written >= 0.29, "it might not have been whole before"
 
 
-def test_an_image_that_is_copied_for_long_is_not_waited_for_without_end(folder: Path, database: Database) -> None:
+def test_an_image_that_is_copied_for_long_is_not_waited_for_without_end(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(folder, database, interval=3600.0, settle=0.1) as store:
-        put(folder / "a.nii.gz", age=-3600)
+        monkeypatch.setattr(settling.Settling, "is_settled", lambda *_: False)
+        put(folder / "a.nii.gz", age=0.0)
         before = time.monotonic()
         with pytest.raises(UnknownImageError):
             store.image("a")

@@ -16,6 +16,7 @@ from delineate.datastore.layout import Stamp
 from delineate.datastore.manifest import Manifest
 from delineate.datastore.reading import checked_info
 from delineate.datastore.scanning import FoundImage, Look, is_below
+from delineate.datastore.settling import Settling
 from delineate.datastore.snapshot import Entry
 from delineate.datastore.statements import DELETE_LEASE, INSERT_EVENT, INSERT_IMAGE, INSERT_VERSION, VERSIONS
 from delineate.errors import InputError
@@ -31,15 +32,12 @@ class FoundImages(LabelVerbs):
 
     manifest: Manifest
 
-    def take_over_images(self, seen: Look, settled_before: int) -> tuple[int, list[str]]:
-        """Make the rows equal to what lies there: how many images changed, and which are being written just now.
-
-        settled_before : ns; a file that was written later may not be whole yet
-        """
+    def take_over_images(self, seen: Look, settling: Settling) -> tuple[int, list[str]]:
+        """Make the rows equal to what lies there: how many images changed, and which are being written just now."""
         entries = {entry.path: entry for entry in self.state().entries.values()}
         differing = [found for path, found in seen.images.items() if path not in entries or entries[path].stamp != found.stamp]
-        settled = [found for found in differing if found.stamp.mtime <= settled_before]
-        waiting = [found.path for found in differing if found.stamp.mtime > settled_before]
+        settled = [found for found in differing if settling.is_settled(found.path, found.stamp)]
+        waiting = sorted({found.path for found in differing} - {found.path for found in settled})
         new = [found for found in settled if found.path not in entries]
         changed = [(found, entries[found.path]) for found in settled if found.path in entries]
         if seen.gone_images is None:

@@ -13,6 +13,7 @@ from delineate.datastore.found_images import NS, FoundImages, content, told_info
 from delineate.datastore.layout import Stamp
 from delineate.datastore.records import LabelRecord
 from delineate.datastore.scanning import FoundLabel, Look
+from delineate.datastore.settling import Settling
 from delineate.datastore.snapshot import Entry
 from delineate.datastore.statements import END_LEASE, INSERT_EVENT, INSERT_LABEL
 from delineate.errors import InputError
@@ -26,7 +27,7 @@ _Candidate = tuple[FoundLabel, Entry]
 class FoundLabels(FoundImages):
     """What people do to labels behind our back, taken over."""
 
-    def take_over_labels(self, seen: Look, settled_before: int) -> tuple[int, list[FoundLabel]]:
+    def take_over_labels(self, seen: Look, settling: Settling) -> tuple[int, list[FoundLabel]]:
         """Make the rows equal to what lies there: how many labels changed, and which must be looked at again.
 
         Those are the ones that are being written just now, and in a light look those whose image is not there yet.
@@ -38,10 +39,10 @@ class FoundLabels(FoundImages):
             entry = entries.get(found.id)
             if entry is None or not _differs(found, entry):
                 continue
-            if found.stamp.mtime > settled_before:
-                waiting.append(found)
-            else:
+            if settling.is_settled(f"{self.layout.labels_dir}/{found.tag}/{found.id}{found.extension}", found.stamp):
                 candidates.append((found, entry))
+            else:
+                waiting.append(found)
         count = 0
         for start in range(0, len(candidates), _MANY):
             with self.database.write() as connection:

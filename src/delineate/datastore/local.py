@@ -24,6 +24,7 @@ from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
 from delineate.datastore.records import ImageRecord
 from delineate.datastore.sampling import Sampling
 from delineate.datastore.scanning import Look, Scanner
+from delineate.datastore.settling import Settling
 from delineate.datastore.snapshot import Entry
 from delineate.datastore.strategies import Strategy
 from delineate.datastore.strategies_learning import all_strategies
@@ -91,6 +92,7 @@ class LocalDatastore(Sampling):
         self.strategies = all_strategies(self.findings) if strategies is None else strategies
         self.lease_seconds = lease_seconds
         self._settle = settle
+        self._settling = Settling(settle)
         self._scanner = self._new_scanner(files.layout)
         self._look_lock = threading.Lock()
         self._is_behind = True
@@ -166,13 +168,13 @@ class LocalDatastore(Sampling):
             self._waiting.release()
 
     def _take_over(self, seen: Look) -> int:
-        before = time.time_ns() - int(self._settle * 1e9)
-        images, waiting = self.take_over_images(seen, before)
+        self._settling.begin()
+        images, waiting = self.take_over_images(seen, self._settling)
         known = self.state().entries
         self._arriving = frozenset(self._id_for(seen.images[path], known, {}) for path in waiting)
-        labels, unsettled = self.take_over_labels(seen, before)
+        labels, unsettled = self.take_over_labels(seen, self._settling)
         if images and seen.gone_images is not None:  # labels that lay there before their image did
-            more, others = self.take_over_labels(self._scanner.labels(), before)
+            more, others = self.take_over_labels(self._scanner.labels(), self._settling)
             labels, unsettled = labels + more, unsettled + others
         for path in waiting:
             folder, _, name = path.rpartition("/")

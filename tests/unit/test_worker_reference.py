@@ -218,14 +218,24 @@ def test_an_image_that_changes_while_it_is_read(bench: Bench, monkeypatch: pytes
 def test_nothing_outside_of_the_folders(bench: Bench, tmp_path: Path) -> None:
     secret = tmp_path / "secret.nii.gz"
     nifti.write(secret, Volume(VOXELS, GRID))
-    (bench.studies / "link.nii.gz").symlink_to(secret)
+    (bench.studies / "away").symlink_to(tmp_path)
     (tmp_path / "studies-too").mkdir()
     twin = tmp_path / "studies-too" / "x.nii.gz"
     nifti.write(twin, Volume(VOXELS, GRID))
-    for path in (secret, bench.studies / "link.nii.gz", bench.studies / ".." / "secret.nii.gz", twin):
+    away = bench.studies / "away"
+    for path in (secret, away, away / "secret.nii.gz", bench.studies / "..", bench.studies / ".." / "secret.nii.gz", twin):
         assert "outside of the folders" in bench.refused(refer(path))
     bench.place = replace(bench.place, roots=())
     assert "outside of the folders" in bench.refused(refer(bench.image()))
+
+
+def test_a_link_of_a_file_is_followed_as_the_datastore_lists_it(bench: Bench, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.nii.gz"
+    nifti.write(elsewhere, Volume(VOXELS, GRID))
+    link = bench.studies / "link.nii.gz"
+    link.symlink_to(elsewhere)
+    assert bench.run(refer(link)).state is TaskState.FINISHED
+    assert np.array_equal(bench.jobs[0].images[0].voxels, VOXELS)
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2", "seed", ""])

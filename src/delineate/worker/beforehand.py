@@ -87,6 +87,7 @@ class ReadBeforehand:
             raise
         if reading.found is not None:
             volume, series, _ = reading.found
+            self._warm.forget_gone()
             self._warm.keep(as_read(reading.image, DicomAsked()), volume, volume.geometry, series, reading.path)
 
     def _begin(self, reading: _Reading) -> None:

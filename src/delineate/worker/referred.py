@@ -87,7 +87,7 @@ def readable(place: Place, read: Callable[[], Read], advice: str) -> Read:
 
 
 class Files:
-    """Finds the files of places. roots : folders below which every path must lie, links followed."""
+    """Finds the files of places. roots : folders below which every path must lie, links of folders followed."""
 
     def __init__(self, blobs: BlobStore, roots: Sequence[Path]) -> None:
         self._blobs = blobs
@@ -133,7 +133,7 @@ class Files:
     def _file(self, place: Place) -> Path:
         try:
             path = Path(place.path).resolve(strict=True)
-            if not any(path.is_relative_to(root.resolve()) for root in self._roots):
+            if not self._is_allowed(Path(place.path), path):
                 raise ModelError(
                     "the image lies outside of the folders that tasks may use", "The server's administrator names them.", "input"
                 )
@@ -141,6 +141,11 @@ class Files:
         except OSError as error:
             raise ModelError(f"{place.name}: the image cannot be read: {error.strerror}", _GONE, "input") from error
         return path
+
+    def _is_allowed(self, named: Path, real: Path) -> bool:
+        """Whether it lies in one of the folders; a link to a file that lies there may lead elsewhere, as the datastore lists it."""
+        lies = real if named.name == ".." or not real.is_file() else named.parent.resolve() / named.name
+        return any(path.is_relative_to(root.resolve()) for root in self._roots for path in (real, lies))
 
     def require_unchanged(self, place: Place, path: Path) -> None:
         """Refuse what was written to since the reference was made, also while it was read; as `find`."""

@@ -79,6 +79,15 @@ class Server:
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, 20)
 
+    def answers(self, *pieces: bytes) -> list[str]:
+        """What it says to requests that come in these pieces, the last of which closes the connection."""
+        with self.connect() as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.02)  # so that they come apart; together they must be answered as well
+            said = b"".join(iter(lambda: connection.recv(65536), b""))
+        return [part.rsplit(b"\r\n", 1)[-1].decode() for part in said.split(b"HTTP/1.1 ")[1:]]
+
 
 @pytest.fixture(scope="module")
 def module_server() -> Iterator[Server]:
@@ -292,3 +301,35 @@ def test_an_upload_that_stops_leaves_no_task_and_no_file(tmp_path: Path, size: i
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+SIZED = b"PUT / HTTP/1.1\r\nHost: x\r\n" + OFFER + b"Content-Length: 7\r\n\r\n"
+IN_CHUNKS = b"PUT / HTTP/1.1\r\nHost: x\r\n" + OFFER + b"Transfer-Encoding: chunked\r\n\r\n"
+BARE = b"GET / HTTP/1.1\r\nHost: x\r\n" + OFFER + b"\r\n"
+LAST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nend"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "sizes"),
+    [
+        ((SIZED + b"7 bytes", LAST), (7, 3)),
+        ((SIZED, b"7 by", b"tes" + LAST), (7, 3)),
+        ((SIZED[:40], SIZED[40:] + b"7 bytes" + LAST), (7, 3)),
+        ((IN_CHUNKS + b"4\r\nfour\r\n5\r\n five\r\n0\r\nX-Trailer: 1\r\n\r\n", LAST), (9, 3)),
+        ((IN_CHUNKS, b"4\r\nfo", b"ur\r\n0\r\n\r\n" + LAST), (4, 3)),
+        ((BARE, LAST), (0, 3)),
+        ((BARE + SIZED + b"7 bytes" + SIZED + b"7 bytes" + BARE + LAST,), (0, 7, 7, 0, 3)),
+        ((SIZED.replace(b"th: 7", b"th: 0"), SIZED, b"7 bytes", IN_CHUNKS, b"1\r\n1\r\n0\r\n\r\n", LAST), (0, 7, 1, 3)),
+        ((SIZED.replace(b"h2c", b"websocket") + b"7 bytes", LAST), (7, 3)),
+    ],
+)
+def test_who_offers_another_protocol_is_served_in_this_one(
+    module_server: Server, pieces: tuple[bytes, ...], sizes: tuple[int, ...]
+) -> None:
+    """As Java's client does with every server that it does not know."""
+    assert module_server.answers(*pieces) == [f"{size} bytes" for size in sizes]
+
+
+def test_a_broken_body_behind_an_offer_is_refused(module_server: Server) -> None:
+    assert module_server.answers(IN_CHUNKS, b"nonsense\r\n") == ["Invalid HTTP request received."]

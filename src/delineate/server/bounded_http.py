@@ -1,4 +1,4 @@
-"""HTTP with limits for the head of a request and for the time that it takes to come, which uvicorn's parser has not.
+"""HTTP with limits for the head of a request and for the time that it takes to come, which uvicorn's parser has not; and plain HTTP only.
 
 A header that never ends would be copied at each piece: one connection could hold up everybody else's answers. A request
 that never ends would keep its connection, and the file of its upload, for ever.
@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from delineate.errors import UnavailableError
 from delineate.protocols import inference_replies as replies
+from delineate.server.upgrades import PlainParser
 
 HEAD_BYTES: Final = 1 << 20
 """Limit for request line and headers, and for what comes in a body without being of it: trailers, extensions of chunks.
@@ -56,6 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
     body_seconds: ClassVar[float] = BODY_SECONDS
     body_bytes: ClassVar[int] = BODY_BYTES
 
+    _plain: PlainParser
     _awaited = _Part.HEAD
     _has_begun = False
     _head = 0
@@ -66,6 +68,8 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; it has to say something."""
         super().connection_made(transport)
+        self._plain = PlainParser(self)
+        self.parser = self._plain  # type: ignore[assignment]
         self._wind(_Part.HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,6 +114,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All of it is here."""
+        if self._plain.has_body_to_come():
+            return
         self._awaited, self._has_begun = _Part.NOTHING, False
         super().on_message_complete()
 

@@ -227,6 +227,24 @@ def test_files_that_are_being_written_are_waited_for(folder: Path, database: Dat
     assert store.label("a", "final").version == 1
 
 
+def test_what_nobody_can_be_shown_is_told_once_and_without_names(
+    folder: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(folder / "a\nb.nii.gz")
+    put(Path(os.fsdecode(os.fsencode(folder) + b"/Jos\xe9.nii.gz")))
+    put(folder.joinpath(*(f"d{number}" for number in range(20))) / "deep.nii.gz")
+    store = opened(folder, database)
+    store.look()
+    store.look(deep=False)
+    assert paths(store) == {}
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in told] == ["3 files or folders of the datastore are left out"]
+    assert "Jos" not in told[0]
+    put(folder / "c\nd.nii.gz")
+    store.look(deep=False)
+    assert len(caplog.records) == 2
+
+
 def test_files_from_the_future_are_taken_over_when_they_lie_still(
     folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

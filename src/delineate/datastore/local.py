@@ -23,7 +23,7 @@ from delineate.datastore.layout import Files, Layout, Stamp
 from delineate.datastore.reading import SeriesGrid, remove_unnamed, unnamed
 from delineate.datastore.records import ImageRecord
 from delineate.datastore.sampling import Sampling
-from delineate.datastore.scanning import Look, Scanner
+from delineate.datastore.scanning import DEEPEST, Look, Scanner
 from delineate.datastore.settling import Settling
 from delineate.datastore.snapshot import Entry
 from delineate.datastore.strategies import Strategy
@@ -98,6 +98,7 @@ class LocalDatastore(Sampling):
         self._is_behind = True
         self._arriving: frozenset[str] = frozenset()
         self._look_again = 0.0
+        self._passed_over = 0
         self._waiting = threading.Semaphore(_WAITING)
         self._watch: Watch | None = None
         self._owns_kept = self._mark(row.uid)
@@ -143,8 +144,18 @@ class LocalDatastore(Sampling):
             except OSError as error:
                 raise storage_error(error, "looking into the datastore's folder") from error
             count = self._take_over(seen) if deep or seen.images or seen.labels or seen.gone_images or seen.gone_labels else 0
+            self._tell_of(seen.passed_over)
             self._is_behind = False  # what came in between is seen next time; where this one failed, all is compared again
             return count
+
+    def _tell_of(self, passed_over: int) -> None:
+        """Say in the log, once, that there is more in the folder than people can be shown; without names, which may be patients'."""
+        if passed_over > self._passed_over:
+            _log.warning(
+                "%d files or folders of the datastore are left out: their names hold control characters or are no UTF-8, or they lie in "
+                "more than %d folders; rename or move them", passed_over, DEEPEST
+            )  # fmt: skip
+        self._passed_over = passed_over
 
     def _entry(self, id: str) -> Entry:
         if self._watch is not None and id not in self.state().entries:

@@ -14,7 +14,9 @@ from delineate.datastore.formats import is_dicom
 from delineate.datastore.layout import Layout, Stamp
 from delineate.datastore.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, is_text, split
 
-_DEPTH: Final = 16  # sub-folders of sub-folders
+DEEPEST: Final = 16
+"""Sub-folders of sub-folders that are looked into."""
+
 _SNIFFED: Final = 3  # files of a folder that are read to see whether it is a DICOM series
 _TICK: Final = 2 * 10**9  # ns; a folder that changed this lately may change again without a later time
 
@@ -46,6 +48,7 @@ class Look:
     images, labels : all that lie there, or in a light look those that came since the last one
     gone_images, gone_labels : those that lay there and no longer do; None after a deep look: all that are not in the others
     unreadable : folders that could not be looked into: nothing in them counts as gone
+    passed_over : how many files and folders there are that nobody can ask for: their names are no text, or they lie too deep
     """
 
     images: dict[str, FoundImage] = field(default_factory=dict)
@@ -53,17 +56,19 @@ class Look:
     gone_images: list[str] | None = None
     gone_labels: list[tuple[str, str]] | None = None
     unreadable: list[str] = field(default_factory=list)
+    passed_over: int = 0
 
 
 @dataclass
 class _Folder:
-    """One folder as it was seen: its files that count, its sub-folders, the series it is where it is one."""
+    """One folder as it was seen: its files that count, its sub-folders, the series it is where it is one, names that are no text."""
 
     mtime: int
     is_settled: bool = True
     files: dict[str, Stamp] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     series: Stamp | None = None
+    passed_over: int = 0
 
 
 _NONE: Final = _Folder(-1)
@@ -120,7 +125,10 @@ class Scanner:
             series.series, series.is_settled = None, False
 
     def _walk(self, path: str, depth: int, deep: bool, seen: Look, now: dict[str, _Folder]) -> None:
-        if path == self._layout.labels_dir or depth > _DEPTH:
+        if path == self._layout.labels_dir:
+            return
+        if depth > DEEPEST:
+            seen.passed_over += 1
             return
         folder = self._folder(path, deep, seen, now, IMAGE_EXTENSIONS)
         for name in folder.folders if folder else ():
@@ -134,6 +142,7 @@ class Scanner:
             if known is None or deep or not known.is_settled or known.mtime != mtime:
                 known = self._listed(absolute, mtime, _NONE if known is None or deep else known, extensions)
             now[path] = known
+            seen.passed_over += known.passed_over
             return known
         except FileNotFoundError:
             return None
@@ -146,15 +155,17 @@ class Scanner:
     def _listed(self, path: Path, mtime: int, before: _Folder, extensions: tuple[str, ...]) -> _Folder:
         """List a folder; files that were there before are not looked at again, because there may be very many."""
         files: dict[str, Stamp] = {}
-        folders, others, size = [], [], 0
+        folders, others, size, passed_over = [], [], 0, 0
         may_be_series = extensions is IMAGE_EXTENSIONS and path != self._layout.images
         with os.scandir(path) as entries:
             for entry in entries:
                 name = entry.name
                 if name in before.files:
                     files[name] = before.files[name]
-                elif name.startswith(".") or not is_text(name):
+                elif name.startswith("."):
                     continue
+                elif not is_text(name):
+                    passed_over += 1
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(name)
                 elif split(name, extensions)[1]:
@@ -165,7 +176,7 @@ class Scanner:
                     size += stamp.size
         is_series = any(is_dicom(path / name) for name in sorted(others)[:_SNIFFED])
         is_settled = time.time_ns() - mtime > _TICK
-        return _Folder(mtime, is_settled, files, sorted(folders), Stamp(size, mtime) if is_series else None)
+        return _Folder(mtime, is_settled, files, sorted(folders), Stamp(size, mtime) if is_series else None, passed_over)
 
     def _compare(self, seen: Look, path: str, old: _Folder, new: _Folder) -> None:
         tag = path[len(self._layout.labels_dir) + 1 :] if path.startswith(f"{self._layout.labels_dir}/") else ""

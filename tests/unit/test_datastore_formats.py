@@ -152,6 +152,11 @@ def test_several_gzip_members_and_trailing_bytes_are_whole(tmp_path: Path) -> No
     assert require_image(packed, ".nii.gz") is not None
     packed.write_bytes(gzip.compress(plain + b"\0" * 100))
     assert require_image(packed, ".nii.gz") is not None
+    packed.write_bytes(gzip.compress(plain) + b"\r\n")  # one line's end too many in a form
+    assert require_image(packed, ".nii.gz") is not None
+    packed.write_bytes(gzip.compress(plain)[:-9] + b"\r\n")
+    with pytest.raises(ImageError, match="cut off"):
+        require_image(packed, ".nii.gz")
 
 
 def test_same_place_whatever_the_order_of_axes() -> None:

@@ -6,7 +6,6 @@ import gzip
 import json
 import struct
 import xml.parsers.expat
-import zlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -18,6 +17,7 @@ from delineate.datastore.names import MIRAX, SLIDE_EXTENSIONS
 from delineate.datastore.pictures import require_picture
 from delineate.errors import ImageError, InputError
 from delineate.geometry import Geometry
+from delineate.nifti_codec import INFLATE_ERRORS, Inflater
 from delineate.store.writer import BlobWriter
 
 PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", *SLIDE_EXTENSIONS})
@@ -76,7 +76,7 @@ def _require_whole(path: Path) -> None:
             found = packed
             if is_packed and needed <= packed * _HIGHEST_RATIO:
                 found = _unpacked_size(file, needed)
-        except (EOFError, OSError, zlib.error, struct.error) as error:
+        except (*INFLATE_ERRORS, OSError, struct.error) as error:
             raise ImageError("the file is cut off or damaged", "Export or send the image again.") from error
     if found < needed:
         raise ImageError("the file is cut off: it ends before its last voxel", "Export or send the image again.")
@@ -104,11 +104,10 @@ def _unpacked_size(file: BinaryIO, needed: int) -> int:
     told = int(struct.unpack("<I", file.read(4))[0])
     if told == needed & 0xFFFFFFFF:
         return needed
-    file.seek(0)  # several members, something behind the voxels, or cut off
-    source = gzip.GzipFile(fileobj=file)
-    count = 0
-    while count < needed and (block := source.read(_BLOCK)):
-        count += len(block)
+    file.seek(0)  # several members, something behind the voxels or behind the file, as some senders leave it, or cut off
+    source, block, count = Inflater(file), memoryview(bytearray(_BLOCK)), 0
+    while count < needed and (length := source.readinto(block)):
+        count += length
     return count
 
 

@@ -188,6 +188,27 @@ def test_a_moved_image_keeps_its_id_and_labels(folder: Path, database: Database)
     assert store.label("a", "final").version == 1
 
 
+def test_an_image_that_is_moved_in_the_middle_of_a_look_keeps_its_id_and_labels(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put(folder / "old" / "a.nii.gz")
+    put(folder / "labels" / "final" / "a.nii.gz")
+    store = opened(folder, database)
+    (folder / "new").mkdir()
+    before = Scanner(store.layout).look(deep=True)
+    image.rename(folder / "new" / "a.nii.gz")
+    both = Scanner(store.layout).look(deep=True)
+    both.images |= before.images
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_scanner", SimpleNamespace(look=lambda **_: both, labels=store._scanner.labels, again=store._scanner.again))
+        store.look()
+    assert paths(store) == {"a": "new/a.nii.gz"}
+    store.look()
+    assert paths(store) == {"a": "new/a.nii.gz"}
+    assert store.label("a", "final").path is not None
+    assert store.look() == 0
+
+
 def test_a_folder_that_cannot_be_read_loses_nothing(folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder / "a.nii.gz")
     put(folder / "sub" / "deep" / "b.nii.gz")

@@ -73,7 +73,7 @@ class FoundImages(LabelVerbs):
 
     def _discover(self, connection: Connection, found: Sequence[FoundImage]) -> int:
         """New rows, and those of images that were gone and are back."""
-        taken = set(self._snapshot.load(connection).entries)
+        taken = self._still_taken(connection, found)
         of_datastore = IMAGES.c.datastore == self._datastore
         paths = [item.path for item in found]
         query = sa.select(IMAGES.c.path).where(of_datastore, IMAGES.c.path.in_(paths), IMAGES.c.removed.is_(None))
@@ -99,6 +99,16 @@ class FoundImages(LabelVerbs):
             connection.execute(INSERT_EVENT, [event | {"image": row["name"]} for row in rows])
         return len(rows)
 
+    def _still_taken(self, connection: Connection, found: Sequence[FoundImage]) -> set[str]:
+        """The ids in use. One of an image that was moved in the middle of a look is free: it was seen here and there."""
+        entries = self._snapshot.load(connection).entries
+        taken = set(entries)
+        for item in found:
+            entry = entries.get(self._id_by_name(item, ()))
+            if entry is not None and entry.path != item.path and self._lose(connection, entry):
+                taken.discard(entry.image.id)
+        return taken
+
     def _is_there(self, path: str) -> bool:
         return (self.layout.folder / path).exists()
 
@@ -113,6 +123,9 @@ class FoundImages(LabelVerbs):
         for id in (told[0] if told else "", before):
             if id and id not in taken and _is_id(id):
                 return id
+        return self._id_by_name(item, taken)
+
+    def _id_by_name(self, item: FoundImage, taken: Collection[str]) -> str:
         path = PurePosixPath(item.path)
         parents = path.parent.parts[len(PurePosixPath(self.layout.images_dir).parts) :]
         return names.id_of_file(path.name, parents, taken, () if item.is_series else names.IMAGE_EXTENSIONS)

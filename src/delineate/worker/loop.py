@@ -11,7 +11,7 @@ from delineate.store.database import Database
 from delineate.task import FRONT, WORK, Task
 from delineate.worker import space
 from delineate.worker.attempt import Attempt, Workplace
-from delineate.worker.errand import Errand
+from delineate.worker.work_attempt import WorkAttempt
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Loop:
         return 0.0
 
     def _work(self, task: Task) -> None:
-        (Errand if task.protocol == WORK else Attempt)(self._place, task).run()
+        (WorkAttempt if task.protocol == WORK else Attempt)(self._place, task).run()
         self._worked = time.monotonic()
 
     def _rest(self, seen: int) -> None:

@@ -70,7 +70,7 @@ class LabelApi:
         self._proxy, self._returning = ProxyRoutes(annotation, guard, limit), Returning(service, annotation, listening, threads)
         self._groups = (
             AccountRoutes(accounts, guard),
-            InfoRoutes(service, annotation, statistics, guard, threads, self._log),
+            InfoRoutes(service, annotation, statistics, threads, self._log),
             SampleRoutes(annotation, guard, threads),
             DatastoreRoutes(annotation, guard, threads, downloads),
             SavingRoutes(annotation, answered, grids, guard, threads, limit),

@@ -9,7 +9,6 @@ from html import escape
 from typing import Annotated, Final
 
 from fastapi import Query
-from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from delineate import __version__
@@ -24,7 +23,6 @@ from delineate.server.monai_label.routing import Routes
 from delineate.server.monai_label.scores import METHODS
 from delineate.server.monai_label.train_stats import TrainStatistics
 from delineate.server.monai_label.training import trainer_infos
-from delineate.server.security import Guard
 from delineate.server.service import Service
 from delineate.server.threads import Threads
 
@@ -40,13 +38,10 @@ _PAGE: Final = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><ti
 class InfoRoutes:
     """Asked before every call by some clients: kept as bytes until something changes."""
 
-    def __init__(
-        self, service: Service, annotation: Annotation, statistics: TrainStatistics, guard: Guard, threads: Threads, log: RecentLog
-    ) -> None:
+    def __init__(self, service: Service, annotation: Annotation, statistics: TrainStatistics, threads: Threads, log: RecentLog) -> None:
         self._service = service
         self._annotation = annotation
         self._statistics = statistics
-        self._guard = guard
         self._threads = threads
         self._log = log
         self._known: tuple[Sequence[Model], State | None, Mapping[str, wire.TrainStats], bytes] = ((), None, {}, b"")
@@ -104,7 +99,6 @@ class InfoRoutes:
 
     async def log(
         self,
-        request: Request,
         lines: Annotated[int, Query(description="How many, the newest; 0 and below for all that are kept.")] = 300,
         html: Annotated[bool, Query(description="As a page.")] = True,
         text: Annotated[bool, Query(description="As plain text.")] = False,
@@ -113,7 +107,7 @@ class InfoRoutes:
         said = "\n".join(self._log.lines(max(0, lines)))
         return PlainTextResponse(said) if text or not html or lines <= 0 else HTMLResponse(_PAGE.format(escape(said)))
 
-    async def gpu(self, request: Request) -> Response:
+    async def gpu(self) -> Response:
         """What GPUs the server has: not told here."""
         raise NotHereError("this server does not watch GPUs", "Ask the machine it runs on.")
 

@@ -30,7 +30,7 @@ def kept_folder(data: Path, name: str) -> Path:
     return data / _KEPT / name
 
 
-class Errand(Attempt):
+class WorkAttempt(Attempt):
     """One try at one task of the protocol `WORK`."""
 
     def _do(self) -> None:

@@ -283,3 +283,23 @@ def test_a_variant_of_a_toy(tmp_path: Path) -> None:
     assert "seconds = 0.1" in (folder / "model.toml").read_text()
     with pytest.raises(KeyError):
         models.copy("sleeper", tmp_path, "other", colour="red")
+
+
+def test_modules_of_the_same_name_are_there_again_after_the_model(tmp_path: Path, job: Recorded) -> None:
+    model = model_in(tmp_path / "own", "import twin.part\nfrom delineate.errors import ModelError\nraise ModelError(twin.part.OF)")
+    (tmp_path / "own" / "twin").mkdir()
+    (tmp_path / "own" / "twin" / "__init__.py").write_text("")
+    (tmp_path / "own" / "twin" / "part.py").write_text("OF = 'folder'")
+    others = {name: types.ModuleType(name) for name in ("twin", "twin.part")}
+    runner = runners.create(model, tmp_path / "own")
+    sys.modules.update(others)
+    try:
+        for _ in range(2):
+            with pytest.raises(ModelError, match="folder"):
+                runner.segment(job)
+            assert {name: sys.modules.get(name) for name in others} == others
+    finally:
+        for name in others:
+            del sys.modules[name]
+        runner.close()
+    assert not [name for name in sys.modules if name.partition(".")[0] == "twin"]

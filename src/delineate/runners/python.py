@@ -10,10 +10,11 @@ import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -148,7 +149,10 @@ class ModelCode:
         if self._folder is None:
             yield
             return
-        hidden = self._hide()
+        names = self._names()
+        hidden = _loaded(names)  # modules of the same name as one in the folder are out of the way meanwhile
+        for name in hidden:
+            del sys.modules[name]
         sys.modules.update(self._own)
         sys.path.insert(0, str(self._folder))
         writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is the model's; its digest must stay
@@ -158,7 +162,7 @@ class ModelCode:
             sys.dont_write_bytecode = writes
             with contextlib.suppress(ValueError):
                 sys.path.remove(str(self._folder))
-            self._own = self._found()
+            self._own = {name: module for name, module in _loaded(names).items() if self._is_inside(module)}
             for name in self._own:
                 del sys.modules[name]
             sys.modules.update(hidden)
@@ -166,21 +170,13 @@ class ModelCode:
     def _names(self) -> set[str]:
         """Top-level names that the folder offers for import; the standard library's and our own stay what they are."""
         assert self._folder is not None
-        names = {path.stem for path in self._folder.glob("*.py")} | {path.parent.name for path in self._folder.glob("*/*.py")}
+        names = set()
+        for name, entry in _entries(self._folder):
+            if name.endswith(".py"):
+                names.add(name[: -len(".py")])
+            elif name != "__pycache__" and entry.is_dir() and any(inner.endswith(".py") for inner, _ in _entries(entry)):
+                names.add(name)
         return names - sys.stdlib_module_names - {"delineate", "numpy"}
-
-    def _hide(self) -> dict[str, ModuleType]:
-        """Take loaded modules of the same name as one in the folder out of the way."""
-        names = self._names()
-        hidden = {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in names}
-        for name in hidden:
-            del sys.modules[name]
-        return hidden
-
-    def _found(self) -> dict[str, ModuleType]:
-        """Modules that came from the folder by their plain names."""
-        names = self._names()
-        return {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in names and self._is_inside(module)}
 
     def _is_inside(self, module: ModuleType) -> bool:
         places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", [])]
@@ -191,6 +187,22 @@ class ModelCode:
         self._own.clear()
         for name in [name for name in sys.modules if name.partition(".")[0] == self._package]:
             del sys.modules[name]
+
+
+def _entries(folder: os.PathLike[str]) -> list[tuple[str, os.DirEntry[str]]]:
+    """What is in a folder, by name; nothing where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.name, entry) for entry in entries]
+    except OSError:
+        return []
+
+
+def _loaded(names: Collection[str]) -> dict[str, ModuleType]:
+    """The loaded modules of these top-level names, with all below them."""
+    if not any(name in sys.modules for name in names):  # of a thousand modules none: nothing below one is there without it
+        return {}
+    return {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in names}
 
 
 def _is_in(folder: Path, module: str) -> bool:

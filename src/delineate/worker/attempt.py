@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Workplace:
     data: Path = Path()
     threads: int = 1
 
-    @property
+    @cached_property
     def files(self) -> Files:
         """Finds what references name."""
         return Files(self.blobs, self.roots)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,7 +92,7 @@ class Files:
 
     def __init__(self, blobs: BlobStore, roots: Sequence[Path]) -> None:
         self._blobs = blobs
-        self._roots = tuple(roots)
+        self._roots = [root.resolve() for root in roots]
 
     def find(self, place: Place) -> Path:
         """Where the content is.
@@ -144,8 +145,12 @@ class Files:
 
     def _is_allowed(self, named: Path, real: Path) -> bool:
         """Whether it lies in one of the folders; a link to a file that lies there may lead elsewhere, as the datastore lists it."""
-        lies = real if named.name == ".." or not real.is_file() else named.parent.resolve() / named.name
-        return any(path.is_relative_to(root.resolve()) for root in self._roots for path in (real, lies))
+        if self._is_below(real):
+            return True
+        return named.name != ".." and real.is_file() and self._is_below(named.parent.resolve() / named.name)
+
+    def _is_below(self, path: Path) -> bool:
+        return any(path.is_relative_to(root) for root in self._roots)
 
     def require_unchanged(self, place: Place, path: Path) -> None:
         """Refuse what was written to since the reference was made, also while it was read; as `find`."""
@@ -162,7 +167,7 @@ class Files:
 def _stamp(path: Path) -> tuple[int, int]:
     """Bytes and time of the last change, ns; of a folder all bytes, and a number that follows from each file's name, size and time."""
     status = path.stat()
-    if not path.is_dir():
+    if not stat.S_ISDIR(status.st_mode):
         return status.st_size, status.st_mtime_ns
     files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     if len(files) > MOST_FILES:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from pathlib import Path
 
 import psutil
 
+_MEMORY = Path("/proc/self/statm")
+_PAGE = mmap.PAGESIZE
+
 
 def now() -> int:
     """Bytes resident at this moment."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(_MEMORY.read_bytes().split()[1]) * _PAGE  # psutil looks at a dozen things for this one
     return int(psutil.Process().memory_info().rss)
 
 

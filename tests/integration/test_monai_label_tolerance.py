@@ -99,6 +99,9 @@ def test_a_file_that_was_not_chosen_is_none(server: Any) -> None:
 
 def test_a_file_in_a_field_that_nobody_knows_is_left_aside(server: Any, ct: bytes) -> None:
     assert infer(server, {"params": (None, "{}"), "preview": ("p.png", b"\x89PNG" * 1000)}).status_code == 200
+    made = server.http.put("/session/", files={"preview": ("p.png", b"\x89PNG"), "files": ("a.nii.gz", ct)}).json()
+    assert made["session_info"]["image"].endswith("/a.nii.gz")
+    assert server.http.put("/session/", files={"preview": ("p.png", b"\x89PNG")}).status_code == 422
     refused = server.http.put("/datastore/image?image=new", files={"image": ("a.nii.gz", ct)})
     assert refused.status_code == 422
     assert "the field file" in refused.json()["detail"]
@@ -120,6 +123,8 @@ def test_numbers_below_all_bounds(server: Any) -> None:
     assert server.http.get("/logs/?lines=-1").headers["content-type"].startswith("text/plain")
     assert server.http.get("/logs/?lines=99999999").status_code == 200
     assert server.http.get("/datastore/dataset?limit_cases=-1").status_code == 200
+    image = {"files": ("a.nii.gz", (server.studies / "ct.nii.gz").read_bytes())}
+    assert server.http.put("/session/?expiry=-1", files=image).json()["session_info"]["expiry"] > 0
 
 
 def test_nothing_ran_yet_whatever_is_asked(server: Any) -> None:

@@ -477,6 +477,15 @@ def test_something_else_that_is_json(scene: Scene) -> None:
     assert client.infer("threshold", "ct_small", {}) == (None, {"welcome": [1, 2, 3]})
 
 
+def test_an_answer_of_nothing(scene: Scene) -> None:
+    server, client = scene.pair()
+    server.faults.add(Fault(action="status", status=204, times=-1))
+    for call in (lambda: client.wsi_infer("polygons", "x"), lambda: client.infer("threshold", "ct_small", {})):
+        with pytest.raises(MONAILabelClientException, match="nothing"):
+            call()
+    assert scene.left() == []
+
+
 # ---------------------------------------------------------------- the exception
 
 

@@ -113,6 +113,8 @@ def slide_answer(arrival: Arrival, received: Received) -> Any:
     size, kind = arrival.size(), received.content_type.split(";")[0].strip().lower()
     if "html" in kind:
         raise AnswerError("the server answered an infer with a page for people")
+    if not size:
+        raise AnswerError("the server answered an infer with nothing")
     if kind == "application/json":
         return read_json(arrival.file, 0, size)
     if size > LARGEST_JSON:

@@ -51,7 +51,7 @@ class SessionRoutes:
         self,
         request: Request,
         uncompress: Annotated[bool, Query(description="The one file is an archive, whose files are meant.")] = False,
-        expiry: Annotated[int, Query(ge=0, description="Seconds without use until it is forgotten; 0 for the most there is.")] = 0,
+        expiry: Annotated[int, Query(description="Seconds without use until it is forgotten; 0 and below for the most there is.")] = 0,
     ) -> Response:
         """Send an image ahead: one file in `files`, or many, such as those of a DICOM series.
 
@@ -64,7 +64,7 @@ class SessionRoutes:
             owner = owner_of(self._guard, request)
 
             def made() -> Session:
-                session = sessions.create(taker.upload(), owner=owner, expiry=expiry, unpack=uncompress)
+                session = sessions.create(taker.upload(), owner=owner, expiry=max(0, expiry), unpack=uncompress)
                 self._service.read(session.image)  # the first infer will not have to wait for that
                 return session
 

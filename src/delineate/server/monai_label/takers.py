@@ -87,7 +87,7 @@ class BlobTaker:
 
 
 class SessionTaker:
-    """Any number of files in one field, for a session; the folder is made when the first one comes."""
+    """Any number of files in one field, those in others aside, for a session; the folder is made when the first one comes."""
 
     def __init__(self, sessions: SessionStore, field: str) -> None:
         self._sessions = sessions
@@ -97,14 +97,12 @@ class SessionTaker:
 
     def begin(self, field: str, filename: str) -> None:
         """A file comes."""
-        if field != self._field:
-            raise InputError(f"the form has a file in the field {field[:64]!r}", f"Send all files in {self._field}.")
-        self._file = self.upload().open(filename)
+        self._file = self.upload().open(filename) if field == self._field else None
 
     def write(self, data: memoryview) -> None:
         """More of it."""
-        assert self._file is not None
-        self._file.write(data)
+        if self._file is not None:
+            self._file.write(data)
 
     def end(self) -> None:
         """It is whole."""

@@ -74,6 +74,18 @@ def test_a_full_disk_is_told_and_nothing_of_the_upload_stays(store: SessionStore
     assert left(store) == []
 
 
+def test_a_disk_that_is_full_while_an_archive_is_unpacked_is_told(store: SessionStore) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ct.nii.gz", bytes(100_000))
+    with store.incoming() as upload:
+        with upload.open("ct.zip") as file:
+            file.write(packed.getvalue())
+        with files_of_at_most(10_000), pytest.raises(StorageFullError, match="no space"):
+            store.create(upload, unpack=True)
+    assert left(store) == []
+
+
 def test_one_file(store: SessionStore, clock: Clock) -> None:
     session = made(store, owner="ann", meta={"a": 1}, expiry=60.0)
     assert session.image == store.folder / session.uid / "ct.nii.gz"

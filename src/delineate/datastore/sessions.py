@@ -209,8 +209,11 @@ class SessionStore:
             with ArchiveReader(packed, self._limits) if self._limits else ArchiveReader(packed) as reader:
                 if not reader.extract(upload.folder):
                     raise InputError("the archive is empty", "Send an archive with files in it.")
+        except OSError as error:
+            raise storage_error(error, "unpacking an archive") from error
         finally:
-            packed.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next sweep takes what is left
+                packed.unlink(missing_ok=True)
 
     def _settle(self, folder: Path, files: list[Path]) -> None:
         if self._sync:

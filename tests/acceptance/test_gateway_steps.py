@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -199,8 +200,8 @@ def tasks(steps: Steps) -> int:
 
 
 def found(folder: Path) -> list[str]:
-    """Files and folders below, relative."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """Files and folders below, relative; what is removed meanwhile may be among them or not."""
+    return sorted(os.path.relpath(os.path.join(place, name), folder) for place, *below in os.walk(folder) for name in chain(*below))
 
 
 @pytest.fixture(scope="module")

@@ -294,7 +294,7 @@ def test_what_the_server_behind_fails_at_is_its_fault(serving: Serving, peer: Di
 def test_waiting_for_a_slow_server_stops_nobody_else(serving: Serving, peer: DicomWebServer) -> None:
     server = serving(dicomweb_interval=600.0)
     peer.behaviour.slow = 600.0
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as other:
+    with httpx.Client(base_url=server.url, timeout=300, trust_env=False) as other:
         threads = [
             threading.Thread(target=other.get, args=("/datastore/image",), kwargs={"params": {"image": image}}) for image in (ONE, TWO) * 12
         ]

@@ -300,6 +300,7 @@ def test_what_waits_is_limited_and_goes_on_after_a_kill_and_a_restart(label_serv
 def _background(server: LabelServer) -> psutil.Process | None:
     """The worker that looks at images now."""
     holders = [task.lease_holder for task in server.service.tasks.work("describe", limit=10) if task.lease_holder]
-    if not holders:
+    try:
+        return psutil.Process(int((server.settings.data / "run" / f"{holders[0]}.lock").read_text())) if holders else None
+    except (OSError, ValueError, psutil.NoSuchProcess):  # it ended just now
         return None
-    return psutil.Process(int((server.settings.data / "run" / f"{holders[0]}.lock").read_text()))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from delineate.monai_label import MONAILabelClient
+from delineate.testing.conformance.monai_label_plain import picture
 
 VIEWER = "https://viewer.example"
 
@@ -105,6 +109,16 @@ def test_a_file_in_a_field_that_nobody_knows_is_left_aside(server: Any, ct: byte
     refused = server.http.put("/datastore/image?image=new", files={"image": ("a.nii.gz", ct)})
     assert refused.status_code == 422
     assert "the field file" in refused.json()["detail"]
+
+
+def test_pictures_and_outlines_are_told_by_their_type(server: Any, ct: bytes, tmp_path: Path) -> None:
+    server.http.put("/datastore/image?image=slide", files={"file": ("slide.png", picture())})
+    server.http.put("/datastore/label?image=slide", files={"label": ("outlines.json", b'{"elements": []}')})
+    kinds = [server.http.get(f"/datastore/{place}").headers["content-type"] for place in ("image?image=slide", "image?image=ct")]
+    assert kinds == ["image/png", "application/octet-stream"]
+    with MONAILabelClient(server.url, str(tmp_path)) as client:
+        path = Path(client.download_label("slide", "final"))
+    assert (path.suffix, path.read_bytes()) == (".json", b'{"elements": []}')
 
 
 def test_what_should_be_a_file_and_is_none_is_told(server: Any) -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from starlette.responses import Response, StreamingResponse
 
@@ -15,6 +16,12 @@ from delineate.server.results import BodyResponse, HeldFileBody, OpenFile, dispo
 from delineate.server.threads import Threads
 
 OCTETS = "application/octet-stream"
+
+_TYPES: Final = {
+    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".tif": "image/tiff", ".tiff": "image/tiff",
+    ".xml": "application/xml", ".json": "application/json",
+}  # fmt: skip
+"""By extension: pages show pictures by their type. All else are octets."""
 
 
 class Downloads:
@@ -35,7 +42,8 @@ class Downloads:
             raise missing
         tag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
         body = HeldFileBody(file, 0, status.st_size)
-        return BodyResponse(body, tag=tag, media_type=OCTETS, filename=path.name, threads=self._threads)
+        kind = _TYPES.get(path.suffix.lower(), OCTETS)
+        return BodyResponse(body, tag=tag, media_type=kind, filename=path.name, threads=self._threads)
 
     def zipped(self, blocks: Iterator[bytes], filename: str) -> Response:
         """A zip of unknown length."""

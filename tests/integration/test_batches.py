@@ -153,3 +153,11 @@ def test_a_batch_that_cannot_be_read_fails(label_server: Start, monkeypatch: pyt
     until(lambda: server.http.get("/batch/infer").json()["status"] == "ERROR")
     assert said(server) == ["The server failed; its log has the reason."]
     assert server.http.post("/batch/infer/threshold").status_code == 200, "others go on"
+
+
+def test_a_batch_whose_task_is_deleted_stops(slow: Any) -> None:
+    begun = slow.http.post("/batch/infer/slow").json()
+    until(lambda: len(slow.service.tasks.tasks(model="slow")) == 2)
+    assert slow.http.delete(f"/api/tasks/{begun['id']}").status_code == 200
+    until(lambda: [task.state for task in slow.service.tasks.tasks()] == [TaskState.CANCELLED] * 2)
+    assert slow.http.get("/batch/infer").status_code == 404

@@ -170,10 +170,10 @@ class Batches:
             try:
                 beat = partial(self._service.tasks.heartbeat, run.task.uid, _HOLDER, math.inf, run.fraction, run.said)
                 run.is_stopped = not await self._threads.run(beat)
-            except StoreError as error:
-                _log.warning("how far a batch is could not be noted: %s", error.message)
             except LeaseLostError:  # deleted, or another state was set
                 run.is_stopped = True
+            except StoreError as error:
+                _log.warning("how far a batch is could not be noted: %s", error.message)
             await asyncio.sleep(0 if run.is_stopped else _PAUSE)
         for uid in list(run.waiting):
             await self._cancel(uid)

@@ -129,10 +129,31 @@ def test_who_has_just_worked_takes_what_it_was_called_for_and_no_more(waiting: t
     assert asked == [mine["said"]] * 2
 
 
+def test_calls_that_may_wait_wake_nobody_and_come_together(waiting: tuple[Loop, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, channel = waiting
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for _ in range(20):
+        now[0] += 0.002
+        channel._obey(look(after=HEAD_START))
+    assert not channel.wake.is_set()
+    dues = []
+    while channel.rung()[1] < 60:
+        pause = channel.rung()[1]
+        now[0] += pause
+        dues.append(now[0])
+        assert channel.rung()[0] is not None
+    assert 1 <= len(dues) <= 2
+    assert 1000.04 + HEAD_START <= dues[-1] <= 1000.04 + HEAD_START + 0.051
+    channel._obey(look(after=SHORT_START))
+    assert channel.wake.is_set()
+
+
 def test_what_it_says_of_its_images(tmp_path: Path) -> None:
     events = tmp_path / "events"
     channel = Channel(-1, os.open(events, os.O_CREAT | os.O_WRONLY))
     channel.warm(["a", "b"])
+    channel.warm(["a", "b"])  # nothing new
     channel.settling()
     assert [json.loads(line) for line in events.read_text().splitlines()] == [
         {"event": "warm", "images": ["a", "b"]},

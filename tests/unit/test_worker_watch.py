@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from delineate.engines import watch as watch_module
-from delineate.engines.watch import CANCEL_GRACE, TIME_GRACE, TaskWatch
+from delineate.engines.watch import CANCEL_GRACE, KILLS_FRESH, TIME_GRACE, RecentKills, TaskWatch
 from delineate.errors import StoreBusyError
+from delineate.runners import memory
 from delineate.store.blobs import BlobStore
 from delineate.store.database import Database
 from delineate.store.tasks import TaskStore
@@ -158,3 +159,18 @@ def test_the_kernel_says_that_it_killed_for_memory(bench: Bench, monkeypatch: py
     assert not bench.watch.killed_by_kernel()
     monkeypatch.setattr(watch_module.memory, "kernel_kills", lambda: 1 << 40)
     assert bench.watch.killed_by_kernel()
+
+
+def test_the_kernel_is_not_asked_for_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def kills() -> int:
+        asked.append(1)
+        return len(asked)
+
+    monkeypatch.setattr(memory, "kernel_kills", kills)
+    now = [10.0]
+    recent = RecentKills(lambda: now[0])
+    assert [recent(), recent()] == [1, 1]
+    now[0] += KILLS_FRESH + 0.1
+    assert recent() == 2

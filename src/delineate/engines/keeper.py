@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delineate.engines.process import WorkerOptions, WorkerProcess
-from delineate.engines.watch import LOOK, TaskWatch, Verdict
+from delineate.engines.watch import LOOK, RecentKills, TaskWatch, Verdict
 from delineate.errors import LeaseLostError, StoreError, UnknownTaskError
 from delineate.protocols.reference import Place
 from delineate.store.blobs import BlobStore
@@ -89,6 +89,7 @@ class Keeper:
         self._along: tuple[str, str] | None = None  # what it reads beforehand: the file that comes, and the image once it is known
         self._is_settling = False
         self._was_ready = False
+        self._kills = RecentKills()
         self.on_settled: Callable[[], None] = _nobody
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{index}", daemon=True)
 
@@ -241,7 +242,7 @@ class Keeper:
             self._was_ready, self.status.state = True, "idle"
         elif kind == "started":
             if self._watch is None or self._watch.uid != event["task"]:
-                self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._options.lease)
+                self._watch = TaskWatch(event["task"], name, self._database, self._tasks, self._options.lease, kills=self._kills)
             self._watch.limit(event["limit"], event["memory_mb"] << 20 or self._memory_bytes)
             self.status.state, self._along = "busy", None  # it gives up what this task does not name
         elif kind == "settling":

@@ -15,6 +15,7 @@ from delineate.task import Failure, TaskState
 LOOK = 0.1  # s between two looks at a running task
 TIME_GRACE = 1.0  # s over the limit: a runner that keeps to it by itself says more than we can
 CANCEL_GRACE = 0.6  # s for a model to stop by itself
+KILLS_FRESH = 1.0  # s
 PROGRESS_INTERVAL = 0.25  # s between two writes of progress
 
 
@@ -31,11 +32,14 @@ class TaskWatch:
 
     The lease is renewed here and not by the worker: the engine knows that the process lives and ends it when its time
     is up, while a model that holds the interpreter would silence a thread of the worker's own.
+
+    kills : how many processes the kernel has killed for want of memory, at most a moment ago.
     """
 
     def __init__(
-        self, uid: str, worker: str, database: Database, tasks: TaskStore, lease: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, uid: str, worker: str, database: Database, tasks: TaskStore, lease: float, clock: Callable[[], float] = time.monotonic,
+        kills: Callable[[], int] = memory.kernel_kills,
+    ) -> None:  # fmt: skip
         self.uid = uid
         self._worker = worker
         self._database = database
@@ -50,7 +54,7 @@ class TaskWatch:
         self._seen = -1
         self._stopping_since: float | None = None
         self._lease_lost = False
-        self._kernel_kills = memory.kernel_kills()
+        self._kernel_kills = kills()
 
     def is_due(self) -> bool:
         """Whether it is time to look: most tasks end before the first time, and cost nothing."""
@@ -110,6 +114,22 @@ class TaskWatch:
             return False
         self._lease_lost = task.state is not TaskState.RUNNING or task.lease_holder != self._worker
         return task.cancel_requested or self._lease_lost
+
+
+class RecentKills:
+    """`memory.kernel_kills` as it was at most a second ago: the kernel writes a page of text for each look, and tasks may come and go
+    a hundred times in that time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: tuple[float, int] | None = None
+
+    def __call__(self) -> int:
+        """How many."""
+        now = self._clock()
+        if self._seen is None or now - self._seen[0] > KILLS_FRESH:
+            self._seen = now, memory.kernel_kills()
+        return self._seen[1]
 
 
 def _memory_failure(used_mb: int, limit_mb: int) -> Failure:

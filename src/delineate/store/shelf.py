@@ -46,6 +46,10 @@ class ModelShelf:
         self._lists: _Kept[Sequence[Model]] = _Kept(clock)
         self._list: Sequence[Model] = ()
 
+    def has(self, name: str) -> bool:
+        """Whether `get` would answer from memory."""
+        return self._records.get(name) is not None
+
     def get(self, name: str) -> Model:
         """The model. Raises as `ModelStore.get`."""
         known = self._records.get(name)

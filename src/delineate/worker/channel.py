@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+RESTING_LOOK = 0.08  # s after which a worker that rests looks by itself whether it was called, or anything changed
+_TOGETHER = 0.05  # s
 PROGRESS_INTERVAL = 0.1  # s; a model may report as often as it likes
 
 
@@ -53,6 +55,7 @@ class Channel:
         self._cancelled: str | None = None
         self._reported = 0.0
         self._is_in_model = False
+        self._warm: list[str] = []
         self.wake = threading.Event()
         self._calls: list[tuple[float, float]] = []  # of `look`: when to obey (monotonic), and when it was said (Unix seconds)
         self._calls_lock = threading.Lock()
@@ -73,8 +76,10 @@ class Channel:
         self._send({"event": "started", "task": task, "limit": limit, "memory_mb": memory_mb})
 
     def warm(self, images: Sequence[str]) -> None:
-        """Which images are decoded here now, by their keys; the most recently used last."""
-        self._send({"event": "warm", "images": list(images)})
+        """Which images are decoded here now, by their keys; the most recently used last. What was said before is not said again."""
+        if list(images) != self._warm:
+            self._warm = list(images)
+            self._send({"event": "warm", "images": self._warm})
 
     def settling(self) -> None:
         """The task is as good as done: the worker will be free in a moment."""
@@ -169,12 +174,20 @@ class Channel:
         elif command["command"] == "stop":
             self.stopping.set()
         elif command["command"] == "look":
+            after = float(command["after"])
             with self._calls_lock:
-                self._calls.append((time.monotonic() + float(command["after"]), float(command["said"])))
+                self._calls.append((_when(time.monotonic() + after, after), float(command["said"])))
+            if after > RESTING_LOOK:
+                return  # who rests looks before that
         else:
             self.on_image(command)
             return
         self.wake.set()
+
+
+def _when(due: float, after: float) -> float:
+    """When to obey a call that is due then. Far ones, which mostly come to nothing, come together: each costs a look at the tasks."""
+    return math.ceil(due / _TOGETHER) * _TOGETHER if after > RESTING_LOOK else due
 
 
 def _nobody(_said: Mapping[str, Any]) -> None:

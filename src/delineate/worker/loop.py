@@ -11,11 +11,15 @@ from delineate.store.database import Database
 from delineate.task import FRONT, WORK, Task
 from delineate.worker import space
 from delineate.worker.attempt import Attempt, Workplace
+from delineate.worker.channel import RESTING_LOOK
 from delineate.worker.work_attempt import WorkAttempt
 
 _log = logging.getLogger(__name__)
 
-EAGER_LOOK, IDLE_LOOK = 0.008, 0.08  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
+EAGER_LOOK, IDLE_LOOK = (
+    0.008,
+    RESTING_LOOK,
+)  # s between two looks at whether anything changed, soon after a task and later: each costs 0.1 ms
 EAGER = 5.0  # s after a task
 EAGER_CLAIM, IDLE_CLAIM = 0.2, 1.0  # s after which to try a claim though nothing changed: a task put off becomes due by itself
 TROUBLE_WAIT = 1.0  # s after the store failed

@@ -47,6 +47,8 @@ class Infers:
 
     async def model(self, name: str) -> Model:
         """The model of a name. Raises `UnknownModelError`."""
+        if self._service.shelf.has(name):  # to change threads costs more
+            return self._service.require_model(name)
         return await self._threads.run(partial(self._service.require_model, name))
 
     def asked(self, request: Request, name: str, model: Model, params: Mapping[str, Any], image: str, session: str) -> Asked:

@@ -79,12 +79,13 @@ class FoundImages(LabelVerbs):
         query = sa.select(IMAGES.c.path).where(of_datastore, IMAGES.c.path.in_(paths), IMAGES.c.removed.is_(None))
         indexed = set(connection.execute(query).scalars())
         removed = {row.name: row for row in connection.execute(sa.select(IMAGES).where(of_datastore, IMAGES.c.removed.is_not(None)))}
+        before = {row.path: row.name for row in reversed(removed.values())}
         revision = self._next_revision(connection)
         rows = []
         for item in found:
             if item.path in indexed or not self._is_as_seen(item):
                 continue
-            id = self._id_for(item, taken, removed)
+            id = self._id_for(item, taken, before)
             taken.add(id)
             if id in removed:
                 self._revive(connection, removed[id], item)
@@ -116,11 +117,10 @@ class FoundImages(LabelVerbs):
         path = self.layout.folder / item.path
         return path.is_dir() if item.is_series else Stamp.of(path) == item.stamp
 
-    def _id_for(self, item: FoundImage, taken: Collection[str], removed: Mapping[str, Row[Any]]) -> str:
-        """That of MONAI Label's index, that it had before it was gone, or one made of its name."""
+    def _id_for(self, item: FoundImage, taken: Collection[str], before: Mapping[str, str]) -> str:
+        """That of MONAI Label's index, that it had `before` it was gone, by path, or one made of its name."""
         told = self.manifest.images.get(item.path)
-        before = next((row.name for row in removed.values() if row.path == item.path), "")
-        for id in (told[0] if told else "", before):
+        for id in (told[0] if told else "", before.get(item.path, "")):
             if id and id not in taken and _is_id(id):
                 return id
         return self._id_by_name(item, taken)

@@ -257,9 +257,9 @@ CELLS: dict[str, Cell] = {
     "batch: tag": Cell("POST", "/batch/infer/threshold", 422, "separator", {"json": {"label_tag": "a/b"}}),
     "batch: images": Cell("POST", "/batch/infer/threshold?images=zzz", 422, "images", {"json": {}}),
     "batch: flag": Cell("POST", "/batch/infer/threshold?run_sync=maybe", 422, "run_sync", {"json": {}}),
-    "session: expiry": Cell("PUT", "/session/?expiry=-1", 422, "expiry", {"files": {"files": ("x.nii.gz", image())}}),
+    "session: expiry": Cell("PUT", "/session/?expiry=soon", 422, "expiry", {"files": {"files": ("x.nii.gz", image())}}),
     "session: expiry no number": Cell("PUT", "/session/?expiry=soon", 422, "expiry", {"files": {"files": ("x.nii.gz", image())}}),
-    "dataset: limit": Cell("GET", "/datastore/dataset?limit_cases=-1", 422, "limit_cases"),
+    "dataset: limit": Cell("GET", "/datastore/dataset?limit_cases=many", 422, "limit_cases"),
     "datastore: output": Cell("GET", f"{UPLOAD}?output=zzz", 422, "output"),
     "image: params": Cell("PUT", f"{UPLOAD}?image=x", 422, "no object", {"files": form(image(), params="[]")}),
     "label: params": Cell("PUT", f"{LABEL}?image=a", 422, "not JSON", {"files": label(mask(), params="{bad")}),
@@ -383,7 +383,7 @@ CELLS: dict[str, Cell] = {
     ),
     # forms
     "form: two files": Cell("PUT", f"{UPLOAD}?image=x", 422, "two files", {"files": TWO}),
-    "form: unknown field": Cell("POST", f"{INFER}?image=a", 422, "'other'", {"files": {"other": ("x.bin", b"x")}}),
+    "form: unknown field": Cell("PUT", f"{UPLOAD}?image=x", 422, "field file", {"files": {"other": ("x.bin", b"x")}}),
     "form: packed": Cell("PUT", f"{UPLOAD}?image=x", 422, "encoding", {"content": b"zz", "headers": {"content-encoding": "gzip"}}),
     "form: cut off": Cell(
         "PUT", f"{UPLOAD}?image=x", 422, "cut off",
@@ -393,7 +393,7 @@ CELLS: dict[str, Cell] = {
         },
     ),
     "form: no boundary": Cell("PUT", f"{UPLOAD}?image=x", 422, "boundary", {"content": b"x", "headers": FORM}),
-    "form: none": Cell("PUT", f"{UPLOAD}?image=x", 422, "no form", {"content": b"x", "headers": {"content-type": "text/plain"}}),
+    "form: none": Cell("PUT", f"{UPLOAD}?image=x", 422, "no form", {"content": b"x", "headers": {"content-type": "image/png"}}),
 }  # fmt: skip
 
 

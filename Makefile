@@ -98,6 +98,7 @@ interop: $(VENV)/.installed-dev
 	$(BIN)/python tests/interop/monai_label.py --peer $(PEER)
 	$(BIN)/python tests/interop/monai_label_ours.py --peer $(PEER)
 	$(BIN)/python tests/interop/monai_label_conformance.py --peer $(PEER)
+	$(BIN)/python tests/interop/monai_label_requests.py --peer $(PEER)
 
 MINUTES ?= 10
 

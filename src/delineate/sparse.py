@@ -34,24 +34,34 @@ def write(blocks: Iterable[bytes | memoryview], file: BinaryIO) -> None:
     stream = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _RAW)
     checksum = size = 0
     is_flushed = True
-    file.write(_HEAD)
+    packed = bytearray(_HEAD)
     for block in blocks:
         data = np.frombuffer(block, np.uint8)
         size += data.size
-        for first in range(0, data.size, _STRETCH):
-            part = data[first : first + _STRETCH]
-            if part.size == _STRETCH and not part.view(np.uint64).max():
+        for first, last, is_empty in _stretches(data):
+            if is_empty:
                 if not is_flushed:  # nothing behind the zeros may refer to what is before them
-                    file.write(stream.flush(isal_zlib.Z_FULL_FLUSH))
-                file.write(empty)
+                    packed += stream.flush(isal_zlib.Z_FULL_FLUSH)
+                packed += empty
                 checksum = isal_zlib.crc32_combine(checksum, of_empty, _STRETCH)
-                is_flushed = True
             else:
-                file.write(stream.compress(part))
+                part = data[first:last]
+                packed += stream.compress(part)
                 checksum = isal_zlib.crc32(part, checksum)
-                is_flushed = False
-    file.write(stream.flush(isal_zlib.Z_FINISH))
-    file.write(checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"))
+            is_flushed = is_empty
+        if len(packed) >= _STRETCH:  # some hundred bytes at a time take longer to write than to make
+            file.write(packed)
+            packed = bytearray()
+    packed += stream.flush(isal_zlib.Z_FINISH)
+    file.write(packed + checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def _stretches(data: np.ndarray) -> list[tuple[int, int, bool]]:
+    """Where each stretch of a block begins and ends, and whether it is a whole one of zeros."""
+    whole = data.size // _STRETCH
+    filled = data[: whole * _STRETCH].view(np.uint64).reshape(whole, -1).max(axis=1, initial=0) if whole else ()
+    found = [(number * _STRETCH, (number + 1) * _STRETCH, not highest) for number, highest in enumerate(filled)]
+    return [*found, (whole * _STRETCH, data.size, False)] if data.size % _STRETCH else found
 
 
 @lru_cache(maxsize=1)

@@ -158,6 +158,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.stop()
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One with a label and without workers, for those who start no training."""
+    site = Site(tmp_path_factory.mktemp("untrained"), workers=0)
+    site.label(0)
+    yield site
+    site.stop()
+
+
 def test_what_two_people_labelled_is_found_in_the_third(trained: Site) -> None:
     assert trained.agreement(2) > 0.9
 
@@ -179,15 +188,15 @@ def test_the_training_as_clients_see_it(trained: Site) -> None:
     assert trained.http.delete("/train/").json() is None
 
 
-def test_before_anything_was_learned(site: Site) -> None:
-    answer = site.infer(1)
+def test_before_anything_was_learned(untrained: Site) -> None:
+    answer = untrained.infer(1)
     assert answer.status_code == 404 and "train it" in answer.json()["advice"]
-    assert "voxel-forest" not in site.http.get("/info/").json()["models"]
-    assert site.http.get("/info/").json()["train_stats"] == {"voxel-forest": {}}
-    assert site.http.get("/train/").status_code == 404
-    assert site.http.get("/train/", params={"check_if_running": True}).status_code == 404
-    assert site.http.get("/train/", params={"all": True}).status_code == 404
-    assert site.http.get("/model/voxel-forest").status_code == 404
+    assert "voxel-forest" not in untrained.http.get("/info/").json()["models"]
+    assert untrained.http.get("/info/").json()["train_stats"] == {"voxel-forest": {}}
+    assert untrained.http.get("/train/").status_code == 404
+    assert untrained.http.get("/train/", params={"check_if_running": True}).status_code == 404
+    assert untrained.http.get("/train/", params={"all": True}).status_code == 404
+    assert untrained.http.get("/model/voxel-forest").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -201,11 +210,11 @@ def test_before_anything_was_learned(site: Site) -> None:
         ("/train/voxel-forest", '{"label_tag": "never"}', 422),
     ],
 )
-def test_what_cannot_be_trained_is_refused(site: Site, path: str, body: str, status: int) -> None:
-    answer = site.http.post(path, content=body, headers={"content-type": "application/json"})
+def test_what_cannot_be_trained_is_refused(untrained: Site, path: str, body: str, status: int) -> None:
+    answer = untrained.http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["detail"]
-    assert site.http.get("/train/").status_code == 404
+    assert untrained.http.get("/train/").status_code == 404
 
 
 def test_one_at_a_time_unless_it_waits(tmp_path: Path) -> None:

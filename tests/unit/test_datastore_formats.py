@@ -182,6 +182,14 @@ def test_raw_arrays_are_on_the_images_grid(tmp_path: Path, kind: type) -> None:
     assert not grid.difference(OBLIQUE)
 
 
+@pytest.mark.parametrize("kind", ["<f4", ">u4"])
+def test_raw_arrays_of_other_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    raw = tmp_path / "x.bin"
+    raw.write_bytes(np.ones(OBLIQUE.shape, kind).tobytes())
+    with BlobStore(tmp_path / "blobs", sync=False).incoming() as target, pytest.raises(InputError, match="values up to"):
+        write_raw(raw, OBLIQUE, target)
+
+
 @pytest.mark.parametrize("size", [0, 503, 505, 504 * 3, 504 * 8])
 def test_raw_arrays_of_another_length_are_refused(tmp_path: Path, size: int) -> None:
     (tmp_path / "raw").write_bytes(b"\0" * size)

@@ -25,6 +25,7 @@ PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", *SLIDE_EX
 
 _BLOCK: Final = 1 << 20
 _LONGEST_TEXT: Final = 256 << 20  # bytes of outlines
+_NO_LABEL: Final = 1 << 24  # what 1 is with its bytes turned round; as a floating point number it is more
 _GZIP: Final = b"\x1f\x8b"
 _HIGHEST_RATIO: Final = 1032  # bytes that deflate can yield for one
 
@@ -142,7 +143,7 @@ def is_dicom(path: Path) -> bool:
 def write_raw(raw: Path, grid: Geometry, target: BlobWriter) -> None:
     """Write a bare array of whole numbers, x fastest, as NIfTI (.nii.gz) on `grid`.
 
-    Raises `InputError` where its length is not that of 1, 2 or 4 bytes for each voxel.
+    Raises `InputError` where its length is not that of 1, 2 or 4 bytes for each voxel, or its values are no labels.
     """
     count = int(np.prod(grid.shape, dtype=np.int64))
     size = raw.stat().st_size
@@ -152,6 +153,8 @@ def write_raw(raw: Path, grid: Geometry, target: BlobWriter) -> None:
             f"the raw label has {size} bytes, the image {count} voxels ({grid})", "Send 1, 2 or 4 bytes for each voxel, x fastest."
         )
     labels = np.memmap(raw, dtype=kind, mode="r", shape=grid.shape)
+    if kind == "<u4" and int(labels.max()) >= _NO_LABEL:
+        raise InputError(f"the raw label holds values up to {labels.max()}", "Send whole numbers, little-endian, not floating point ones.")
     nifti.write_labels(_Sink(target), labels, grid)  # type: ignore[arg-type]
 
 

@@ -178,6 +178,7 @@ class Database:
     def _opened(self, for_writing: bool) -> _Line:
         line = _Line(self._engine.connect(), self._sync)
         if for_writing:
+            line.driver.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # what must be read of the file, while it may wait
             # SQLite's own waiting soon sleeps 25 ms and more at a time, where a transaction takes 2: `_lock` asks again instead.
             line.driver.execute("PRAGMA busy_timeout=0")
         return line

@@ -122,11 +122,12 @@ def _lifespan(
 
 async def _purge_now_and_then(service: Service, labels: LabelApi, threads: Threads) -> None:
     while True:
-        try:
-            if count := await threads.run(lambda: service.purge(time.time())):
-                _log.info("%d tasks removed after their retention", count)
-            if count := await threads.run(labels.sweep):
-                _log.info("%d sessions removed after their expiry", count)
-        except DelineateError as error:
-            _log.error("what is old could not be removed: %s", error.message)
+        for what, remove in (("tasks", lambda: service.purge(time.time())), ("sessions", labels.sweep)):
+            try:
+                if count := await threads.run(remove):
+                    _log.info("%d %s removed after their time", count, what)
+            except DelineateError as error:
+                _log.error("old %s could not be removed: %s", what, error.message)
+            except Exception:  # it is tried again, whatever it was
+                _log.exception("old %s could not be removed", what)
         await asyncio.sleep(RETENTION_INTERVAL)

@@ -30,6 +30,7 @@ try:
 except ImportError:
     fast_zlib = zlib  # type: ignore[misc]
 _deflate: Any = fast_zlib
+crc32: Callable[..., int] = _deflate.crc32  # the same numbers whichever it is
 
 GZIP_MAGIC = b"\x1f\x8b"
 INFLATE_ERRORS = (EOFError, zlib.error, _deflate.error)  # what a stream that is cut off (the first) or damaged raises

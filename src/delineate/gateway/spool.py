@@ -15,7 +15,6 @@ import secrets
 import shutil
 import struct
 import threading
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +23,10 @@ from typing import Final, cast
 from delineate.dicom.header import AGAIN, DEFLATED, Header, ShortError, parse_header
 from delineate.errors import ImageError
 from delineate.gateway.upper_layer import IMPLEMENTATION, VERSION
+from delineate.nifti_codec import crc32
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}-(\d+)-([0-9a-f]{8})\.dcm")
-_BUFFER: Final = 1 << 20  # bytes gathered before they are written
+_GATHERED: Final = 1 << 16  # bytes that are written at once: most of a slice is, before its last piece comes
 _BLOCK: Final = 1 << 20
 _WAITING: Final = 16  # threads that wait for the disk
 _HEAD: Final = 1 << 15  # bytes in which most headers end
@@ -69,9 +69,11 @@ class Part:
         self.size = 0
         self._most = most
         self._buffer = bytearray()
+        self._first = b""  # of what is written
         self._sum = 0
         self._written = 0
         self._file = -1
+        self._error: OSError | None = None
         self._begin = bytes(begin)
         self.write(memoryview(self._begin))
 
@@ -80,26 +82,35 @@ class Part:
         self.size += len(data)
         if self.size > self._most:
             raise TooLargeError
-        self._buffer += data
-        if len(self._buffer) >= _BUFFER:
-            self._flush()
+        if len(self._buffer) + len(data) < _GATHERED:
+            self._buffer += data
+            return
+        self._flush()
+        self._append(data)
 
     def _flush(self) -> None:
+        gathered, self._buffer = self._buffer, bytearray()
+        self._append(memoryview(gathered))
+
+    def _append(self, data: memoryview) -> None:
         if self._file < 0:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._sum = zlib.crc32(self._buffer, self._sum)
-        view = memoryview(self._buffer)
-        while view:
-            view = view[os.write(self._file, view) :]
-        view.release()
-        self._written += len(self._buffer)
-        self._buffer = bytearray()
+        if len(self._first) < _HEAD:
+            self._first += data[: _HEAD - len(self._first)]
+        self._sum = crc32(data, self._sum)
+        self._written += len(data)
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            self._error = error
+            raise
 
     def header(self) -> Header:
         """What stands before the pixels; errors as in `header.parse_header`."""
-        if not self._written and not self._is_deflated:
+        if not self._is_deflated:
             with contextlib.suppress(ShortError):
-                return parse_header(self.path, _NAME_OF_IT, self.size, bytes(self._buffer[:_HEAD]))
+                return parse_header(self.path, _NAME_OF_IT, self.size, self._first or bytes(self._buffer[:_HEAD]))
         self._flush()
         with self._one:
             if self._is_deflated:
@@ -117,6 +128,8 @@ class Part:
         """Give it its last name; returns when it stays on the disk, or before where that is not to be waited for."""
         if self._buffer:
             self._flush()
+        if self._error is not None:
+            raise self._error
         target = folder / f"{secrets.token_hex(8)}-{self._written}-{self._sum:08x}.dcm"
         self.path.rename(target)
         self.path = target
@@ -263,7 +276,7 @@ def is_whole(path: Path) -> bool:
     total = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            total = zlib.crc32(block, total)
+            total = crc32(block, total)
     return total == int(match[2], 16)
 
 

@@ -6,12 +6,13 @@ OUT ?= demo-output
 MODEL ?= lungs-ct
 IMAGE ?=
 
-.PHONY: help demo demo-mim test check bench peers peers-libraries peers-rtstruct peers-seg peers-platipy peers-validator peers-geometry peers-interop interop geometry soak clean
+.PHONY: help demo demo-mim test test-again check bench peers peers-libraries peers-rtstruct peers-seg peers-platipy peers-validator peers-geometry peers-interop interop geometry soak clean
 
 help:
 	@echo "make demo   segment a chest CT (a phantom, or IMAGE=path [MODEL=name]) and look at the result in $(OUT)/"
 	@echo "make demo-mim   the same through the workstation's extension, loaded by a stand-in for the workstation"
 	@echo "make test   run the test suite"
+	@echo "make test-again  up to five tests that failed, once more and alone"
 	@echo "make check  style, types, layers, Python 3.7 of the workstation modules"
 	@echo "make bench  measure, side by side with what 'make peers' installed (all of it 8 GB; 'make peers-libraries' the small ones)"
 	@echo "make geometry   every shape in every place through every format: docs/geometry.md, beside what 'make peers-geometry' installed"
@@ -44,6 +45,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder || status=$$?; \
 	$(BIN)/python -m pytest -m alone || status=$$?; \
 	exit $$status
+
+# Up to five tests that failed, once more and nothing beside them: a machine that others use, too, may stand still for seconds.
+test-again: $(VENV)/.installed-dev
+	@$(BIN)/python -c "import json; failed = json.load(open('.pytest_cache/v/cache/lastfailed')); \
+	print('failed before:', *failed, sep='\n  '); raise SystemExit(len(failed) > 5)"
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

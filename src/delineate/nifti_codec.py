@@ -41,7 +41,6 @@ _HIGHEST_RATIO = 1032  # bytes that deflate can yield for one (RFC 1951: 258 byt
 _INPUT = 1 << 18  # bytes read at once, and
 _OUTPUT = 1 << 20  # bytes inflated at once: what fits the processor's cache
 _LONGEST_TAIL = 64  # such blocks behind the voxels: more are not worth the time
-
 _BLOCK = 1 << 22  # bytes handed to the compressor at once
 _LABEL_TOLERANCE = 1e-3
 _HIGHEST_LABEL = (1 << 32) - 1

@@ -126,3 +126,13 @@ def label_server(tmp_path: Path) -> Iterator[Callable[..., LabelServer]]:
     yield start
     for server in made:
         server.stop()
+
+
+@pytest.fixture
+def slow(label_server: Callable[..., LabelServer], tmp_path: Path) -> LabelServer:
+    """With four images, one worker, and a model that takes a minute."""
+    folder = tmp_path / "models" / "slow"
+    folder.mkdir(parents=True)
+    parameters = '[parameters]\nclass = "delineate.testing.models.toys:Sleeper"\nseconds = 60.0\n'
+    (folder / "model.toml").write_text(f'name = "slow"\nrunner = "python"\n{parameters}[[structures]]\nname = "Toy"\nlabel = 1\n')
+    return label_server("a.nii.gz", "b.nii.gz", "c.nii.gz", "ct.nii.gz", workers=1, models=(folder.parent,))

@@ -15,16 +15,6 @@ from delineate.task import SERVER, Task, TaskState
 Start = Callable[..., Any]
 
 
-@pytest.fixture
-def slow(label_server: Start, tmp_path: Path) -> Any:
-    """With a model that takes a minute."""
-    folder = tmp_path / "models" / "slow"
-    folder.mkdir(parents=True)
-    parameters = '[parameters]\nclass = "delineate.testing.models.toys:Sleeper"\nseconds = 60.0\n'
-    (folder / "model.toml").write_text(f'name = "slow"\nrunner = "python"\n{parameters}[[structures]]\nname = "Toy"\nlabel = 1\n')
-    return label_server("a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii.gz", workers=1, models=(folder.parent,))
-
-
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
